@@ -1,0 +1,58 @@
+"""Clean images: labelled, vouched for, and few."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class CleanSet:
+    """A few labelled images known to be free of triggers: uint8, NCHW, at the size the net takes."""
+
+    images: Tensor
+    labels: Tensor
+    names: tuple[str, ...] = ()  # class names, in the order of the labels
+    doubts: tuple[str, ...] = ()  # what is wrong with the set; each caps the verdict
+    files: tuple[str, ...] = ()  # where each image came from
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def pixels(self) -> Tensor:
+        """All images as floats in [0, 1]; for large sets use `batches`."""
+        return self.images.float() / 255
+
+    def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
+        """Pixels in [0, 1] and labels, in order."""
+        for start in range(0, len(self), size):
+            chosen = slice(start, start + size)
+            yield self.images[chosen].to(device).float().div_(255), self.labels[chosen].to(device)
+
+    def take(self, index: Tensor) -> CleanSet:
+        files = tuple(self.files[i] for i in index.tolist()) if self.files else ()
+        return replace(self, images=self.images[index], labels=self.labels[index], files=files)
+
+    def digest(self) -> str:
+        """SHA-256 over the shape, the pixels and the labels."""
+        total = hashlib.sha256(str(tuple(self.images.shape)).encode())
+        for tensor in (self.images, self.labels.long()):
+            total.update(tensor.cpu().contiguous().numpy().data)
+        return total.hexdigest()
+
+    def split(self, share: float, seed: int) -> tuple[CleanSet, CleanSet]:
+        """To work with / to be judged by: drawn class by class, so that both hold every class."""
+        generator = torch.Generator().manual_seed(seed)
+        first, second = [], []
+        for label in self.labels.unique().tolist():
+            members = (self.labels == label).nonzero()[:, 0]
+            members = members[torch.randperm(len(members), generator=generator)]
+            cut = max(1, round(len(members) * share)) if len(members) > 1 else len(members)
+            first.append(members[:cut])
+            second.append(members[cut:])
+        return self.take(torch.cat(first).sort().values), self.take(torch.cat(second).sort().values)
