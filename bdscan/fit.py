@@ -1,0 +1,102 @@
+"""The one training loop: every method that trains, trains here."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Augment = Callable[[Tensor, torch.Generator], Tensor]
+Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, labels, indices into the training set
+
+
+def crop_and_flip(pixels: Tensor, generator: torch.Generator, *, flip: bool = True, pad: int = 4) -> Tensor:
+    """Random crop (zero padding) and mirror, a whole batch at once."""
+    count, _, height, width = pixels.shape
+    padded = F.pad(pixels, (pad, pad, pad, pad))
+    rows = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator) + torch.arange(height)
+    columns = torch.randint(0, 2 * pad + 1, (count, 1), generator=generator) + torch.arange(width)
+    if flip:
+        mirrored = torch.rand(count, 1, generator=generator) < 0.5
+        columns = torch.where(mirrored, columns.flip(1), columns)
+    rows, columns = rows.to(pixels.device), columns.to(pixels.device)
+    index = torch.arange(count, device=pixels.device)[:, None, None]
+    return padded.permute(0, 2, 3, 1)[index, rows[:, :, None], columns[:, None, :]].permute(0, 3, 1, 2)
+
+
+def crop(pixels: Tensor, generator: torch.Generator) -> Tensor:
+    """Random crop without the mirror, for signs, digits and whatever else has a left and a right."""
+    return crop_and_flip(pixels, generator, flip=False)
+
+
+def shuffled(count: int, batch: int, generator: torch.Generator) -> Iterator[Tensor]:
+    """One epoch of shuffled batches; a last batch of one image is left out (batch norm cannot use it)."""
+    for index in torch.randperm(count, generator=generator).split(batch):
+        if len(index) > 1 or count == 1:
+            yield index
+
+
+def autocast(device: torch.device, enabled: bool = True) -> torch.autocast | nullcontext[None]:
+    """bf16 where the hardware has it: roughly doubles the speed on CUDA and on AVX-512 CPUs."""
+    return torch.autocast(device.type, dtype=torch.bfloat16) if enabled else nullcontext()
+
+
+def fit(
+    net: nn.Module,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    epochs: int,
+    rate: float = 0.1,
+    batch: int = 128,
+    momentum: float = 0.9,
+    decay: float = 5e-4,
+    schedule: str = "one-cycle",
+    seed: int = 0,
+    augment: Augment | None = None,
+    loss: Loss | None = None,
+    after_step: Callable[[nn.Module], None] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    half: bool = True,
+) -> nn.Module:
+    """Train `net` in place on uint8 images (NCHW) and leave it in eval mode."""
+    device = next(net.parameters()).device
+    net.train().to(memory_format=torch.channels_last)
+    generator = torch.Generator().manual_seed(seed)
+    steps = sum(1 for _ in shuffled(len(images), batch, torch.Generator().manual_seed(seed))) * epochs
+    weights = [p for p in net.parameters() if p.requires_grad]
+    optimiser = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0)
+    done = 0
+    for _ in range(epochs):
+        for index in shuffled(len(images), batch, generator):
+            for group in optimiser.param_groups:
+                group["lr"] = rate * _share_of_rate(schedule, done, steps)
+            pixels, truth = images[index].to(device).float().div_(255), labels[index].to(device)
+            if augment is not None:
+                pixels = augment(pixels, generator)
+            with autocast(device, half):
+                logits = net(pixels.contiguous(memory_format=torch.channels_last))
+            logits = logits.float()
+            value = F.cross_entropy(logits, truth) if loss is None else loss(logits, truth, index)
+            optimiser.zero_grad(set_to_none=True)
+            value.backward()
+            optimiser.step()
+            if after_step is not None:
+                after_step(net)
+            done += 1
+            if progress is not None:
+                progress(done, steps)
+    return net.eval().to(memory_format=torch.contiguous_format)
+
+
+def _share_of_rate(schedule: str, step: int, steps: int) -> float:
+    at = step / max(1, steps - 1)
+    if schedule == "one-cycle":  # up for 30 % of the way, then a cosine down
+        return at / 0.3 * 0.96 + 0.04 if at < 0.3 else 0.5 * (1 + math.cos(math.pi * (at - 0.3) / 0.7))
+    if schedule == "cosine":
+        return 0.5 * (1 + math.cos(math.pi * at))
+    return 1.0
