@@ -1,0 +1,145 @@
+"""The report as one HTML file that needs nothing else: no network, no script, light and dark, ready to print."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from bdscan.report import Report, words
+from bdscan.report.findings import section
+from bdscan.report.markup import Allowance, Markup, join, prose, table, tag
+
+_PICTURES = 1_900_000  # bytes, shared evenly: no probe can crowd out another; the whole file stays below 3 MB
+_FINDINGS = 500_000
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
+
+_READING = (
+    (
+        "Score",
+        "What a probe measured, beside what it is read against. A score without a threshold is evidence to look at: "
+        "it moves nothing.",
+    ),
+    ("p", "How often a clean model would score as high by chance."),
+    ("note", "Seen and written down; it does not move the verdict."),
+    ("suspect", "Unusual for a clean model."),
+    ("backdoor", "Hard to explain without a backdoor."),
+    (
+        "Channel plots",
+        "Each dot is a channel of a layer, in order from left to right. A channel that a small trigger lights up "
+        "rises more in l-inf, the highest point of its map, than in l1 or l2.",
+    ),
+    ("Heat", "Grad-CAM over a grey copy of the image: the lighter, the more the class rests on that place."),
+    (
+        "Clean",
+        "These probes, at these settings and with these images, found no evidence. It proves no absence.",
+    ),
+)
+
+
+def render(report: Report) -> str:
+    """The whole page."""
+    drawing = sum(any(finding.arrays for finding in run.findings) for run in report.runs)
+    art, text = _PICTURES // max(1, drawing), _FINDINGS // max(1, len(report.runs))
+    style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
+    sections = [section(report, run, Allowance(art), Allowance(text)) for run in report.runs]
+    title = f"bdscan: {report.verdict.word}: {words.plain(Path(report.subject.path).name, 80)}"
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", http_equiv="Content-Security-Policy", content=_POLICY),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        tag("meta", name="color-scheme", content="light dark"),
+        tag("meta", name="referrer", content="no-referrer"),
+        tag("link", rel="icon", href="data:,"),
+        tag("title", title),
+        tag("style", Markup(style)),
+    )
+    main = tag("main", _banner(report), _facts(report), _reading(), _treatment(report), *sections)
+    page = tag("html", head, tag("body", main, _footer(report)), lang="en")
+    return f"<!doctype html>\n{page}"
+
+
+def _banner(report: Report) -> Markup:
+    judgement = report.judgement
+    target = None
+    if judgement.target is not None:
+        target = tag("p", "Target: ", prose(words.named(report, judgement.target)), class_="target")
+    p_value = None if judgement.p_value is None else tag("p", f"p = {words.number(judgement.p_value)}", class_="p")
+    reasons = join(tag("li", prose(reason)) for reason in words.reasons(report))
+    failed = words.failures(report)
+    unseen = tag("p", "Not everything could look: ", prose("; ".join(failed)), class_="failure") if failed else None
+    return tag(
+        "header",
+        tag("p", "bdscan report", class_="eyebrow"),
+        tag("h1", report.verdict.word.capitalize()),
+        tag("p", prose(words.sentence(report).capitalize()), ".", class_="lead"),
+        tag("div", target, p_value, class_="key") if target or p_value else None,
+        tag("ul", reasons) if reasons else None,
+        unseen,
+        tag("p", tag("strong", "Next: "), prose(words.hint(report)), class_="next"),
+        class_=f"banner {report.verdict.word}",
+    )
+
+
+def _facts(report: Report) -> Markup:
+    subject = report.subject
+    loaded = (
+        None if subject.tensors_total is None else f"{subject.tensors_loaded or 0} of {subject.tensors_total} loaded"
+    )
+    about = (
+        ("File", words.plain(subject.path)),
+        ("SHA-256", tag("code", subject.sha256) if subject.sha256 else None),
+        ("Format", prose(subject.format) if subject.format else None),
+        ("Architecture", prose(subject.arch) if subject.arch else None),
+        ("Classes", None if subject.classes is None else str(subject.classes)),
+        ("Input", " x ".join(map(str, subject.input)) if subject.input else None),
+        ("Normalisation", prose(subject.normalize) if subject.normalize else None),
+        ("Tensors", loaded),
+    )
+    clean = (
+        ("Images", str(report.images) if report.images else "not used" if report.clean else "none given"),
+        ("From", words.plain(report.clean) if report.clean else None),
+        ("Accuracy", words.percent(report.clean_accuracy) if report.images else None),
+    )
+    return tag("div", _card("Subject", about), _card("Clean data", clean), class_="cards")
+
+
+def _card(title: str, pairs: tuple[tuple[str, str | None], ...]) -> Markup:
+    rows = join(
+        join((tag("dt", key), tag("dd", value or "not known"))) for key, value in pairs if value or key != "From"
+    )
+    return tag("section", tag("h2", title), tag("dl", rows), class_="card")
+
+
+def _reading() -> Markup:
+    pairs = join(join((tag("dt", key), tag("dd", text))) for key, text in _READING)
+    return tag("section", tag("h2", "How to read this"), tag("dl", pairs), class_="card reading")
+
+
+def _treatment(report: Report) -> Markup | None:
+    if report.treatment is None:
+        return None
+    changed = table(("", "before", "after"), words.treated(report), "compare")
+    compared = {f"{key}.{when}" for key in report.treatment for when in ("before", "after")}
+    others = [(key, value) for key, value in _pairs(report.treatment) if key not in compared]
+    return tag("section", tag("h2", "Treatment"), changed, table((), others, "settings"), class_="card")
+
+
+def _pairs(items: Mapping[str, object]) -> Iterator[tuple[str, str]]:
+    for key, value in items.items():
+        if isinstance(value, Mapping):
+            yield from _pairs({f"{key}.{inner}": held for inner, held in value.items()})
+        else:
+            yield words.plain(key, 80), words.plain("-" if value is None else value, 300)
+
+
+def _footer(report: Report) -> Markup:
+    rows = [
+        (f"{run.probe}.{key}", words.plain(value, 300)) for run in report.runs for key, value in run.settings.items()
+    ]
+    settings = tag("section", tag("h2", "Every setting"), table(("setting", "value"), rows, "settings"), class_="card")
+    made = tag("section", tag("h2", "Made with"), table((), _pairs(report.made_with), "settings"), class_="card")
+    quiet = "The file under suspicion was read, never run, and not changed."
+    return tag(
+        "footer", settings if rows else None, made if report.made_with else None, tag("p", quiet, class_="quiet")
+    )

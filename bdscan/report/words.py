@@ -1,0 +1,175 @@
+"""What every form of the report says alike: the verdict in words, the numbers, the hint."""
+
+from __future__ import annotations
+
+import math
+import shlex
+import unicodedata
+from collections.abc import Mapping
+
+from bdscan.finding import Finding, Level, Run, Verdict
+from bdscan.report import Report
+
+_SENTENCES = {
+    Verdict.CLEAN: "no evidence of a backdoor found at this sensitivity",
+    Verdict.INCONCLUSIVE: "could not tell, which is neither a warning nor an all-clear",
+    Verdict.SUSPICIOUS: "something here is unusual for a clean model, but it does not prove a backdoor",
+    Verdict.BACKDOORED: "the evidence says that this model carries a backdoor",
+}
+_DANGEROUS = "this file is dangerous to load: opening it the usual way may run code of its own"
+_REASONS = 20
+_FILE_PROBE = "artifact"  # the one probe that speaks about the file and not about the net in it
+_HIDDEN = (
+    "Cc",
+    "Cf",
+    "Cs",
+    "Co",
+    "Zl",
+    "Zp",
+)  # control, bidirectional, surrogate: what can rewrite the lines around it
+
+
+def plain(text: object, limit: int = 2000) -> str:
+    """A stranger's text on one line, with everything invisible made visible and an end to it."""
+    shown = "".join(_visible(char) for char in str(text)[: limit + 1])
+    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+
+
+def _visible(char: str) -> str:
+    if unicodedata.category(char) not in _HIDDEN:
+        return char
+    return " " if char in "\n\t" else char.encode("unicode_escape", "surrogatepass").decode("ascii")
+
+
+def number(value: float | None) -> str:
+    """Four significant digits, or a dash."""
+    return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"
+
+
+def percent(share: float | None) -> str:
+    return "-" if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
+
+
+def evidence(finding: Finding) -> str:
+    """The score beside its threshold, and the p-value: `8.21 vs threshold 3.5, p = 0.0002`."""
+    said = []
+    if finding.score is not None:
+        against = ", no threshold" if finding.threshold is None else f" vs threshold {number(finding.threshold)}"
+        said.append(f"{number(finding.score)}{against}")
+    if finding.p_value is not None:
+        said.append(f"p = {number(finding.p_value)}")
+    return ", ".join(said)
+
+
+def ranked(run: Run) -> list[Finding]:
+    """The gravest first, otherwise as the probe told them."""
+    return sorted(run.findings, key=lambda finding: -finding.level)
+
+
+def named(report: Report, target: int) -> str:
+    """The class by number and, where it has one, by name."""
+    names = report.subject.names
+    if not 0 <= target < len(names):
+        return f"class {target}"
+    return "class {} `{}`".format(target, plain(names[target], 80).replace("`", "'"))
+
+
+def sentence(report: Report) -> str:
+    """The verdict as a person would say it; never the word `safe`."""
+    return _DANGEROUS if _only_the_file(report) else _SENTENCES[report.verdict]
+
+
+def model(report: Report) -> str:
+    """Architecture, classes, input, normalisation and tensors in one line."""
+    subject = report.subject
+    parts = [subject.arch or "architecture not recognised"]
+    if subject.classes is not None:
+        parts.append(f"{subject.classes} classes")
+    if subject.input:
+        parts.append("input " + "x".join(map(str, subject.input)))
+    if subject.normalize:
+        parts.append(f"normalisation {subject.normalize}")
+    if subject.tensors_total is not None:
+        parts.append(f"{subject.tensors_loaded or 0} of {subject.tensors_total} tensors loaded")
+    return plain(", ".join(parts))
+
+
+def clean_data(report: Report) -> str:
+    """The images the scan could use, and how well the model does on them."""
+    if not report.images:
+        unused = plain(f"{report.clean} was not used") if report.clean else "none given"
+        return f"{unused}, so only probes that need no images could look"
+    origin = f" from {report.clean}" if report.clean else ""
+    return plain(f"{report.images} images{origin}, accuracy {percent(report.clean_accuracy)}")
+
+
+def reasons(report: Report) -> list[str]:
+    """What the verdict rests on, less what `failures` says already."""
+    failed = failures(report)
+    told = [said for said in map(plain, report.judgement.reasons) if said not in failed]
+    more = len(told) - _REASONS
+    return told if more <= 0 else [*told[:_REASONS], f"{more} more reasons in the JSON report"]
+
+
+def failures(report: Report) -> list[str]:
+    return [f"{run.probe}: {plain(run.failure)}" for run in report.runs if run.failure is not None]
+
+
+def hint(report: Report) -> str:
+    """What to do next."""
+    if report.treatment is not None:
+        return _after_treatment(report.treatment)
+    path = shlex.quote(plain(report.subject.path))
+    clean = shlex.quote(plain(report.clean)) if report.clean else "DATA"
+    if _only_the_file(report):
+        return "do not open this file with torch.load or pickle; ask its maker for the weights as safetensors"
+    if report.verdict is Verdict.BACKDOORED:
+        return f"do not deploy it; `bdscan purify {path} --clean {clean} --method auto` tries to remove the backdoor"
+    look = f"bdscan inspect {path} --clean {clean} --effort thorough"
+    if report.verdict is Verdict.SUSPICIOUS:
+        return f"do not deploy it yet; `{look}` looks harder, best with more clean images"
+    if report.verdict is Verdict.CLEAN:
+        return f"this holds for the probes and settings of this report; `{look}` looks harder"
+    return _unsettled(report, look)
+
+
+def _unsettled(report: Report, look: str) -> str:
+    if any(run.failure is not None and run.failure.startswith("our fault") for run in report.runs):
+        return "this is a fault in bdscan; please report it with this report attached"
+    if report.subject.classes is None:  # no net was built from the file
+        return (
+            "nothing was judged: mend what failed and scan again"
+            if failures(report)
+            else f"let all probes look: `{look}`"
+        )
+    if not report.images:
+        return f"give the probes labelled clean images: `{look}`"
+    if failures(report):
+        return "mend what failed and scan again; what a probe did not see cannot count as clean"
+    return f"bring more clean images, or look harder: `{look}`"
+
+
+def _after_treatment(treatment: Mapping[str, object]) -> str:
+    verdict = treatment.get("verdict")
+    after = verdict.get("after") if isinstance(verdict, Mapping) else None
+    if after == Verdict.CLEAN.word:
+        return "use the purified file, and keep the original: it is evidence"
+    return "the backdoor could not be shown gone: try another `--method`, or more clean images"
+
+
+def _only_the_file(report: Report) -> bool:
+    grave = {run.probe for run in report.runs for finding in run.findings if finding.level >= Level.BACKDOOR}
+    return report.verdict is Verdict.BACKDOORED and grave == {_FILE_PROBE}
+
+
+def treated(report: Report) -> list[tuple[str, str, str]]:
+    """What the treatment changed: what, before, after."""
+    rows = []
+    for key, value in (report.treatment or {}).items():
+        if isinstance(value, Mapping) and "before" in value and "after" in value:
+            rows.append((key.replace("_", " "), _told(value["before"]), _told(value["after"])))
+    return rows
+
+
+def _told(value: object) -> str:
+    return percent(float(value)) if isinstance(value, int | float) else plain("-" if value is None else value)
