@@ -1,0 +1,472 @@
+"""Every form of the report: what it must say, what it must never let through, how large it may grow."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from PIL import Image
+
+import bdscan.report
+from bdscan.finding import Finding, Judgement, Level, Run, Verdict
+from bdscan.report import FORMATS, Report, Subject, html, markdown, pictures, render, text
+from bdscan.report import json as as_json
+
+GOLDEN = Path(__file__).parent / "golden"
+EVIL = '<script>alert(1)</script>"|`@everyone\x1b[31m\u202egnp.exe ![x](http://evil.test/x.png)'
+NAMES = ("stop", "yield", EVIL, "speed limit 30", "no entry", "priority road", "keep right", "roundabout")
+
+
+def photographs(count: int, side: int) -> np.ndarray:
+    """Smooth colour gradients with a bright disc, different in each picture."""
+    y, x = np.mgrid[0:side, 0:side] / side
+    made = []
+    for index in range(count):
+        disc = np.hypot(x - 0.3 - 0.05 * index, y - 0.5) < 0.22
+        made.append(np.stack([np.where(disc, 0.9, x * 0.6), np.where(disc, 0.2, y * 0.7), 0.5 - 0.4 * x * y], axis=-1))
+    return (np.stack(made) * 255).astype(np.uint8)
+
+
+def heat(count: int, side: int) -> np.ndarray:
+    y, x = np.mgrid[0:side, 0:side] / side
+    return np.stack([np.exp(-((x - 0.75) ** 2 + (y - 0.75 + 0.02 * index) ** 2) * 20) for index in range(count)])
+
+
+def trigger(side: int) -> tuple[np.ndarray, np.ndarray]:
+    mask, pattern = np.zeros((side, side)), np.zeros((side, side, 3))
+    mask[-9:-2, -9:-2], pattern[-9:-2, -9:-2] = 1, (1.0, 0.85, 0.1)
+    return mask, pattern
+
+
+def norms(channels: int) -> np.ndarray:
+    ramp = np.sin(np.arange(channels) * 12.9898) * 0.5 + 0.5
+    table = np.stack([3 + ramp, 1 + 0.3 * ramp, 1.4 + 0.4 * ramp], axis=1)
+    table[[7, 41]] = [[14, 1.25, 1.9], [11, 1.2, 1.8]]
+    return table
+
+
+def backdoored() -> Report:
+    """A report with everything in it, strangers' names included."""
+    images, hot, (mask, pattern) = photographs(8, 32), heat(8, 32), trigger(32)
+    stamped = np.where(mask[..., None] > 0, (pattern * 255).astype(np.uint8), images)
+    scores = np.array([0.4, 0.9, 8.213456789, -0.7, 0.1, 1.2, np.nan, 0.3])
+    runs = (
+        Run(
+            probe="linf",
+            family="channels",
+            settings={"threshold": 3.5, "layers": 4, "share": 0.1},
+            seconds=1.25,
+            findings=(
+                Finding(
+                    level=Level.NOTE, message="`layer3.1` has no channel that stands out", score=1.9, threshold=3.5
+                ),
+                Finding(
+                    level=Level.SUSPECT,
+                    message="2 channels of `layer4.1` stand out in l-inf and not in l1 or l2",
+                    score=9.87654321,
+                    threshold=3.5,
+                    target=2,
+                    layer="layer4.1",
+                    channels=(7, 41),
+                    arrays={"norms": norms(64), "rise": norms(64)},
+                ),
+            ),
+        ),
+        Run(
+            probe="invert",
+            family="triggers",
+            settings={"steps": 200, "rate": 0.1},
+            seconds=20.5,
+            findings=(
+                Finding(
+                    level=Level.BACKDOOR,
+                    message="a patch of 49 pixels sends 99.2 % of held-out images to one class",
+                    score=8.213456789,
+                    threshold=3.5,
+                    p_value=0.000212345678,
+                    target=2,
+                    shown=True,
+                    arrays={"scores": scores, "mask": mask, "pattern": pattern, "images": images, "stamped": stamped},
+                ),
+            ),
+        ),
+        Run(
+            probe="gradcam",
+            seconds=2.0,
+            findings=(
+                Finding(
+                    level=Level.NOTE,
+                    message=f"class `{EVIL}` is looked for at one place, evidence only",
+                    score=0.61,
+                    layer="layer4",
+                    arrays={"images": images, "heat": hot},
+                ),
+            ),
+        ),
+        Run(probe="transfer", settings={"seed": 3}, failure="ran out of memory at batch 256"),
+        Run(probe="head", seconds=0.01),
+    )
+    return Report(
+        subject=Subject(
+            path="models/third party <b>/net.pth",
+            sha256="ab" * 32,
+            format="pytorch zip, state dict under `state_dict`, prefix `module.`",
+            arch="preactresnet18",
+            classes=8,
+            input=(3, 32, 32),
+            normalize="cifar10",
+            tensors_loaded=122,
+            tensors_total=122,
+            names=NAMES,
+        ),
+        judgement=Judgement(
+            verdict=Verdict.BACKDOORED,
+            p_value=0.000212345678,
+            target=2,
+            reasons=("`invert` recovered a trigger and showed it on held-out images", "`linf` names the same class"),
+        ),
+        runs=runs,
+        clean_accuracy=0.912345678,
+        images=400,
+        clean="data/clean",
+        treatment={
+            "method": "fst",
+            "settings": {"steps": 100},
+            "seconds": 30.0,
+            "output": "net.fst.pth",
+            "sha256": "cd" * 32,
+            "clean_accuracy": {"before": 0.912345678, "after": 0.90},
+            "recovered_trigger_success": {"before": 0.992, "after": 0.021, "reinverted": 0.11},
+            "reactivation": {"steps": 50, "success": np.float32(0.04)},
+            "verdict": {"before": "backdoored", "after": "clean"},
+        },
+        made_with={
+            "bdscan": "0.1.0",
+            "torch": "2.10.0",
+            "python": "3.11.9",
+            "device": "cpu",
+            "seed": 0,
+            "seconds": 24.1,
+        },
+    )
+
+
+def unread() -> Report:
+    """A file that could not be read."""
+    failure = "`net.pth` ends in the middle of a tensor"
+    runs = (Run(probe="load", failure=failure),)
+    judgement = Judgement(verdict=Verdict.INCONCLUSIVE, reasons=(f"load: {failure}",))
+    return Report(subject=Subject(path="net.pth"), judgement=judgement, runs=runs)
+
+
+def bare() -> Report:
+    """Empty and awkward values everywhere."""
+    finding = Finding(
+        level=Level.NOTE,
+        message="nothing measured",
+        score=float("nan"),
+        threshold=float("inf"),
+        p_value=float("nan"),
+        arrays={
+            "scores": np.zeros(0),
+            "norms": np.zeros((0, 3)),
+            "rise": np.zeros((0, 3)),
+            "images": np.zeros((0, 8, 8, 3), np.uint8),
+        },
+    )
+    run = Run(probe="linf", settings={"path": Path("x"), "sizes": (1, np.int64(2))}, findings=(finding,), failure="")
+    return Report(subject=Subject(path="a.onnx"), judgement=Judgement(verdict=Verdict.CLEAN), runs=(run,), images=0)
+
+
+def swollen() -> Report:
+    """What a hostile file could make of a report: thousands of findings, endless names, noisy pictures."""
+    noise = np.random.default_rng(0).integers(0, 256, (60, 224, 224, 3), dtype=np.uint8)
+    arrays = {
+        "images": noise,
+        "stamped": noise[::-1],
+        "mask": noise[0, :, :, 0] / 255,
+        "pattern": noise[1] / 255,
+        "scores": np.arange(1000.0),
+        "norms": np.random.default_rng(1).normal(size=(2048, 3)),
+    }
+    grave = Finding(level=Level.BACKDOOR, message="<&@" * 5000, score=1e9, target=999, arrays=arrays)
+    findings = (grave,) * 30 + tuple(replace(grave, arrays={}) for _ in range(3000))
+    report = backdoored()
+    names = tuple("\U0001f6d1<&" * 5000 for _ in range(1000))
+    judgement = replace(report.judgement, reasons=("@`|" * 5000,) * 300, target=999)
+    settings = {f"setting{index}": "<" * 5000 for index in range(50)}
+    run = Run(probe="invert", settings=settings, findings=findings)
+    runs = (run, *report.runs)
+    return replace(report, subject=replace(report.subject, names=names), judgement=judgement, runs=runs)
+
+
+ALL = (backdoored, unread, bare, swollen)
+
+
+class Page(HTMLParser):
+    """What a browser would see: tags, attributes, words."""
+
+    def __init__(self, source: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str]] = []
+        self.text = ""
+        self.feed(source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.attributes += [(key, value or "") for key, value in attrs]
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    @property
+    def pictures(self) -> list[str]:
+        return [value for key, value in self.attributes if key == "src"]
+
+
+@pytest.fixture(autouse=True)
+def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "COLUMNS"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.parametrize("form", ["text", "json", "markdown"])
+@pytest.mark.parametrize("make", [backdoored, unread], ids=lambda make: make.__name__)
+def test_golden(form: str, make: Callable[[], Report]) -> None:
+    golden = GOLDEN / f"{make.__name__}.{ {'text': 'txt', 'json': 'json', 'markdown': 'md'}[form] }"
+    said = render(make(), form) + "\n"
+    if os.environ.get("BDSCAN_GOLDEN"):
+        golden.write_text(said, encoding="utf-8")
+    assert said == golden.read_text(encoding="utf-8"), "BDSCAN_GOLDEN=1 rewrites the golden files"
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
+def test_every_form_renders_everything_without_a_stray_character(form: str, make: Callable[[], Report]) -> None:
+    said = render(make(), form)
+    assert make().verdict.word in said.lower()
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202a-\u202e\ud800-\udfff]", said)
+    assert not said.endswith("\n")
+
+
+@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("verdict", Verdict)
+def test_no_verdict_is_called_safe(form: str, verdict: Verdict) -> None:
+    said = render(replace(unread(), judgement=Judgement(verdict=verdict)), form)
+    assert not re.search(r"\bsafe\b", Page(said).text if form == "html" else said.lower())
+
+
+def test_two_renderings_of_the_same_report_are_the_same_bytes() -> None:
+    assert [render(backdoored(), form) for form in FORMATS] == [render(backdoored(), form) for form in FORMATS]
+
+
+# text
+
+
+def test_text_says_what_a_log_reader_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "140")
+    said = text.render(backdoored())
+    assert re.search(r"^linf +suspect +2 channels .*\(9\.877 vs threshold 3\.5\)$", said, re.MULTILINE)
+    assert re.search(r"^linf +- +`layer3\.1`", said, re.MULTILINE)
+    assert re.search(r"^transfer +failed +ran out of memory", said, re.MULTILINE)
+    assert re.search(r"^failed +transfer: ran out of memory", said, re.MULTILINE)
+    assert said.splitlines()[-1].startswith("hint: ")
+
+
+def test_text_is_as_wide_as_the_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (60, 100):
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = text.render(backdoored()).splitlines()
+        assert max(len(line) for line in lines if not line.startswith("hint:")) <= width
+
+
+def test_colour_only_when_asked_and_never_under_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
+    bare_text = text.render(backdoored())
+    coloured = text.render(backdoored(), colour=True)
+    assert "\x1b[" not in bare_text
+    assert "\x1b[" in coloured
+    assert [line.rstrip() for line in re.sub(r"\x1b\[[0-9;]*m", "", coloured).splitlines()] == bare_text.splitlines()
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert text.render(backdoored(), colour=True) == bare_text
+
+
+@pytest.mark.parametrize(
+    ("report", "wanted"),
+    [
+        (replace(backdoored(), treatment=None), "`bdscan purify 'models/third party <b>/net.pth' --clean data/clean"),
+        (backdoored(), "use the purified file"),
+        (unread(), "nothing was judged"),
+        (replace(unread(), runs=(Run(probe="head", failure="our fault: KeyError: 1"),)), "report"),
+        (replace(backdoored(), treatment=None, judgement=Judgement(verdict=Verdict.INCONCLUSIVE)), "mend what failed"),
+        (replace(backdoored(), treatment={"verdict": {"after": "suspicious"}}), "could not be shown gone"),
+    ],
+)
+def test_hint_says_what_to_do_next(report: Report, wanted: str) -> None:
+    assert wanted in text.render(report).splitlines()[-1]
+
+
+def test_a_dangerous_file_is_not_called_a_backdoored_model() -> None:
+    danger = Finding(level=Level.BACKDOOR, message="the pickle calls `os.system`")
+    runs = (Run(probe="artifact", findings=(danger,)),)
+    said = text.render(replace(unread(), judgement=Judgement(verdict=Verdict.BACKDOORED), runs=runs))
+    assert "dangerous to load" in said
+    assert "purify" not in said
+
+
+# JSON
+
+
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
+def test_json_keeps_the_schema(make: Callable[[], Report]) -> None:
+    schema = json.loads((Path(bdscan.report.__file__).parent / "schema.json").read_text(encoding="utf-8"))
+    jsonschema.Draft202012Validator.check_schema(schema)
+    said = json.loads(as_json.render(make()), parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
+    jsonschema.Draft202012Validator(schema).validate(said)
+    assert list(said) == list(schema["properties"])
+    assert list(said["subject"]) == list(schema["$defs"]["subject"]["properties"])
+    for run in said["runs"]:
+        assert list(run) == list(schema["$defs"]["run"]["properties"])
+        for finding in run["findings"]:
+            assert list(finding) == list(schema["$defs"]["finding"]["properties"])
+
+
+def test_the_schema_refuses_what_is_no_report() -> None:
+    schema = json.loads((Path(bdscan.report.__file__).parent / "schema.json").read_text(encoding="utf-8"))
+    said = json.loads(as_json.render(backdoored()))
+    for broken in ({"verdict": "fine"}, {"p_value": 2}, {"runs": [{}]}, {"target": -1}, {"schema": "bdscan.report/2"}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(said | broken, schema)
+
+
+def test_json_rounds_and_leaves_out_what_is_no_number() -> None:
+    said = json.loads(as_json.render(backdoored()))
+    finding = said["runs"][1]["findings"][0]
+    assert finding["score"] == 8.21346
+    assert finding["per_class"] == {"scores": [0.4, 0.9, 8.21346, -0.7, 0.1, 1.2, None, 0.3], "p_values": []}
+    assert said["subject"]["names"][2] == EVIL
+    assert json.loads(as_json.render(bare()))["runs"][0]["settings"] == {"path": "x", "sizes": [1, 2]}
+
+
+def test_compact_json_is_one_line() -> None:
+    assert "\n" not in as_json.render(backdoored(), compact=True)
+    assert json.loads(as_json.render(backdoored(), compact=True)) == json.loads(as_json.render(backdoored()))
+
+
+# markdown
+
+
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
+def test_markdown_fits_a_comment(make: Callable[[], Report]) -> None:
+    assert len(markdown.render(make()).encode()) < 60_000
+
+
+def test_markdown_lets_no_name_become_markup() -> None:
+    outside = Finding(level=Level.NOTE, message=EVIL.replace("`", ""))
+    said = markdown.render(replace(backdoored(), runs=(Run(probe="linf", findings=(outside,)),)))
+    prose = re.sub(r"`[^`]*`", "", said)
+    assert not re.search(r"(?<!\\)<\w|@\w|://|(?<!\\)\]\(", prose)
+    table = [line for line in said.splitlines() if line.startswith("| `linf`")]
+    assert [len(re.findall(r"(?<!\\)\|", line)) for line in table] == [7]
+
+
+# HTML
+
+
+@pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
+def test_html_needs_nothing_from_outside_and_stays_small(make: Callable[[], Report]) -> None:
+    source = html.render(make())
+    page = Page(source)
+    assert len(source.encode()) < 3_000_000
+    assert not {"script", "iframe", "object", "embed", "form", "a", "base"} & set(page.tags)
+    assert not [key for key, _ in page.attributes if key.startswith("on")]
+    assert all(value.startswith("data:") for key, value in page.attributes if key in {"src", "href", "srcset"})
+    assert not re.search(r"url\(|@import", source)
+    for picture in page.pictures:
+        with Image.open(io.BytesIO(base64.b64decode(picture.partition(",")[2], validate=True))) as opened:
+            opened.load()
+
+
+def test_html_lets_no_probe_crowd_out_another() -> None:
+    page = Page(html.render(swollen()))
+    assert "more findings in the JSON report" in page.text
+    assert "More pictures were left out" in page.text
+    assert "is looked for at one place" in page.text
+    assert [value for key, value in page.attributes if key == "alt"].count("where it looks") == 6
+
+
+def test_html_shows_strangers_names_as_words() -> None:
+    page = Page(html.render(backdoored()))
+    assert "<script>alert(1)</script>" in page.text
+    assert "models/third party <b>/net.pth" in page.text
+    assert not {"script", "x"} & set(page.tags)
+
+
+def test_html_holds_every_number_and_setting() -> None:
+    words = Page(html.render(backdoored())).text
+    for wanted in (
+        "8.213",
+        "3.5",
+        "0.0002123",
+        "invert.steps",
+        "200",
+        "122 of 122 loaded",
+        "91.2 %",
+        "ran out of memory",
+    ):
+        assert wanted in words
+    assert "99.2 %" in words
+    assert "2.1 %" in words
+
+
+def test_html_draws_what_the_arrays_hold() -> None:
+    page = Page(html.render(backdoored()))
+    alts = [value for key, value in page.attributes if key == "alt"]
+    assert alts.count("mask") == alts.count("pattern") == alts.count("pattern under the mask") == 1
+    assert alts.count("with the trigger") == 4  # 3 pictures of the trigger, and 12 in all
+    assert alts.count("where it looks") == 6
+    assert page.tags.count("rect") == 7  # one score is no number
+    assert page.tags.count("circle") == 12  # two outliers in twice three panels
+    assert "threshold 3.5" in page.text
+
+
+def test_bars_show_the_highest_classes_and_the_target() -> None:
+    for target, first, last, out in ((700, 999, 977, 976), (3, 9, 23, 24)):  # high like the first, low like the second
+        finding = Finding(level=Level.NOTE, message="many", target=target, arrays={"scores": np.arange(1000.0)})
+        report = replace(backdoored(), treatment=None, runs=(Run(probe="head", findings=(finding,)),))
+        page = Page(html.render(replace(report, subject=replace(report.subject, names=()))))
+        assert page.tags.count("rect") == 24
+        assert {target, first, last} <= {int(found) for found in re.findall(r"class (\d+):", page.text)}
+        assert f"class {out}:" not in page.text
+
+
+def test_pictures_of_any_shape_are_drawn_at_a_bearable_size() -> None:
+    for shape in ((2, 300, 40, 3), (2, 20, 500, 1), (2, 8, 8, 4)):
+        arrays = {"images": np.full(shape, 200, np.uint8), "heat": np.full((2, 4, 4), np.nan), "mask": np.eye(28)}
+        strips = Page("".join(pictures.strips(arrays)))
+        assert len(strips.pictures) == 5
+        assert all(1 <= int(value) <= 256 for key, value in strips.attributes if key in {"width", "height"})
+
+
+def test_hotter_is_lighter() -> None:
+    ramp = pictures.colour(np.linspace(0, 1, 64)) / 255
+    linear = np.where(ramp <= 0.04045, ramp / 12.92, ((ramp + 0.055) / 1.055) ** 2.4)
+    lightness = np.cbrt(linear @ np.array([0.2126, 0.7152, 0.0722]))
+    assert (np.diff(lightness) > 0).all()
+
+
+def test_no_form_imports_torch() -> None:
+    program = "import sys; from bdscan.report import text, json, html, markdown; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
