@@ -1,0 +1,16 @@
+"""What can be wrong with a file as such."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bdscan.finding import Level
+
+
+@dataclass(frozen=True, kw_only=True)
+class Danger:
+    """One thing about the file itself that should worry its user."""
+
+    level: Level
+    message: str  # one sentence, no full stop, literals in backticks
+    where: str = ""  # the member or the byte offset

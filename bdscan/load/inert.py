@@ -1,0 +1,100 @@
+"""What a pickle would build, kept as inert records: nothing is imported, nothing is called."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class Name:
+    """A global the pickle asks for by name."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class Made:
+    """An object as the pickle describes it: who would make it, from what, and what is put into it afterwards."""
+
+    __slots__ = ("arguments", "keywords", "maker", "members", "pairs", "state")
+
+    def __init__(self, maker: object, arguments: object, keywords: object = None) -> None:
+        self.maker = maker
+        self.arguments = arguments
+        self.keywords = keywords
+        self.state: object = None
+        self.pairs: dict[object, object] | None = None
+        self.members: list[object] | None = None
+
+    def build(self, state: object) -> None:
+        """BUILD: a second state adds to the first, as `__dict__.update` would."""
+        if isinstance(self.state, dict) and isinstance(state, dict):
+            self.state = {**self.state, **state}
+        else:
+            self.state = state
+
+    def put(self, key: object, value: object) -> None:
+        if self.pairs is None:
+            self.pairs = {}
+        self.pairs[key] = value
+
+    def add(self, value: object) -> None:
+        if self.members is None:
+            self.members = []
+        self.members.append(value)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Persistent:
+    """A persistent id; in torch files the address of a storage."""
+
+    pid: object
+
+
+@dataclass(slots=True)
+class Walk:
+    """One pickle, followed from its first opcode to STOP or to where it breaks."""
+
+    start: int
+    end: int = 0
+    value: object = None
+    broken: str = ""  # why it could not be followed to STOP
+    steps: int = 0
+    names: dict[Name, int] = field(default_factory=dict)  # every global, with the offset where it is first asked for
+    made: list[Made] = field(default_factory=list)  # every call, in order
+    built: list[object] = field(default_factory=list)  # what BUILD is applied to, other than what the pickle made
+    pids: list[Persistent] = field(default_factory=list)
+    strange: dict[str, int] = field(default_factory=dict)  # opcodes that no model needs
+
+
+def mapping(value: object) -> dict[object, object] | None:
+    """The entries of a dict, or of an OrderedDict, Namespace or other inert stand-in for one."""
+    if isinstance(value, dict):
+        return value
+    if not isinstance(value, Made):
+        return None
+    if value.pairs is not None:
+        return value.pairs
+    if str(value.maker) == "collections.OrderedDict":
+        return _listed(value.arguments)
+    return value.state if isinstance(value.state, dict) else None
+
+
+def members(value: object) -> set[object]:
+    """The text in a set, or in the call that old protocols write for one."""
+    if isinstance(value, Made) and isinstance(value.arguments, tuple) and value.arguments:
+        value = value.arguments[0]
+    return {part for part in value if isinstance(part, str)} if isinstance(value, set | list) else set()
+
+
+def _listed(arguments: object) -> dict[object, object]:
+    """OrderedDict([[key, value], ...]), as Python 2 wrote it."""
+    rows = arguments[0] if isinstance(arguments, tuple) and arguments else ()
+    if not isinstance(rows, list | tuple):
+        return {}
+    return {
+        row[0]: row[1] for row in rows if isinstance(row, list | tuple) and len(row) == 2 and isinstance(row[0], str)
+    }

@@ -1,0 +1,53 @@
+"""Probes look at a suspect and never touch it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Literal
+
+from bdscan.finding import Finding, Run
+
+if TYPE_CHECKING:  # `artifact` reads files without torch
+    from bdscan.data import CleanSet
+    from bdscan.load.contents import Contents
+    from bdscan.model import SuspectModel
+
+EFFORTS = ("fast", "standard", "thorough")
+
+
+def _silent(done: int, total: int, what: str) -> None:
+    pass
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Case:
+    """All that a probe may look at."""
+
+    contents: Contents | None = None
+    suspect: SuspectModel | None = None  # None for probes that need only the file
+    clean: CleanSet | None = None  # images to work with; None when the user has none
+    held_out: CleanSet | None = None  # images to be judged by: what is recovered from `clean` is measured here
+    runs: tuple[Run, ...] = ()  # the probes that ran before
+    effort: Literal["fast", "standard", "thorough"] = "standard"
+    seed: int = 0
+    progress: Callable[[int, int, str], None] = field(
+        default=_silent
+    )  # done, total, what is being tried; stops an overdue probe
+
+    def findings(self, probe: str) -> tuple[Finding, ...]:
+        """What an earlier probe found."""
+        return tuple(finding for run in self.runs if run.probe == probe for finding in run.findings)
+
+
+class Probe(ABC):
+    """A question put to a suspect: a generator, so that what was found before a failure is kept."""
+
+    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    family: ClassVar[str] = ""  # see Run.family
+    after: ClassVar[tuple[str, ...]] = ()  # probes whose findings this one uses, when they run
+    effort: ClassVar[Literal["fast", "standard", "thorough"]] = "fast"  # the least effort at which it runs unasked
+
+    @abstractmethod
+    def __call__(self, case: Case) -> Iterator[Finding]: ...
