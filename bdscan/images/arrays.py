@@ -1,0 +1,134 @@
+"""Pictures in arrays: an `.npz`, or a data set as torchvision keeps it on disk."""
+
+from __future__ import annotations
+
+import csv
+import io
+import pickle
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from bdscan.images.decode import Pictures
+from bdscan.problem import USAGE, Problem
+
+_LARGEST = 4 << 30  # bytes of one array: it is held whole while the chosen pictures are taken out
+_NPZ = "an .npz needs `images` (uint8, N x H x W x C or N x H x W) and `labels` (N whole numbers)"
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """N x H x W (x C) pictures, fetched anew each time they are read, so that nobody holds them for long."""
+
+    fetch: Callable[[], Pictures]
+    labels: Sequence[int]
+    names: tuple[str, ...]  # of the labels; empty: they are numbers
+
+    def classes(self) -> list[str]:
+        return [self.names[i] if self.names else str(i) for i in self.labels]
+
+    def __call__(self, index: Sequence[int]) -> Iterator[tuple[int, Image.Image | Exception]]:
+        pictures = self.fetch()
+        for i in index:
+            picture = pictures[i]
+            yield i, Image.fromarray(picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture)
+
+
+# -- npz ----------------------------------------------------------------------
+
+
+def npz(path: Path) -> Arrays:
+    try:
+        shape = _declared(path)
+        with np.load(path, allow_pickle=False) as held:
+            labels = np.asarray(held["labels"])
+            names = tuple(str(name) for name in held["names"]) if "names" in held else ()
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise Problem(f"`{path}` cannot be read: {error}", hint=_NPZ, status=USAGE) from error
+    if labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
+        raise Problem(f"`labels` in `{path}` are not {shape[0]} whole numbers from 0", hint=_NPZ, status=USAGE)
+    if names and len(labels) and labels.max() >= len(names):
+        raise Problem(f"`{path}` has label {labels.max()} but only {len(names)} names", status=USAGE)
+    return Arrays(lambda: _images(path), labels.tolist(), names)
+
+
+def _images(path: Path) -> Pictures:
+    with np.load(path, allow_pickle=False) as held:
+        return np.asarray(held["images"], dtype=np.uint8)
+
+
+def _declared(path: Path) -> tuple[int, ...]:
+    """The shape of `images`, from its header: what does not fit the entry is never allocated."""
+    with zipfile.ZipFile(path) as archive, archive.open("images.npy") as stream:
+        version = np.lib.format.read_magic(stream)
+        read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(stream)
+        size = archive.getinfo("images.npy").file_size
+    if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise ValueError(f"`images` are {dtype} {tuple(shape)}")
+    if not int(np.prod(shape, dtype=object)) <= size <= _LARGEST:
+        raise ValueError(f"`images` declares {tuple(shape)} in an entry of {size} bytes")
+    return tuple(shape)
+
+
+# -- torchvision's layouts ----------------------------------------------------
+
+
+class _TrustedNames(pickle.Unpickler):
+    """CIFAR's batches are pickles of arrays and lists; nothing else is let in."""
+
+    _ALLOWED = frozenset(
+        {("_codecs", "encode"), ("numpy", "ndarray"), ("numpy", "dtype")}
+        | {(f"numpy.{core}.multiarray", "_reconstruct") for core in ("core", "_core")}
+        | {(f"numpy.{core}.numeric", "_frombuffer") for core in ("core", "_core")}
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self._ALLOWED:
+            raise pickle.UnpicklingError(f"it asks for `{module}.{name}`")
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def _batch(path: Path) -> dict[str, Any]:
+    try:
+        held = _TrustedNames(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
+        raise Problem(f"`{path}` is not a CIFAR batch: {error}") from error
+    if not isinstance(held, dict):
+        raise Problem(f"`{path}` is not a CIFAR batch")
+    return held
+
+
+def cifar(root: Path, folder: str, batch: str, labels: str, meta: str, names: str) -> Arrays:
+    inside = root / folder if (root / folder).is_dir() else root
+    held, described = _batch(inside / batch), _batch(inside / meta)
+    rows = np.asarray(held["data"], dtype=np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    return Arrays(lambda: rows, [int(i) for i in held[labels]], tuple(str(name) for name in described[names]))
+
+
+def gtsrb(root: Path) -> tuple[Path, list[str], list[str]]:
+    """The test pictures' folder, their names and their classes."""
+    base = root / "gtsrb" if (root / "gtsrb").is_dir() else root
+    with (base / "GT-final_test.csv").open(newline="", encoding="utf-8") as stream:
+        rows = list(csv.DictReader(stream, delimiter=";"))
+    pictures = base / "GTSRB" / "Final_Test" / "Images"
+    return pictures, [row["Filename"] for row in rows], [str(int(row["ClassId"])) for row in rows]
+
+
+def through_torchvision(kind: str, root: Path) -> Arrays:
+    """The sets whose test pictures torchvision holds as one array; nothing is downloaded."""
+    from torchvision import datasets
+
+    split: dict[str, Any] = {"split": "test"} if kind in {"SVHN", "STL10"} else {"train": False}
+    held = getattr(datasets, kind)(str(root), download=False, **split)
+    pictures = np.asarray(held.data, dtype=np.uint8)
+    if pictures.ndim == 4:
+        pictures = pictures.transpose(0, 2, 3, 1)
+    labels = held.labels if kind in {"SVHN", "STL10"} else held.targets
+    names = tuple(held.classes) if kind in {"FashionMNIST", "STL10"} else ()  # MNIST calls its classes `0 - zero`
+    return Arrays(lambda: pictures, [int(i) for i in labels], names)

@@ -1,0 +1,170 @@
+"""Pictures in files: one folder a class, on disk or inside a tar that is never unpacked."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import tarfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import BinaryIO, cast
+
+from PIL import Image
+
+from bdscan.images.decode import ENCODED, UNREADABLE, is_picture, opened, opened_bytes
+from bdscan.problem import USAGE, Problem
+
+_SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
+_LAYOUT = "give one folder a class, named after it: `cat/1.png`, `dog/2.png`"
+_TIMES = 100  # pictures hardly compress: a tar.gz that grows more than this is a bomb
+_ALWAYS = 1 << 30  # ... unless what comes out is small all the same
+
+
+@dataclass
+class Listing:
+    """Every picture's class and name, before any is opened."""
+
+    classes: list[str] = field(default_factory=list)
+    files: list[str] = field(default_factory=list)
+    empty: set[str] = field(default_factory=set)  # class folders without pictures still take a number
+    doubts: list[str] = field(default_factory=list)
+
+    def checked(self, spec: str) -> Listing:
+        names = {*self.classes, *self.empty}
+        if names and names <= _SPLITS:
+            said = f"`{spec}` holds the splits {', '.join(sorted(names))}, not classes"
+            raise Problem(said, hint=f"give one of them, such as `{spec}/{min(names)}`", status=USAGE)
+        if not self.files:
+            raise Problem(f"no images in `{spec}`", hint=_LAYOUT, status=USAGE)
+        return self
+
+
+# -- on disk ------------------------------------------------------------------
+
+
+def list_folder(root: Path) -> Listing:
+    """Class folders may hold folders of their own; hidden ones and files that are no pictures do not count."""
+    listing = Listing()
+    holds = sorted(entry for entry in root.iterdir() if not entry.name.startswith((".", "__")))
+    for folder in (entry for entry in holds if entry.is_dir()):
+        found = [
+            os.path.relpath(Path(top) / name, root)
+            for top, _, names in sorted(os.walk(folder))
+            for name in sorted(names)
+            if is_picture(name)
+        ]
+        listing.files += found
+        listing.classes += [folder.name] * len(found)
+        if not found:
+            listing.empty.add(folder.name)
+    if not listing.files and any(is_picture(entry.name) for entry in holds):
+        raise Problem(f"`{root}` holds images without class folders", hint=_LAYOUT, status=USAGE)
+    return listing.checked(str(root))
+
+
+@dataclass(frozen=True)
+class FolderReader:
+    root: Path
+    files: Sequence[str]
+
+    def __call__(self, index: Sequence[int]) -> Iterator[tuple[int, Image.Image | Exception]]:
+        for i in index:
+            path = self.root / self.files[i]
+            try:
+                if path.stat().st_size > ENCODED or not path.is_file():
+                    raise ValueError("no ordinary picture file")
+                with path.open("rb") as stream, opened(stream) as picture:
+                    yield i, picture
+            except UNREADABLE as error:
+                yield i, error
+
+
+# -- inside a tar -------------------------------------------------------------
+
+
+class _Bounded:
+    """A stream of which no single read takes more than a picture may weigh: tar headers declare what they like."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream = stream
+        self.seek, self.tell = stream.seek, stream.tell
+
+    def read(self, size: int = -1) -> bytes:
+        if not 0 <= size <= ENCODED:
+            raise tarfile.ReadError(f"a read of {size} bytes")
+        return self.stream.read(size)
+
+
+@contextmanager
+def _unpacked(path: Path) -> Iterator[tuple[BinaryIO, float]]:
+    """The tar's own bytes, and how many there may be."""
+    with path.open("rb") as raw:
+        size = path.stat().st_size
+        if raw.read(2) == b"\x1f\x8b":
+            with gzip.open(path) as stream:
+                yield cast(BinaryIO, stream), max(_ALWAYS, _TIMES * size)
+        else:
+            raw.seek(0)
+            yield raw, size
+
+
+def list_tar(path: Path) -> tuple[Listing, list[tuple[int, int]]]:
+    """Every picture's class and name, and where its bytes lie."""
+    try:
+        names, places, left_out = _headers(path)
+    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
+        raise Problem(f"`{path}` cannot be read as a tar: {error}", status=USAGE) from error
+    split = [PurePosixPath(name).parts for name in names]
+    while split and min(map(len, split)) > 2 and len({parts[0] for parts in split}) == 1:
+        split = [parts[1:] for parts in split]
+    if split and min(map(len, split)) < 2:
+        raise Problem(f"`{path}` holds images without class folders", hint=_LAYOUT, status=USAGE)
+    listing = Listing([parts[0] for parts in split], names)
+    if left_out:
+        listing.doubts.append(
+            f"{left_out} entries of the tar were ignored: links, devices or paths that lead out of it"
+        )
+    return listing.checked(str(path)), places
+
+
+def _headers(path: Path) -> tuple[list[str], list[tuple[int, int]], int]:
+    names, places, left_out = [], [], 0
+    with _unpacked(path) as (stream, bound), tarfile.open(fileobj=cast(BinaryIO, _Bounded(stream)), mode="r:") as tar:
+        for member in tar:
+            tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
+            if member.offset_data + member.size > bound:
+                raise Problem(f"`{path}` declares more bytes than it can hold: truncated, or a bomb")
+            if _leads_out(member):
+                left_out += 1
+            elif member.isfile() and is_picture(member.name):
+                names.append(str(PurePosixPath(member.name)))
+                places.append((member.offset_data, member.size))
+    return names, places, left_out
+
+
+def _leads_out(member: tarfile.TarInfo) -> bool:
+    if member.name.startswith(("/", "\\")) or ".." in PurePosixPath(member.name).parts:
+        return True
+    return not (member.isfile() or member.isdir()) or member.issparse()
+
+
+@dataclass(frozen=True)
+class TarReader:
+    path: Path
+    places: Sequence[tuple[int, int]]
+
+    def __call__(self, index: Sequence[int]) -> Iterator[tuple[int, Image.Image | Exception]]:
+        """In the order of the archive: a compressed one can only be read forwards."""
+        with _unpacked(self.path) as (stream, _):
+            for i in sorted(index, key=lambda i: self.places[i]):
+                start, size = self.places[i]
+                try:
+                    if size > ENCODED:
+                        raise ValueError(f"{size} bytes are too many for a picture")
+                    stream.seek(start)
+                    with opened_bytes(stream.read(size)) as picture:
+                        yield i, picture
+                except UNREADABLE as error:
+                    yield i, error

@@ -1,0 +1,184 @@
+"""An ONNX file as plain data: nodes, constants and the one input, every tensor read by us and bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdscan.problem import Problem
+
+_LARGEST = 2**31 - 1  # bytes: protobuf's own bound on one message, and ours on the tensors beside it
+_OLDEST = 7  # before it, sums and products broadcast by other rules
+
+
+@dataclass(frozen=True)
+class Node:
+    """One operation."""
+
+    name: str
+    op: str
+    inputs: tuple[str, ...]  # empty: an optional input left out
+    outputs: tuple[str, ...]
+    attributes: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Graph:
+    """The part of the file that leads from the image to the first output."""
+
+    nodes: tuple[Node, ...]
+    constants: Mapping[str, Tensor]
+    input: str
+    output: str
+    dims: tuple[int | None, ...]  # of the input, batch first; None: not stated
+    tensors: int  # in the file
+    used: int  # of these
+    notes: tuple[str, ...] = field(default=())
+
+
+def read(path: Path) -> Graph:
+    """Parse, follow the first output back to the image, and read every tensor on the way."""
+    model = _parse(path)
+    graph = model.graph
+    opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
+    if opset < _OLDEST:
+        raise Problem(f"`{path}` has the operators of opset {opset}, which is too old", hint="convert it to opset 13")
+    tensors = _Tensors(path.parent)
+    initial = {tensor.name: tensor for tensor in graph.initializer}
+    if graph.sparse_initializer:
+        raise Problem(f"`{path}` keeps sparse tensors, which are not supported")
+    images = [value for value in graph.input if value.name not in initial]
+    if len(images) != 1 or not graph.output:
+        raise Problem(f"`{path}` takes {len(images)} inputs and gives {len(graph.output)} outputs: no image classifier")
+    output = graph.output[0].name
+    nodes = _leading_to(output, [_node(entry, i, opset, tensors) for i, entry in enumerate(graph.node)])
+    asked = {name for node in nodes for name in node.inputs}
+    notes = (f"only the first of {len(graph.output)} outputs is judged: `{output}`",) if len(graph.output) > 1 else ()
+    constants = {name: tensors.read(tensor) for name, tensor in initial.items() if name in asked}
+    dims = _dims(images[0], path)
+    return Graph(nodes, constants, images[0].name, output, dims, len(initial), len(constants), notes)
+
+
+def _parse(path: Path) -> Any:
+    try:
+        import onnx
+        from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+        from onnx import inliner
+    except ImportError as error:
+        raise Problem("ONNX files need the `onnx` package", hint="pip install onnx") from error
+    if path.stat().st_size > _LARGEST:
+        raise Problem(f"`{path}` is larger than 2 GB, more than an ONNX file can hold")
+    try:
+        model = onnx.load(str(path), load_external_data=False)
+        model = inliner.inline_local_functions(model) if model.functions else model
+    except (DecodeError, ValueError, RuntimeError) as error:
+        raise Problem(f"`{path}` is not a sound ONNX file: {error}") from error
+    if not model.graph.node:
+        raise Problem(f"`{path}` is not a sound ONNX file: it holds no graph")
+    return model
+
+
+def _node(entry: Any, place: int, opset: int, tensors: _Tensors) -> Node:
+    from onnx import AttributeProto, helper
+
+    attributes: dict[str, Any] = {"opset": opset}
+    for attribute in entry.attribute:
+        if attribute.type == AttributeProto.TENSOR:
+            attributes[attribute.name] = tensors.read(attribute.t)
+        elif attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+            attributes[attribute.name] = None  # only control flow has them, which is refused by name
+        else:
+            value = helper.get_attribute_value(attribute)
+            attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    op = entry.op_type if entry.domain in ("", "ai.onnx") else f"{entry.domain}.{entry.op_type}"
+    return Node(entry.name or f"{entry.op_type}_{place}", op, tuple(entry.input), tuple(entry.output), attributes)
+
+
+def _leading_to(output: str, nodes: list[Node]) -> tuple[Node, ...]:
+    wanted, kept = {output}, []
+    for node in reversed(nodes):
+        if not wanted.isdisjoint(node.outputs):
+            wanted |= set(node.inputs)
+            kept.append(node)
+    return tuple(reversed(kept))
+
+
+def _dims(value: Any, path: Path) -> tuple[int | None, ...]:
+    from onnx import TensorProto
+
+    kind = value.type.tensor_type
+    if kind.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
+        raise Problem(
+            f"the input `{value.name}` of `{path}` does not take floating-point images",
+            hint="export the net without the conversion from bytes",
+        )
+    dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
+    if dims and len(dims) != 4:
+        raise Problem(f"the input `{value.name}` of `{path}` has {len(dims)} dimensions, images have 4")
+    return dims or (None,) * 4
+
+
+class _Tensors:
+    """Reads tensors: inside the file, or in files beside it, never elsewhere."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.left = _LARGEST
+
+    def read(self, tensor: Any) -> Tensor:
+        from onnx import TensorProto, numpy_helper
+
+        if tensor.data_type == TensorProto.STRING:
+            return torch.empty(0)
+        if tensor.data_location == TensorProto.EXTERNAL:
+            tensor.raw_data = self._beside(tensor)
+            tensor.data_location = TensorProto.DEFAULT
+        try:
+            array = np.array(numpy_helper.to_array(tensor))
+            if array.dtype.kind not in "fiub":  # bfloat16 and float8 have no kind of numpy's own
+                array = array.astype(np.float32)
+            return plain(torch.from_numpy(array))
+        except (ValueError, TypeError, RuntimeError) as error:
+            raise Problem(f"the tensor `{tensor.name}` is not sound: {error}") from error
+
+    def _beside(self, tensor: Any) -> bytes:
+        told = {entry.key: entry.value for entry in tensor.external_data}
+        place = told.get("location", "")
+        path = self.folder / place
+        if not place or Path(place).is_absolute() or ".." in Path(place).parts or any(_links(path, self.folder)):
+            raise Problem(f"the tensor `{tensor.name}` asks for a file outside the model's folder: `{place}`")
+        if not path.is_file():
+            raise Problem(
+                f"the file `{place}` with the tensor `{tensor.name}` is missing",
+                hint="ONNX keeps large tensors in files of their own",
+            )
+        try:
+            start, length = int(told.get("offset", 0)), int(told.get("length", path.stat().st_size))
+        except ValueError as error:
+            raise Problem(f"the tensor `{tensor.name}` is not sound: {error}") from error
+        self.left -= length
+        if self.left < 0:
+            raise Problem("the tensors beside the ONNX file are larger than 2 GB together, which is not supported")
+        if start < 0 or length < 0 or start + length > path.stat().st_size:
+            raise Problem(f"the tensor `{tensor.name}` lies beyond the end of `{place}`: truncated?")
+        with path.open("rb") as stream:
+            stream.seek(start)
+            return bytes(stream.read(length))
+
+
+def _links(path: Path, folder: Path) -> Iterator[bool]:
+    """Links may lead anywhere, so none is followed between the folder and the file."""
+    while path != folder:
+        yield path.is_symlink()
+        path = path.parent
+
+
+def plain(tensor: Tensor) -> Tensor:
+    """Every floating-point number as float32: half precision is for storage, double for nobody."""
+    return tensor.float() if tensor.is_floating_point() else tensor

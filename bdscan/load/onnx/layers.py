@@ -1,0 +1,179 @@
+"""ONNX operators that are layers in torch, above all those with weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from bdscan.load.onnx.graph import Node
+from bdscan.load.onnx.padding import listed, padding
+
+Constants = Sequence[Tensor | None]  # one for each input of the node; None: only known when the net runs
+Maker = Callable[[Node, Constants], nn.Module | None]  # None: no such layer with these arguments
+
+
+class AnyBatchNorm(nn.BatchNorm2d):
+    """ONNX does not say how many dimensions a batch norm normalises."""
+
+    def _check_input_dim(self, input: Tensor) -> None:
+        pass
+
+
+def conv(node: Node, constants: Constants) -> nn.Module | None:
+    weight, bias = constants[1], _at(constants, 2)
+    if weight is None or weight.dim() != 4 or (len(node.inputs) > 2 and node.inputs[2] and bias is None):
+        return None
+    even, groups = padding(node, weight.shape[2:]), int(node.attributes.get("group", 1))
+    made: nn.Conv2d = nn.utils.skip_init(
+        nn.Conv2d,
+        weight.shape[1] * groups,
+        weight.shape[0],
+        tuple(weight.shape[2:]),
+        stride=tuple(listed(node, "strides", 1, 2)),
+        padding=even or 0,
+        dilation=tuple(listed(node, "dilations", 1, 2)),
+        groups=groups,
+        bias=bias is not None,
+    )
+    _fill(made, weight=weight, bias=bias)
+    return made
+
+
+def batch_norm(node: Node, constants: Constants) -> nn.Module | None:
+    scale, bias, mean, variance = constants[1:5]
+    if scale is None or bias is None or mean is None or variance is None or node.attributes.get("training_mode"):
+        return None
+    made = AnyBatchNorm(len(scale), eps=node.attributes.get("epsilon", 1e-5))
+    _fill(made, weight=scale, bias=bias, running_mean=mean, running_var=variance)
+    return made
+
+
+def layer_norm(node: Node, constants: Constants) -> nn.Module | None:
+    scale, bias = constants[1], _at(constants, 2)
+    axis = node.attributes.get("axis", -1)
+    if scale is None or axis > 0 or len(node.outputs) > 1 or scale.dim() != -axis:
+        return None
+    made = nn.LayerNorm(tuple(scale.shape), eps=node.attributes.get("epsilon", 1e-5), bias=bias is not None)
+    _fill(made, weight=scale, bias=bias)
+    return made
+
+
+def gemm(node: Node, constants: Constants) -> nn.Module | None:
+    weight, bias, a = constants[1], _at(constants, 2), node.attributes
+    unknown = len(node.inputs) > 2 and node.inputs[2] and bias is None
+    if weight is None or weight.dim() != 2 or a.get("transA") or unknown:
+        return None
+    weight = (weight if a.get("transB") else weight.T) * a.get("alpha", 1.0)
+    if bias is not None:
+        if bias.dim() == 2 and bias.shape[0] != 1:
+            return None
+        bias = (bias * a.get("beta", 1.0)).reshape(-1).expand(len(weight))
+    return linear(weight, bias)
+
+
+def matmul(node: Node, constants: Constants) -> nn.Module | None:
+    weight = constants[1]
+    return linear(weight.T, None) if weight is not None and weight.dim() == 2 else None
+
+
+def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    made: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
+    _fill(made, weight=weight, bias=bias)
+    return made
+
+
+def max_pool(node: Node, _: Constants) -> nn.Module | None:
+    kernel = node.attributes["kernel_shape"]
+    if len(kernel) != 2 or len(node.outputs) > 1:
+        return None
+    return nn.MaxPool2d(
+        tuple(kernel),
+        stride=tuple(listed(node, "strides", 1, 2)),
+        padding=padding(node, kernel) or 0,
+        dilation=tuple(listed(node, "dilations", 1, 2)),
+        ceil_mode=bool(node.attributes.get("ceil_mode")),
+    )
+
+
+def average_pool(node: Node, _: Constants) -> nn.Module | None:
+    kernel, counted = node.attributes["kernel_shape"], bool(node.attributes.get("count_include_pad"))
+    even = padding(node, kernel)
+    if len(kernel) != 2 or any(i != 1 for i in listed(node, "dilations", 1, 2)) or (even is None and not counted):
+        return None
+    (down, right), (top, left) = listed(node, "strides", 1, 2), even or (0, 0)
+    return nn.AvgPool2d(
+        tuple(kernel),
+        stride=(down, right),
+        padding=(top, left),
+        ceil_mode=bool(node.attributes.get("ceil_mode")),
+        count_include_pad=counted,
+    )
+
+
+def clip(node: Node, constants: Constants) -> nn.Module | None:
+    """Only the one that torch has a name for; the general case is an operator."""
+    low, high = _at(constants, 1), _at(constants, 2)
+    bounds = (
+        low.item() if low is not None else node.attributes.get("min"),
+        high.item() if high is not None else node.attributes.get("max"),
+    )
+    return nn.ReLU6() if bounds == (0, 6) else None
+
+
+def flatten(node: Node, _: Constants) -> nn.Module | None:
+    return nn.Flatten(1) if node.attributes.get("axis", 1) == 1 else None
+
+
+def hard_sigmoid(node: Node, _: Constants) -> nn.Module | None:
+    same = abs(node.attributes.get("alpha", 0.2) - 1 / 6) < 1e-6 and node.attributes.get("beta", 0.5) == 0.5
+    return nn.Hardsigmoid() if same else None
+
+
+def dropout(node: Node, constants: Constants) -> nn.Module | None:
+    mode = _at(constants, 2)
+    return None if mode is not None and bool(mode.any()) else nn.Identity()
+
+
+def _at(constants: Constants, place: int) -> Tensor | None:
+    return constants[place] if place < len(constants) else None
+
+
+def _fill(module: nn.Module, **tensors: Tensor | None) -> None:
+    with torch.no_grad():
+        for name, tensor in tensors.items():
+            if tensor is not None:
+                held = getattr(module, name)
+                if held.shape != tensor.shape:
+                    raise ValueError(f"{name} is {tuple(tensor.shape)}, not {tuple(held.shape)}")
+                held.copy_(tensor)
+
+
+LAYERS: Mapping[str, Maker] = {
+    "AveragePool": average_pool,
+    "BatchNormalization": batch_norm,
+    "Clip": clip,
+    "Conv": conv,
+    "Dropout": dropout,
+    "Elu": lambda node, _: nn.ELU(node.attributes.get("alpha", 1.0)),
+    "Flatten": flatten,
+    "Gelu": lambda node, _: nn.GELU(node.attributes.get("approximate", "none")),
+    "Gemm": gemm,
+    "GlobalAveragePool": lambda *_: nn.AdaptiveAvgPool2d(1),
+    "GlobalMaxPool": lambda *_: nn.AdaptiveMaxPool2d(1),
+    "HardSigmoid": hard_sigmoid,
+    "HardSwish": lambda *_: nn.Hardswish(),
+    "Identity": lambda *_: nn.Identity(),
+    "LayerNormalization": layer_norm,
+    "LeakyRelu": lambda node, _: nn.LeakyReLU(node.attributes.get("alpha", 0.01)),
+    "MatMul": matmul,
+    "MaxPool": max_pool,
+    "Mish": lambda *_: nn.Mish(),
+    "Relu": lambda *_: nn.ReLU(),
+    "Selu": lambda *_: nn.SELU(),
+    "Sigmoid": lambda *_: nn.Sigmoid(),
+    "Softplus": lambda *_: nn.Softplus(),
+    "Swish": lambda node, _: nn.SiLU() if node.attributes.get("alpha", 1.0) == 1.0 else None,
+    "Tanh": lambda *_: nn.Tanh(),
+}

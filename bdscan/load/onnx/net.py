@@ -1,0 +1,203 @@
+"""The graph as a torch net: every node a named child that can be hooked, differentiated and replaced."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from torch import Tensor, nn
+
+from bdscan.load.onnx.graph import Graph, Node, plain
+from bdscan.load.onnx.layers import LAYERS, linear
+from bdscan.load.onnx.operators import OPERATORS
+from bdscan.load.onnx.padding import PADDED, Padded, padding
+from bdscan.problem import Problem
+
+
+class Operator(nn.Module):
+    """A node without a layer of its own in torch; its floating-point constants are buffers."""
+
+    def __init__(self, node: Node, constants: Sequence[Tensor | None]) -> None:
+        super().__init__()
+        self.op = node.op
+        self.attributes = {**node.attributes, "outputs": len(node.outputs)}
+        self.fixed: dict[int, Tensor] = {}  # sizes, axes and indices stay on the CPU, where they are read
+        self.floating: list[int] = []
+        self.places = [i for i, name in enumerate(node.inputs) if name and constants[i] is None]
+        self.count = len(node.inputs)
+        for i, constant in enumerate(constants):
+            if constant is not None and constant.is_floating_point():
+                self.register_buffer(f"constant_{i}", constant)
+                self.floating.append(i)
+            elif constant is not None:
+                self.fixed[i] = constant
+
+    def extra_repr(self) -> str:
+        return self.op
+
+    def forward(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
+        given: list[Tensor | None] = [None] * self.count
+        for i, tensor in self.fixed.items():
+            given[i] = tensor
+        for i in self.floating:
+            given[i] = self.get_buffer(f"constant_{i}")
+        for i, value in zip(self.places, values, strict=True):
+            given[i] = value
+        return OPERATORS[self.op](self.attributes, *given)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One thing to do: a child of the net by its name, or sums on shapes that are nobody's layer."""
+
+    child: str
+    sums: Operator | None
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    last: tuple[str, ...] = ()  # what nobody needs afterwards
+
+
+class Rebuilt(nn.Module):
+    """Runs the steps in the order of the file."""
+
+    def __init__(self, graph: Graph, note: str) -> None:
+        super().__init__()
+        self.note = note
+        self.image, self.answer = graph.input, graph.output
+        channels, *_, last = graph.dims[1:]
+        self.channels_last = last in (1, 3) and channels not in (1, 3)
+        self.steps: list[Step] = []
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        values = self.begin(pixels)
+        for step in self.steps:
+            self.advance(values, step)
+        return values[self.answer]
+
+    def begin(self, pixels: Tensor) -> dict[str, Tensor]:
+        return {self.image: pixels.permute(0, 2, 3, 1) if self.channels_last else pixels}
+
+    def advance(self, values: dict[str, Tensor], step: Step) -> None:
+        taken = [values[name] for name in step.inputs]
+        given = getattr(self, step.child)(*taken) if step.sums is None else step.sums(*taken)
+        values.update(zip(step.outputs, given if isinstance(given, tuple) else (given,), strict=False))
+        for name in step.last:
+            del values[name]
+
+    def add(self, name: str, module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
+        child = re.sub(r"\W+", "_", name).strip("_") or "node"
+        while hasattr(self, child):
+            child += "_"
+        self.add_module(child, module)
+        self.steps.append(Step(child, None, inputs, outputs))
+
+    def close(self) -> None:
+        """Note after which step each value can go."""
+        alive, steps = {self.answer}, []
+        for step in reversed(self.steps):
+            last = tuple(sorted({*step.inputs, *step.outputs} - alive - {""}))
+            alive |= set(step.inputs)
+            steps.append(replace(step, last=last))
+        self.steps = steps[::-1]
+
+
+def build(graph: Graph, note: str) -> Rebuilt:
+    """The net, or one problem that names every operator that stands in the way."""
+    unknown = sorted({node.op for node in graph.nodes if node.op not in OPERATORS and node.op not in LAYERS})
+    if not unknown:
+        builder = _Builder(graph, note)
+        for node in builder.nodes:
+            builder.add(node)
+        unknown = sorted(builder.unknown)
+    if unknown:
+        raise Problem(
+            f"the ONNX graph uses operators that cannot be rebuilt: {', '.join(f'`{op}`' for op in unknown)}",
+            hint="give the PyTorch checkpoint the ONNX file was exported from",
+        )
+    builder.net.close()
+    return builder.net
+
+
+class _Builder:
+    def __init__(self, graph: Graph, note: str) -> None:
+        self.constants = dict(graph.constants)
+        self.net = Rebuilt(graph, note)
+        self.unknown: set[str] = set()
+        self.sums: set[str] = set()  # values computed from shapes alone
+        self.merged: set[str] = set()  # outputs that an earlier step gives already
+        self.nodes = [node for node in graph.nodes if not self._folded(node)]
+        self.readers: dict[str, list[Node]] = {}
+        for node in self.nodes:
+            for name in node.inputs:
+                self.readers.setdefault(name, []).append(node)
+
+    def _folded(self, node: Node) -> bool:
+        """Whether the node depends on no image, and so is worked out once and for all."""
+        if node.op not in OPERATORS or any(name and name not in self.constants for name in node.inputs):
+            return False
+        given = Operator(node, [self.constants.get(name) for name in node.inputs])()
+        parts = given if isinstance(given, tuple) else (given,)
+        self.constants.update((name, plain(part)) for name, part in zip(node.outputs, parts, strict=False))
+        return True
+
+    def add(self, node: Node) -> None:
+        if node.outputs[0] in self.merged:
+            return
+        constants = [self.constants.get(name) for name in node.inputs]
+        running = tuple(name for name in node.inputs if name and name not in self.constants)
+        if node.op in OPERATORS and (node.op == "Shape" or self.sums.issuperset(running)):
+            self.sums |= set(node.outputs)
+            self.net.steps.append(Step("", Operator(node, constants), running, node.outputs))
+        elif not (self._merged(node, constants) or self._layer(node, constants)):
+            if node.op not in OPERATORS:
+                self.unknown.add(f"{node.op} (with these settings)")
+                return
+            self.net.add(node.name, Operator(node, constants), running, node.outputs)
+
+    def _layer(self, node: Node, constants: Sequence[Tensor | None]) -> bool:
+        if node.op not in LAYERS or not node.inputs or node.inputs[0] in self.constants:
+            return False
+        module = LAYERS[node.op](node, constants)
+        if module is None:
+            return False
+        source = node.inputs[0]
+        if node.op in PADDED:
+            weight = constants[1] if node.op == "Conv" else None
+            kernel = list(weight.shape[2:]) if weight is not None else node.attributes["kernel_shape"]
+            if padding(node, kernel) is None:
+                source = f"{node.outputs[0]} padded"
+                self.net.add(f"{node.name}_pad", Padded(node, kernel, PADDED[node.op]), node.inputs[:1], (source,))
+        self.net.add(node.name, module, (source,), node.outputs)
+        return True
+
+    def _merged(self, node: Node, constants: Sequence[Tensor | None]) -> bool:
+        """A product with a constant and the sum after it are one linear layer."""
+        readers = self.readers.get(node.outputs[0], [])
+        product = LAYERS[node.op](node, constants) if node.op in ("MatMul", "Gemm") else None
+        if (
+            not isinstance(product, nn.Linear)
+            or product.bias is not None
+            or [reader.op for reader in readers] != ["Add"]
+        ):
+            return False
+        other = next((name for name in readers[0].inputs if name != node.outputs[0]), "")
+        bias = self.constants.get(other)
+        if bias is None or bias.numel() != product.out_features or bias.shape[-1:] != bias.flatten().shape:
+            return False
+        merged = linear(product.weight.detach(), bias.flatten())
+        self.net.add(node.name, merged, node.inputs[:1], readers[0].outputs)
+        self.merged |= set(readers[0].outputs)
+        return True
+
+
+def without_softmax(graph: Graph) -> tuple[Graph, str]:
+    """The graph up to its logits, and what was left out."""
+    nodes, note = list(graph.nodes), ""
+    while nodes and nodes[-1].op in ("Softmax", "LogSoftmax", "Identity") and nodes[-1].inputs[0] != graph.input:
+        if nodes[-1].op != "Identity":
+            note = f"the net's last `{nodes[-1].op}` was left out: bdscan works on logits"
+        output = nodes.pop().inputs[0]
+        place = next((i for i, node in enumerate(nodes) if output in node.outputs), len(nodes) - 1)
+        graph, nodes = replace(graph, nodes=tuple(nodes[: place + 1]), output=output), nodes[: place + 1]
+    return graph, note

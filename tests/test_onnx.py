@@ -1,0 +1,489 @@
+"""ONNX graphs rebuilt as torch nets: the same logits, gradients down to the pixels, and refusals by name."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bdscan.load.onnx import rebuild
+from bdscan.model import Normalised, SuspectModel
+from bdscan.problem import Problem
+
+onnx = pytest.importorskip("onnx")
+from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+
+SHAPE = (3, 16, 16)
+Dims = Sequence[int | str | None]
+
+
+def draw(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(0, 0.3, shape).astype(np.float32)
+
+
+def write(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    arrays: dict[str, np.ndarray] | None = None,
+    dims: Dims = ("n", *SHAPE),
+    opset: int = 17,
+    kind: int = TensorProto.FLOAT,
+) -> Path:
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", kind, dims)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(array, name) for name, array in (arrays or {}).items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8), str(path))
+    return path
+
+
+def node(op: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+    return helper.make_node(op, ["" if name == "-" else name for name in inputs.split()], output.split(), **attributes)
+
+
+HEAD = {"w": draw(5, 4, seed=9), "b": draw(5, seed=8)}
+CONV = {"k": draw(4, 3, 3, 3), "c": draw(4, seed=1)}
+
+
+def small(path: Path, **changed: object) -> Path:
+    """Convolution, pooling, a reshape written for one image, a linear head and a softmax."""
+    nodes = [
+        node("Conv", "x k c", "a", pads=[1, 1, 1, 1], name="/stem/conv/Conv"),
+        node("Relu", "a", "r"),
+        node("GlobalAveragePool", "r", "p"),
+        node("Reshape", "p one", "f"),
+        node("Gemm", "f w b", "z", transB=1, name="head"),
+        node("Softmax", "z", "y", axis=1),
+    ]
+    return write(path, nodes, {**CONV, **HEAD, "one": np.array([1, 4])}, **{"dims": (1, *SHAPE)} | changed)
+
+
+def said_by_onnxruntime(path: Path, pixels: Tensor) -> Tensor:
+    runtime = pytest.importorskip("onnxruntime")
+    session = runtime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    return torch.from_numpy(session.run(None, {session.get_inputs()[0].name: pixels.numpy()})[0])
+
+
+def images(count: int = 2, shape: Sequence[int] = SHAPE) -> Tensor:
+    return torch.rand((count, *shape), generator=torch.Generator().manual_seed(3))
+
+
+# -- what comes back ----------------------------------------------------------
+
+
+def test_a_net_written_for_one_image_takes_many(tmp_path: Path) -> None:
+    net, used, total, shape = rebuild(small(tmp_path / "a.onnx"))
+    assert (used, total, shape) == (5, 5, SHAPE)
+    assert "Softmax" in net.note
+    pixels = images(3)
+    for i in range(3):
+        expected = said_by_onnxruntime(tmp_path / "a.onnx", pixels[i : i + 1])
+        assert torch.allclose(net(pixels)[i : i + 1].softmax(1), expected, atol=1e-5)
+
+
+def test_it_is_a_suspect_like_any_other(tmp_path: Path) -> None:
+    net, *_ = rebuild(small(tmp_path / "a.onnx"))
+    suspect = SuspectModel(Normalised(net, (0.0,), (1.0,)), SHAPE, classes=5)
+    assert suspect.head == "head"
+    assert torch.allclose(suspect.head_weight, torch.from_numpy(HEAD["w"]))
+    assert torch.allclose(suspect.head_bias, torch.from_numpy(HEAD["b"]))
+    assert suspect.features(images()).shape == (2, 4)
+    assert [layer.name for layer in suspect.maps] == ["stem_conv_Conv", "Relu_1"]
+    with suspect.tap("stem_conv_Conv") as seen:
+        suspect(images())
+    assert seen["stem_conv_Conv"].shape == (2, 4, 16, 16)
+
+
+def test_gradients_reach_the_pixels_and_the_weights(tmp_path: Path) -> None:
+    net, *_ = rebuild(small(tmp_path / "a.onnx"))
+    pixels = images().requires_grad_()
+    net(pixels)[:, 0].sum().backward()
+    assert pixels.grad is not None
+    assert float(pixels.grad.abs().sum()) > 0
+    assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_copy_can_be_changed_alone(tmp_path: Path) -> None:
+    net, *_ = rebuild(small(tmp_path / "a.onnx"))
+    suspect = SuspectModel(Normalised(net, (0.0,), (1.0,)), SHAPE, classes=5)
+    silenced = suspect.insert("Relu_1", nn.Hardtanh(0, 1e-9))
+    assert torch.allclose(silenced(images()), suspect.head_bias.expand(2, 5), atol=1e-6)
+    assert not torch.allclose(suspect(images()), silenced(images()))
+    assert not torch.equal(copy.deepcopy(net)(images()), silenced(images()))
+
+
+def test_product_and_sum_become_one_linear_layer(tmp_path: Path) -> None:
+    arrays = {"w": draw(4, 5), "b": HEAD["b"], **CONV}
+    nodes = [
+        node("Conv", "x k c", "a"),
+        node("ReduceMean", "a", "p", axes=[2, 3], keepdims=0),
+        node("MatMul", "p w", "m", name="fc"),
+        node("Add", "b m", "y"),
+    ]
+    net, *_ = rebuild(write(tmp_path / "a.onnx", nodes, arrays))
+    assert torch.equal(net.get_submodule("fc").bias, torch.from_numpy(HEAD["b"]))
+    assert torch.allclose(net(images()), said_by_onnxruntime(tmp_path / "a.onnx", images()), atol=1e-5)
+
+
+def test_normalisation_on_the_input_stays_inside(tmp_path: Path) -> None:
+    arrays = {**CONV, **HEAD, "mean": draw(1, 3, 1, 1), "std": np.abs(draw(1, 3, 1, 1)) + 1}
+    nodes = [
+        node("Sub", "x mean", "s"),
+        node("Div", "s std", "d"),
+        node("Conv", "d k c", "a"),
+        node("GlobalMaxPool", "a", "p"),
+        node("Flatten", "p", "f"),
+        node("Gemm", "f w b", "y", transB=1, alpha=2.0, beta=0.5),
+    ]
+    net, used, total, _ = rebuild(write(tmp_path / "a.onnx", nodes, arrays))
+    assert used == total == 6
+    assert torch.allclose(net(images()), said_by_onnxruntime(tmp_path / "a.onnx", images()), atol=1e-5)
+
+
+def test_channels_last(tmp_path: Path) -> None:
+    nodes = [
+        node("Transpose", "x", "t", perm=[0, 3, 1, 2]),
+        node("Conv", "t k c", "a", auto_pad="SAME_UPPER", strides=[2, 2]),
+        node("GlobalAveragePool", "a", "p"),
+        node("Flatten", "p", "f"),
+        node("Gemm", "f w b", "y", transB=1),
+    ]
+    net, _, _, shape = rebuild(write(tmp_path / "a.onnx", nodes, {**CONV, **HEAD}, dims=("n", 16, 16, 3)))
+    assert shape == SHAPE
+    expected = said_by_onnxruntime(tmp_path / "a.onnx", images().permute(0, 2, 3, 1).contiguous())
+    assert torch.allclose(net(images()), expected, atol=1e-5)
+
+
+def test_half_precision_is_read_as_single(tmp_path: Path) -> None:
+    half = {name: array.astype(np.float16) for name, array in {**CONV, **HEAD}.items()}
+    nodes = [
+        node("Cast", "x", "h", to=TensorProto.FLOAT16),
+        node("Conv", "h k c", "a"),
+        node("GlobalAveragePool", "a", "p"),
+        node("Flatten", "p", "f"),
+        node("Gemm", "f w b", "y", transB=1),
+    ]
+    net, *_ = rebuild(write(tmp_path / "a.onnx", nodes, half, kind=TensorProto.FLOAT16))
+    assert net(images()).dtype == torch.float32
+
+
+@pytest.mark.parametrize("dims", [("n", 3, None, None), None])
+def test_an_unstated_size_is_said_to_be_unknown(tmp_path: Path, dims: Dims | None) -> None:
+    nodes = [node("GlobalAveragePool", "x", "p"), node("Flatten", "p", "f"), node("Gemm", "f w", "y")]
+    net, _, _, shape = rebuild(write(tmp_path / "a.onnx", nodes, {"w": draw(3, 5)}, dims=dims))
+    assert shape is None
+    assert net(images(2, (3, 9, 9))).shape == (2, 5)
+
+
+OPERATORS = {
+    "uneven conv": [node("Conv", "x k c", "v", pads=[0, 1, 1, 0], dilations=[2, 2])],
+    "uneven max pool": [node("MaxPool", "x", "v", kernel_shape=[3, 3], strides=[2, 2], pads=[0, 0, 1, 1])],
+    "same max pool": [node("MaxPool", "x", "v", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_LOWER")],
+    "average pool": [node("AveragePool", "x", "v", kernel_shape=[3, 3], pads=[1, 1, 1, 1])],
+    "average pool, counted": [
+        node("AveragePool", "x", "v", kernel_shape=[3, 3], pads=[0, 0, 1, 1], count_include_pad=1)
+    ],
+    "ceiling": [node("MaxPool", "x", "v", kernel_shape=[3, 3], strides=[2, 2], ceil_mode=1)],
+    "norm": [node("BatchNormalization", "x three pos three pos", "v", epsilon=0.01)],
+    "layer norm": [node("LayerNormalization", "x wide wide", "v")],
+    "relu6": [node("Clip", "x zero six", "v")],
+    "clip": [node("Clip", "x - half", "v")],
+    "leaky": [node("Neg", "x", "n"), node("LeakyRelu", "n", "v", alpha=0.3)],
+    "prelu": [node("Neg", "x", "n"), node("PRelu", "n slope", "v")],
+    "hard sigmoid": [node("HardSigmoid", "x", "v", alpha=0.3)],
+    "hard swish": [node("HardSwish", "x", "v")],
+    "silu": [node("Sigmoid", "x", "s"), node("Mul", "x s", "v")],
+    "gelu by erf": [node("Div", "x half", "d"), node("Erf", "d", "e"), node("Mul", "x e", "v")],
+    "arithmetic": [
+        node("Pow", "x two", "p"),
+        node("Sqrt", "p", "s"),
+        node("Exp", "s", "e"),
+        node("Tanh", "e", "t"),
+        node("Sub", "half t", "v"),
+    ],
+    "max, min, sum": [node("Max", "x half", "a"), node("Min", "x half", "b"), node("Sum", "a b x", "v")],
+    "split and join": [node("Split", "x", "a b", axis=2), node("Concat", "b a", "v", axis=-2)],
+    "uneven split": [node("Split", "x ten_six", "a b", axis=3), node("Concat", "b a b", "v", axis=3)],
+    "slice": [node("Slice", "x one big two_i two_i", "v")],
+    "backwards": [node("Slice", "x minus minus_big two_i minus", "v")],
+    "gather": [node("Gather", "x backwards", "v", axis=2)],
+    "pad": [node("Pad", "x pads half", "v")],
+    "mirror": [node("Pad", "x pads", "v", mode="reflect")],
+    "softmax inside": [node("Softmax", "x", "s", axis=-1), node("Mul", "s x", "v")],
+    "shape sums": [
+        node("Shape", "x", "s"),
+        node("Gather", "s zero_i", "n", axis=0),
+        node("Unsqueeze", "n zero_1", "u"),
+        node("Concat", "u minus", "t", axis=0),
+        node("Reshape", "x t", "r"),
+        node("Unsqueeze", "r three_axes", "v"),
+    ],
+    "written for no batch": [node("Reshape", "x flat", "r"), node("Unsqueeze", "r three_axes", "v")],
+    "where": [node("Greater", "x half", "g"), node("Where", "g x zero", "v")],
+    "expanded": [node("Expand", "slope like", "e"), node("Mul", "e x", "v")],
+    "norm over axes": [node("ReduceL2", "x", "r", axes=[1], keepdims=1), node("Div", "x r", "v")],
+    "dropout": [node("Dropout", "x", "d"), node("Identity", "d", "v")],
+}
+ARRAYS = {
+    **CONV,
+    "three": draw(3),
+    "pos": np.abs(draw(3)) + 0.1,
+    "wide": draw(16),
+    "slope": np.abs(draw(3, 1, 1)),
+    "zero": np.float32(0),
+    "half": np.float32(0.5),
+    "six": np.float32(6),
+    "two": np.float32(2),
+    "one": np.array([1]),
+    "minus": np.array([-1]),
+    "big": np.array([2**63 - 1]),
+    "minus_big": np.array([-(2**63) + 1]),
+    "two_i": np.array([2]),
+    "zero_i": np.array(0),
+    "zero_1": np.array([0]),
+    "ten_six": np.array([10, 6]),
+    "backwards": np.array([3, -1, 0]),
+    "pads": np.array([0, 0, 1, 2, 0, 0, 0, 3]),
+    "flat": np.array([0, -1]),
+    "three_axes": np.array([2, 3]),
+    "like": np.array([1, 3, 1, 1]),
+}
+
+
+@pytest.mark.parametrize("name", OPERATORS)
+def test_operators_compute_what_onnx_says(tmp_path: Path, name: str) -> None:
+    nodes = [*OPERATORS[name], node("Flatten", "v", "y")]
+    asked = {i for entry in nodes for i in entry.input}
+    arrays = {key: np.asarray(array) for key, array in ARRAYS.items() if key in asked}
+    path = write(tmp_path / "a.onnx", nodes, arrays)
+    net, used, total, _ = rebuild(path)
+    assert used == total == len(arrays)
+    assert torch.allclose(net(images()), said_by_onnxruntime(path, images()), atol=1e-5)
+
+
+@pytest.mark.parametrize("opset", [9, 11])
+def test_arguments_that_were_attributes(tmp_path: Path, opset: int) -> None:
+    squeezed = [
+        node("Slice", "x", "a", starts=[0], ends=[1], axes=[1])
+        if opset == 9
+        else node("Slice", "x zero_1 one one", "a"),
+        node("Squeeze", "a", "s", axes=[1]),
+        node("Softmax", "s", "m", axis=1),  # over everything from the axis on
+        node("Unsqueeze", "m", "u", axes=[1]),
+        node("Clip", "u", "clipped", min=0.0, max=0.004) if opset == 9 else node("Clip", "u zero", "clipped"),
+        node("Pad", "clipped", "v", pads=[0, 0, 1, 1, 0, 0, 0, 0]) if opset == 9 else node("Pad", "clipped pads", "v"),
+        node("Flatten", "v", "y"),
+    ]
+    asked = {i for entry in squeezed for i in entry.input}
+    arrays = {key: np.asarray(array) for key, array in ARRAYS.items() if key in asked}
+    path = write(tmp_path / "a.onnx", squeezed, arrays, opset=opset)
+    assert torch.allclose(rebuild(path)[0](images()), said_by_onnxruntime(path, images()), atol=1e-6)
+
+
+# -- what torch exports ---------------------------------------------------------
+
+
+class Block(nn.Module):
+    """A residual block with depthwise convolution and squeeze-excitation."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(
+            nn.Conv2d(width, width, 3, padding=1, groups=width, bias=False), nn.BatchNorm2d(width), nn.Hardswish()
+        )
+        self.squeeze = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(width, width, 1), nn.Hardsigmoid())
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.body(x)
+        return x + y * self.squeeze(y)
+
+
+class Convolutional(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.BatchNorm2d(8), nn.ReLU6(), nn.MaxPool2d(3, 2, 1))
+        self.block = Block(8)
+        self.head = nn.Sequential(nn.Dropout(), nn.Linear(8, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.block(self.stem(x)).mean((2, 3)))
+
+
+class Transformer(nn.Module):
+    """Patches, a class token, attention with images second (as torchvision's), a layer norm and a head."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.patches = nn.Conv2d(3, 12, 4, 4)
+        self.token = nn.Parameter(torch.randn(1, 1, 12))
+        self.place = nn.Parameter(torch.randn(1, 17, 12))
+        self.norm, self.last = nn.LayerNorm(12), nn.LayerNorm(12)
+        self.attention = nn.MultiheadAttention(12, 3, batch_first=True)
+        self.mlp = nn.Sequential(nn.Linear(12, 24), nn.GELU(), nn.Linear(24, 12))
+        self.head = nn.Linear(12, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.patches(x).flatten(2).transpose(1, 2)
+        x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
+        y = self.norm(x)
+        x = x + self.attention(y, y, y, need_weights=False)[0]
+        return self.head(self.last(x + self.mlp(x))[:, 0])
+
+
+def export(net: nn.Module, path: Path, exporter: str) -> None:
+    named = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}} if exporter == "legacy, open" else {}
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the exporters' own
+            torch.onnx.export(
+                net, (images(1),), str(path), dynamo=exporter == "dynamo", verbose=False, external_data=True, **named
+            )
+    except (ImportError, TypeError, torch.onnx.errors.OnnxExporterError) as error:
+        pytest.skip(f"this torch cannot export so: {error}")
+    finally:
+        logging.disable(logging.NOTSET)
+
+
+@pytest.mark.parametrize("exporter", ["legacy", "legacy, open", pytest.param("dynamo", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", [Convolutional, Transformer])
+def test_exported_nets_give_the_same_logits(tmp_path: Path, kind: type[nn.Module], exporter: str) -> None:
+    torch.manual_seed(0)
+    net = kind()
+    for module in net.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_var, 0.5, 2)
+            nn.init.normal_(module.running_mean)
+    net.eval()
+    export(net, tmp_path / "a.onnx", exporter)
+    rebuilt, used, total, shape = rebuild(tmp_path / "a.onnx")
+    assert used == total
+    assert shape == SHAPE
+    assert torch.allclose(rebuilt(images(4)), net(images(4)), atol=1e-4)
+    suspect = SuspectModel(Normalised(rebuilt, (0.0,), (1.0,)), SHAPE, classes=5)
+    head = net.head[-1] if isinstance(net.head, nn.Sequential) else net.head
+    assert torch.allclose(suspect.head_weight, head.weight)
+    assert torch.allclose(suspect.head_bias, head.bias)
+
+
+# -- refusals -----------------------------------------------------------------
+
+
+def test_every_unsupported_operator_is_named(tmp_path: Path) -> None:
+    nodes = [
+        node("Det", "x", "a"),
+        helper.make_node("Odd", ["a"], ["b"], domain="com.example"),
+        node("Relu", "b", "c"),
+        node("NonZero", "c", "y"),
+    ]
+    with pytest.raises(Problem, match=r"`Det`, `NonZero`, `com\.example\.Odd`") as caught:
+        rebuild(write(tmp_path / "a.onnx", nodes))
+    assert caught.value.hint
+
+
+def test_a_weight_that_is_computed_is_refused_by_name(tmp_path: Path) -> None:
+    nodes = [node("Flatten", "x", "f"), node("Transpose", "f", "t"), node("Gemm", "f t", "y")]
+    with pytest.raises(Problem, match="`Gemm"):
+        rebuild(write(tmp_path / "a.onnx", nodes))
+
+
+def test_a_net_that_mixes_its_images_is_refused(tmp_path: Path) -> None:
+    nodes = [node("ReduceMean", "x", "m", axes=[0], keepdims=1), node("Sub", "x m", "s"), node("Flatten", "s", "y")]
+    with pytest.raises(Problem, match="mixes the images"):
+        rebuild(write(tmp_path / "a.onnx", nodes, dims=(1, *SHAPE)))
+
+
+def external(path: Path, place: str, offset: int = 0, length: int | None = None) -> Path:
+    small(path)
+    model = onnx.load(str(path))
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    data = tensor.raw_data
+    tensor.ClearField("raw_data")
+    tensor.data_location = TensorProto.EXTERNAL
+    told = {"location": place, "offset": str(offset), "length": str(length or len(data))}
+    tensor.external_data.extend(onnx.StringStringEntryProto(key=k, value=v) for k, v in told.items())
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_tensors_beside_the_file(tmp_path: Path) -> None:
+    (tmp_path / "w.bin").write_bytes(b"1234" + HEAD["w"].tobytes())
+    net, *_ = rebuild(external(tmp_path / "a.onnx", "w.bin", offset=4))
+    assert torch.equal(net.get_submodule("head").weight, torch.from_numpy(HEAD["w"]))
+
+
+@pytest.mark.parametrize("place", ["../w.bin", "{outside}", "link.bin", "folder/w.bin", "", "a/../../w.bin"])
+def test_tensors_outside_the_folder_are_refused(tmp_path: Path, place: str) -> None:
+    home = tmp_path / "home"
+    (tmp_path / "real").mkdir()
+    home.mkdir()
+    for folder in (tmp_path, tmp_path / "real"):
+        (folder / "w.bin").write_bytes(HEAD["w"].tobytes())
+    (home / "link.bin").symlink_to(tmp_path / "w.bin")
+    (home / "folder").symlink_to(tmp_path / "real")
+    with pytest.raises(Problem, match="outside the model's folder"):
+        rebuild(external(home / "a.onnx", place.format(outside=tmp_path / "w.bin")))
+
+
+@pytest.mark.parametrize(("place", "length", "said"), [("no.bin", None, "missing"), ("w.bin", 81, "beyond the end")])
+def test_missing_and_short_files(tmp_path: Path, place: str, length: int | None, said: str) -> None:
+    (tmp_path / "w.bin").write_bytes(HEAD["w"].tobytes())
+    with pytest.raises(Problem, match=said):
+        rebuild(external(tmp_path / "a.onnx", place, length=length))
+
+
+def test_more_than_two_gigabytes(tmp_path: Path) -> None:
+    small(tmp_path / "a.onnx")
+    with (tmp_path / "a.onnx").open("r+b") as stream:
+        stream.truncate(2**31)  # sparse
+    with pytest.raises(Problem, match="2 GB"):
+        rebuild(tmp_path / "a.onnx")
+
+
+@pytest.mark.parametrize("data", [b"", b"garbage", b"\x08\x07" + b"\xff" * 50])
+def test_what_is_no_onnx_file(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "a.onnx").write_bytes(data)
+    with pytest.raises(Problem, match="not a sound ONNX file"):
+        rebuild(tmp_path / "a.onnx")
+
+
+def test_a_file_cut_short(tmp_path: Path) -> None:
+    whole = small(tmp_path / "a.onnx").read_bytes()
+    for end in range(20, len(whole), len(whole) // 12):
+        (tmp_path / "a.onnx").write_bytes(whole[:end])
+        with pytest.raises(Problem):
+            rebuild(tmp_path / "a.onnx")
+
+
+MALFORMED = {
+    "no such value": [node("Relu", "nowhere", "y")],
+    "wrong shape": [node("Gemm", "x k", "y")],
+    "missing attribute": [node("Concat", "x x", "y")],
+    "missing input": [node("Conv", "x", "y")],
+    "a constant out of proportion": [node("ConstantOfShape", "huge", "h"), node("Add", "x h", "y")],
+    "outputs a map": [node("Relu", "x", "y")],
+}
+
+
+@pytest.mark.parametrize("name", MALFORMED)
+def test_malformed_graphs_are_problems(tmp_path: Path, name: str) -> None:
+    arrays = {"k": CONV["k"], "huge": np.array([2**40])}
+    with pytest.raises(Problem):
+        rebuild(write(tmp_path / "a.onnx", MALFORMED[name], arrays))
+
+
+def test_bytes_in_and_old_opsets_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="floating-point"):
+        rebuild(small(tmp_path / "a.onnx", kind=TensorProto.UINT8))
+    with pytest.raises(Problem, match="too old"):
+        rebuild(small(tmp_path / "a.onnx", opset=6))
