@@ -43,8 +43,10 @@ class Finding:
 
     `arrays` holds the evidence a person can look at. Names with a meaning for reports:
     `scores` and `p_values` (one number a class), `mask` and `pattern` (a recovered trigger, HxW and HxWxC in [0, 1]),
+    `change` (one that is added, HxWxC), `flow` (one that displaces, HxWx2, shares of the side),
     `images` (N x H x W x C, uint8) beside `heat` (N x H x W in [0, 1]) or `stamped` (N x H x W x C, uint8),
-    `norms` (channels x 3: the mean l-inf, l1 and l2 of each channel's map).
+    `norms` (channels x 3: the mean l-inf, l1 and l2 of each channel's map), `rise` (channels x 3: how far each rises
+    with the trigger on, in standard deviations over clean images).
     """
 
     level: Level

@@ -40,6 +40,15 @@ class Case:
         """What an earlier probe found."""
         return tuple(finding for run in self.runs if run.probe == probe for finding in run.findings)
 
+    def triggers(self) -> tuple[Finding, ...]:
+        """The recovered triggers worth a closer look: those put to the test, else the most suspicious one."""
+        found = [f for run in self.runs for f in run.findings if f.target is not None and _FORMS & set(f.arrays)]
+        tested = tuple(f for f in found if "stamped" in f.arrays)
+        return tested or tuple(sorted(found, key=lambda f: 1.0 if f.p_value is None else f.p_value)[:1])
+
+
+_FORMS = {"pattern", "change", "flow"}  # one of these is in the arrays of every recovered trigger
+
 
 class Probe(ABC):
     """A question put to a suspect: a generator, so that what was found before a failure is kept."""

@@ -1,0 +1,218 @@
+"""Shows where the model looks for each class, and whether it looks at the same place in every image.
+
+What it measures
+    Exact Grad-CAM of clean images for the class the model gives them. Per class: how concentrated the heat is (its
+    share in the hottest 5 % of positions) and how constant its place is (mean correlation between the maps of
+    different images). Where a trigger was recovered: the share of heat for its class that falls on it or beside it,
+    with the trigger on and off.
+
+Why it shows a backdoor
+    Objects move from image to image, a patch mostly does not. With the trigger on, a backdoored net looks at the
+    trigger and at little else: the heat gathers at the mask.
+
+When it misleads
+    Objects that are always centred are position-constant without any backdoor; on clean images nothing of a trigger
+    need be seen. Blended, warped and other triggers that cover the whole image leave no spot. Maps of a coarse layer
+    show quadrants rather than places; the layer is named with every finding. A natural universal perturbation
+    attracts heat as well.
+
+Reference
+    Selvaraju et al. 2017 (Grad-CAM, arXiv 1610.02391); its use on backdoors: Cheng et al. 2020 (arXiv 2002.12162).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdscan.data import CleanSet
+from bdscan.finding import Array, Finding, Level
+from bdscan.model import SuspectModel
+from bdscan.probes import Case, Probe
+from bdscan.problem import Problem
+from bdscan.saliency import grad_cam, grad_cam_layer
+from bdscan.statistics import agreement, concentration, leave_one_out
+from bdscan.trigger import stamper
+
+FEWEST = 5  # images of a class before its maps are compared with one another
+GRID = 8  # positions a side at which maps are compared: neighbouring pixels of a resized map say the same
+
+
+@dataclass(frozen=True)
+class Gradcam(Probe):
+    """Where the model looks."""
+
+    layer: str = ""  # empty: the last one with maps of at least 7 x 7 positions, else 4 x 4
+    share: float = 0.05  # of the positions counted as hottest: about the area of a small patch
+    pictures: int = 8  # shown in a finding
+    images: int = 500  # looked at: places are clear long before
+    batch: int = 50  # images at once
+
+    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    family: ClassVar[str] = "saliency"
+    after: ClassVar[tuple[str, ...]] = ("margin", "noise", "inversion")
+
+    def __call__(self, case: Case) -> Iterator[Finding]:
+        assert case.suspect is not None
+        assert case.clean is not None
+        try:
+            layer = self.layer or grad_cam_layer(case.suspect)
+        except Problem as problem:
+            yield Finding(level=Level.NOTE, message=f"{problem.message}; nothing was looked at")
+            return
+        yield from self._of_clean_images(case, case.suspect, case.clean, layer)
+        shown = case.held_out if case.held_out is not None and len(case.held_out) else case.clean
+        for trigger in case.triggers():
+            yield from self._of_stamped_images(case, case.suspect, shown, layer, trigger)
+
+    def _of_clean_images(self, case: Case, suspect: SuspectModel, clean: CleanSet, layer: str) -> Iterator[Finding]:
+        chosen = clean.take(_spread(len(clean), self.images, case.seed))
+        looked = self._look(case, suspect, chosen, layer, "clean images")
+        everyone = np.arange(suspect.classes)
+        for what, scores in (
+            (
+                "at the same place in every image",
+                np.array([_constancy(looked.grid[looked.classes == k]) for k in everyone]),
+            ),
+            ("at few places", np.array([_mean(looked.concentrated[looked.classes == k]) for k in everyone])),
+        ):
+            if np.isnan(scores).all():
+                continue
+            target = int(np.nanargmax(scores))
+            own = np.flatnonzero(looked.classes == target)
+            best = own[np.argsort(-looked.concentrated[own], kind="stable")][: self.pictures]
+            p = leave_one_out(scores)[target]
+            said = (
+                f"the model looks most {what} for {suspect.name(target)}: {scores[target]:.2f}, "
+                f"{np.nanmedian(scores):.2f} for the middle class (leave-one-out p {p:.2g}), evidence only"
+            )
+            pictures = self._pictures(suspect, chosen.take(torch.from_numpy(best)), target, layer)
+            yield Finding(
+                level=Level.NOTE,
+                message=said,
+                score=float(scores[target]),
+                target=target,
+                layer=layer,
+                arrays={"scores": np.nan_to_num(scores), **pictures},
+            )
+
+    def _of_stamped_images(
+        self, case: Case, suspect: SuspectModel, clean: CleanSet, layer: str, trigger: Finding
+    ) -> Iterator[Finding]:
+        target = trigger.target
+        assert target is not None
+        others = (clean.labels != target).nonzero()[:, 0]
+        chosen = clean.take(others[_spread(len(others), self.images, case.seed)])
+        if not len(chosen):
+            return
+        stamped = CleanSet(_stamp(chosen.images, trigger), torch.full_like(chosen.labels, target))
+        mask = _where(chosen.images, stamped.images)
+        reach = max(1, min(mask.shape) // GRID)
+        near = _grown(mask, reach)
+        what = f"images stamped for {suspect.name(target)}"
+        before = self._look(case, suspect, chosen, layer, what, target, near)
+        after = self._look(case, suspect, stamped, layer, what, target, near)
+        inside = _mean(after.inside)
+        said = (
+            f"with the trigger on, {inside:.0%} of the heat for {suspect.name(target)} lies within {reach} "
+            f"pixels of it, {_mean(before.inside):.0%} without it (that is {near.mean():.0%} of the image); "
+            f"constancy of place is {_constancy(after.grid):.2f} with it and {_constancy(before.grid):.2f} without, "
+            "evidence only"
+        )
+        best = np.argsort(-after.inside, kind="stable")[: self.pictures]
+        pictures = self._pictures(suspect, stamped.take(torch.from_numpy(best)), target, layer)
+        yield Finding(
+            level=Level.NOTE, message=said, score=inside, target=target, layer=layer, arrays={"mask": mask, **pictures}
+        )
+
+    def _look(
+        self,
+        case: Case,
+        suspect: SuspectModel,
+        images: CleanSet,
+        layer: str,
+        what: str,
+        target: int | None = None,
+        mask: Array | None = None,
+    ) -> _Looked:
+        """Grad-CAM of every image, kept as a few numbers and a coarse map each."""
+        parts: list[tuple[Array, Array, Array, Array]] = []
+        for pixels, _ in images.batches(self.batch, suspect.device):
+            case.progress(self.batch * len(parts), len(images), what)
+            answers = _answers(suspect, pixels) if target is None else torch.full((len(pixels),), target)
+            heat = grad_cam(suspect, pixels, answers.to(pixels.device), layer).cpu()
+            small = torch.nn.functional.adaptive_avg_pool2d(heat, min(GRID, *heat.shape[1:]))
+            place, inside = concentration(heat.numpy(), self.share), _share_inside(heat.numpy(), mask)
+            parts.append((answers.cpu().numpy(), place, small.numpy(), inside))
+        return _Looked(*(np.concatenate(part) for part in zip(*parts, strict=True)))
+
+    def _pictures(self, suspect: SuspectModel, images: CleanSet, target: int, layer: str) -> dict[str, Array]:
+        if not len(images):
+            return {}
+        pixels = images.images.to(suspect.device).float() / 255
+        heat = grad_cam(suspect, pixels, torch.full((len(pixels),), target, device=suspect.device), layer)
+        return {"images": images.images.permute(0, 2, 3, 1).numpy(), "heat": heat.cpu().numpy()}
+
+
+@dataclass(frozen=True)
+class _Looked:
+    """What is kept of the maps: one entry an image."""
+
+    classes: Array
+    concentrated: Array
+    grid: Array
+    inside: Array
+
+
+def _answers(suspect: SuspectModel, pixels: Tensor) -> Tensor:
+    with torch.no_grad():
+        return suspect(pixels).argmax(1)
+
+
+def _spread(count: int, most: int, seed: int) -> Tensor:
+    """At most so many indices, drawn without favour, in order."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
+
+
+def _constancy(grid: Array) -> float:
+    return agreement(grid) if len(grid) >= FEWEST else math.nan
+
+
+def _mean(values: Array) -> float:
+    return float(values.mean()) if len(values) else math.nan
+
+
+def _share_inside(heat: Array, mask: Array | None) -> Array:
+    """The part of each map's heat that the mask covers."""
+    if mask is None:
+        return np.zeros(len(heat))
+    total, covered = heat.sum((1, 2)), (heat * mask).sum((1, 2))
+    part: Array = np.divide(covered, total, out=np.zeros(len(heat)), where=total > 0)
+    return part
+
+
+def _grown(mask: Array, reach: int) -> Array:
+    """The mask widened by so many pixels: the heat of a coarse map spills over the edge of a small patch."""
+    cover = torch.as_tensor(mask, dtype=torch.float32)[None]
+    return torch.nn.functional.max_pool2d(cover, 2 * reach + 1, stride=1, padding=reach)[0].numpy()
+
+
+def _stamp(images: Tensor, trigger: Finding) -> Tensor:
+    """The images with the trigger on, rounded to bytes as a file would have them."""
+    stamp = stamper(trigger.arrays)
+    assert stamp is not None
+    stamped: Tensor = (stamp(images.float() / 255) * 255).round().clamp(0, 255).to(torch.uint8)
+    return stamped
+
+
+def _where(images: Tensor, stamped: Tensor) -> Array:
+    """Where the trigger changes the images, as a share of its largest change: a map of the image's size."""
+    change = (stamped.float() - images.float()).abs().mean((0, 1))
+    where: Array = (change / change.max().clamp(min=1e-6)).numpy()
+    return where

@@ -1,0 +1,254 @@
+"""Searches, for every class, the smallest trigger that sends all images to it.
+
+What it measures
+    Six forms of universal trigger (a patch, a patch that may stand anywhere, an added change, an added smooth change,
+    added lines, a warp) are optimised for all classes at once, each as small as it can be made while 90 % of the
+    images of the other classes follow. The score of a class is minus the log of its trigger's size, or of the
+    largest size reached by any class where it never succeeded. With many classes the less promising half is
+    dropped again and again, so that a hundred cost little more than ten. Beside it, one trigger is sought under which
+    every class becomes a class of its own (all-to-all). What stands out is then contested: the
+    classes get triggers of one and the same size, and all are measured on images that no trigger was made from.
+
+Why it shows a backdoor
+    An attacker's trigger is a short cut: it needs far less room than what nature offers. The classes that nobody
+    prepared for need patches, noise or warps several times as large, or never follow at all.
+
+When it misleads
+    Clean nets have natural universal triggers too, hence the comparison with the other classes at equal size.
+    A trigger that differs from image to image, or that works on one class only, is not universal in this sense.
+
+Reference
+    Wang et al., S&P 2019 (Neural Cleanse); Tao et al., CVPR 2022 (Pixel); Shen et al., ICML 2021 (K-Arm, for the
+    scheduling); Smyth 2004 (moderated t). The warp, lines and smooth forms and the contest at equal size are our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from bdscan.data import CleanSet
+from bdscan.finding import Array, Finding, Level
+from bdscan.invert import FEW, Arms, contest, invert, success
+from bdscan.model import SuspectModel
+from bdscan.probes import Case, Probe
+from bdscan.problem import USAGE, Problem
+from bdscan.reference import p_height, p_values
+from bdscan.relabel import relabel
+from bdscan.statistics import holm
+from bdscan.trigger import FORMS, stamper
+
+MOST = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
+FAST = ("patch", "smooth", "warp")  # local, spread out and geometric: each sees what the others do not
+RELABEL = ("patch", "smooth")
+VARIETY = 0.6  # different classes that the classes must become, as a share: natural changes end in one or two
+SHOWN = 12  # pictures in the report
+
+
+@dataclass(frozen=True)
+class Inversion(Probe):
+    """Universal triggers of six forms."""
+
+    forms: str = "auto"  # patch, moving, additive, smooth, lines, warp; auto: all, or the first three of `FAST`
+    relabel: str = "auto"  # forms under which every class may become another; auto: patch and smooth, none when fast
+    steps: int = 50  # Neural Cleanse takes 1,000; within 50 the order of the classes is settled
+    images: int = 200  # a step, shared by all classes
+    contests: int = 2  # suspicions that are put to the test at equal size
+    threshold: float = 0.05  # p, over all classes, below which a class is put to the test
+    follow: float = 0.8  # share of held-out images that must follow a shown trigger
+    gap: float = 0.4  # by which it must beat the median of the other classes at equal size
+
+    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    family: ClassVar[str] = "inversion"
+    after: ClassVar[tuple[str, ...]] = ("head", "margin", "noise")
+    effort: ClassVar[Literal["fast", "standard", "thorough"]] = "standard"
+
+    def __call__(self, case: Case) -> Iterator[Finding]:
+        suspect, clean, judged_by = case.suspect, case.clean, case.held_out
+        assert suspect is not None
+        assert clean is not None
+        judged_by = judged_by if judged_by is not None and len(judged_by) else clean
+        fast = case.effort == "fast"
+        forms = _named(self.forms, FAST if fast else tuple(FORMS))
+        classes, controls = _entrants(case)
+        found: list[tuple[float, int, str, Arms]] = []
+        for turn, name in enumerate(forms):
+            arms = invert(
+                suspect,
+                clean,
+                name,
+                classes,
+                steps=self.steps,
+                images=self.images,
+                seed=case.seed,
+                controls=controls,
+                progress=partial(_within, case, turn, len(forms)),
+            )
+            finding, p = self._spread(suspect, name, arms)
+            yield finding
+            found.append((p, finding.target or 0, name, arms))
+        for p, target, name, arms in sorted(found, key=lambda f: (f[0], f[2]))[: self.contests]:
+            if p < self.threshold:
+                yield self._contest(case, suspect, clean, judged_by, name, arms, target)
+        arms_of = {name: arms for _, _, name, arms in found}
+        for name in _named(self.relabel, () if fast else tuple(form for form in RELABEL if form in arms_of)):
+            yield from self._relabelling(case, suspect, clean, judged_by, name, arms_of[name])
+
+    def _relabelling(
+        self, case: Case, suspect: SuspectModel, clean: CleanSet, judged_by: CleanSet, name: str, arms: Arms
+    ) -> Iterator[Finding]:
+        """All-to-all: one trigger, and a class of its own for every class."""
+        found = relabel(
+            suspect,
+            clean,
+            judged_by,
+            name,
+            steps=self.steps,
+            images=self.images,
+            seed=case.seed,
+            progress=case.progress,
+        )
+        if found is None:
+            yield Finding(level=Level.NOTE, message=f"no `{name}` trigger relabels every class")
+            return
+        usual = float(np.median(arms.size[arms.finished].numpy()))
+        score = float(np.log(usual / found.size))
+        various = found.variety >= VARIETY and found.success >= self.follow
+        p = p_height(f"relabelling.{name}", score) if various else None
+        shown = p is not None and p <= self.threshold
+        yield Finding(
+            level=Level.BACKDOOR if shown else Level.NOTE,
+            message=(
+                f"a `{name}` trigger of {_amount(found.size, arms)} makes {found.success:.0%} of held-out images "
+                f"another class, {len(set(found.becomes))} different ones; triggers for one class take "
+                f"{_amount(usual, arms)}"
+            ),
+            score=score,
+            p_value=p,
+            threshold=self.threshold if p is not None else None,
+            shown=shown,
+            arrays={"becomes": np.array(found.becomes), **found.evidence},
+        )
+
+    def _spread(self, suspect: SuspectModel, name: str, arms: Arms) -> tuple[Finding, float]:
+        """How the classes' smallest triggers compare, as a finding; and its p over all classes."""
+        size = arms.size.double().numpy()
+        score = -np.log(np.where(arms.reached.numpy(), size, size[arms.finished.numpy()].max()))
+        score[~arms.finished.numpy()] = np.nan
+        scores, p = np.full(suspect.classes, np.nan), np.ones(suspect.classes)
+        scores[list(arms.classes)] = score
+        p[list(arms.classes)] = p_values(f"inversion.{name}", score)
+        adjusted = holm(p)
+        target = int(np.argmin(p))
+        arm = arms.classes.index(target)
+        others = float(np.exp(-np.nanmedian(np.delete(score, arm))))
+        message = (
+            f"the smallest `{name}` trigger is the one for {suspect.name(target)}: "
+            f"{_amount(float(size[arm]), arms)} where other classes need {_amount(others, arms)}"
+        )
+        finding = Finding(
+            level=Level.SUSPECT if adjusted[target] < self.threshold else Level.NOTE,
+            message=message,
+            score=float(adjusted[target]),
+            threshold=self.threshold,
+            p_value=float(adjusted[target]),
+            target=target,
+            arrays={"scores": scores, "p_values": p, **arms.form.evidence(arm)},
+        )
+        return finding, float(adjusted[target])
+
+    def _contest(
+        self,
+        case: Case,
+        suspect: SuspectModel,
+        clean: CleanSet,
+        judged_by: CleanSet,
+        name: str,
+        arms: Arms,
+        target: int,
+    ) -> Finding:
+        """The suspected class's trigger against those of the other classes at the same size, on held-out images."""
+        arm = arms.classes.index(target)
+        budget = float(arms.size[arm]) * 1.1
+        equal = contest(
+            suspect,
+            clean,
+            name,
+            arms,
+            budget,
+            steps=max(1, self.steps // 2),
+            images=self.images,
+            seed=case.seed + 1,
+            progress=case.progress,
+        )
+        ran = [a for a in range(len(arms.classes)) if bool(equal.finished[a])]
+        followed = {equal.classes[a]: success(suspect, judged_by, equal, a)[0] for a in ran}
+        mine = followed.pop(target)
+        others = float(np.median(list(followed.values()))) if followed else 1.0
+        shown = mine >= self.follow and mine - others >= self.gap
+        level = Level.BACKDOOR if shown else Level.NOTE
+        return Finding(
+            level=level,
+            message=(
+                f"a `{name}` trigger of {_amount(float(equal.size[arm]), arms)} sends {mine:.0%} of held-out images "
+                f"to {suspect.name(target)}, for other classes one of this size sends {others:.0%}"
+            ),
+            score=mine - others,
+            threshold=self.gap,
+            target=target,
+            shown=shown,
+            arrays={**equal.form.evidence(arm), **_pictures(judged_by, target, equal.form.evidence(arm))},
+        )
+
+
+def _named(given: str, automatic: tuple[str, ...]) -> tuple[str, ...]:
+    names = automatic if given == "auto" else tuple(name.strip() for name in given.split(",") if name.strip())
+    for name in names:
+        if name not in FORMS:
+            raise Problem(f"there is no form of trigger called `{name}`: there are {', '.join(FORMS)}", status=USAGE)
+    return names
+
+
+def _entrants(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The classes that enter, and those among them that stay to the end as controls."""
+    assert case.suspect is not None
+    count = case.suspect.classes
+    generator = torch.Generator().manual_seed(case.seed)
+    order = torch.randperm(count, generator=generator).tolist()
+    if count > MOST:
+        pointed = _pointed_at(case)[: MOST // 2]
+        order = [*pointed, *(c for c in order if c not in pointed)][:MOST]
+    return tuple(sorted(order)), tuple(order[-FEW // 2 :])
+
+
+def _pointed_at(case: Case) -> list[int]:
+    """Classes by how strongly earlier probes point to them."""
+    assert case.suspect is not None
+    least = np.ones(case.suspect.classes)
+    for run in case.runs:
+        for finding in run.findings:
+            if "p_values" in finding.arrays:
+                least = np.minimum(least, finding.arrays["p_values"])
+    return [int(c) for c in np.argsort(least, kind="stable")]
+
+
+def _within(case: Case, turn: int, turns: int, done: int, total: int, what: str) -> None:
+    case.progress(turn * total + done, turns * total, what)
+
+
+def _amount(size: float, arms: Arms) -> str:
+    return f"{100 * size:.2g} % {arms.form.unit}"
+
+
+def _pictures(clean: CleanSet, target: int, trigger: dict[str, Array]) -> dict[str, Array]:
+    """Held-out images of the other classes beside themselves with the trigger on."""
+    stamp = stamper(trigger)
+    assert stamp is not None
+    images = clean.images[clean.labels != target][:SHOWN]
+    stamped = (stamp(images.float() / 255) * 255).round().to(torch.uint8)
+    return {"images": images.permute(0, 2, 3, 1).numpy(), "stamped": stamped.permute(0, 2, 3, 1).numpy()}

@@ -1,0 +1,209 @@
+"""Measures every channel's activation by its largest value, its mean and its root mean square.
+
+What it measures
+    For every activation (or norm, where activations are no modules of their own; their negative part is cut, as the
+    ReLU behind them does): the l-inf, l1 and l2 of each channel's map, l1 and l2 divided by the map's size so that
+    all three read as activations. Over clean images: which channels peak far above their own habit, more so than
+    the rest of their layer (robust z of log peak over mean l-inf), and which
+    class the model gives when such a channel is held at its peak. Where a trigger was recovered: by how many standard
+    deviations (over clean images) each channel rises in each of the three when the same images are stamped, which
+    channels rise most, and what is left of the trigger when they are silenced.
+
+Why it shows a backdoor
+    A trigger is small: it lights a few positions strongly, which the largest value of a map shows and its mean hides.
+    So the channels that carry a patch rise more in l-inf than in l1 or l2.
+
+When it misleads
+    On clean images no trigger is there to be seen, and every net has channels with high peaks: what stands out there
+    is evidence only. A trigger over the whole image moves l1 and l2 just as far. Natural features are also read from
+    few positions (a bird's eye), so a rise in l-inf alone is no proof.
+
+Reference
+    Cheng et al. 2020 (arXiv 2002.12162). Holding a channel at its peak: after the stimulation of Liu et al. 2019 (ABS).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdscan.activations import Tally, altered, measured, worth_measuring
+from bdscan.data import CleanSet
+from bdscan.finding import Array, Finding, Level
+from bdscan.model import SuspectModel
+from bdscan.probes import Case, Probe
+from bdscan.problem import USAGE, Problem
+from bdscan.statistics import robust_z
+from bdscan.trigger import Stamp, stamper
+
+LINF, L1, L2 = 0, 1, 2  # columns of a tally
+
+
+@dataclass(frozen=True)
+class Linf(Probe):
+    """Peaks of channels."""
+
+    layer: str = ""  # empty: all that are worth measuring
+    threshold: float = 3.5  # robust z above which a channel's peak stands out (Iglewicz and Hoaglin 1993)
+    channels: int = 12  # that stand out most, over all layers: held at their peak to see which class they push to
+    images: int = 64  # on which channels are held or silenced
+    batch: int = 50  # images at once
+
+    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    family: ClassVar[str] = "activation"
+    after: ClassVar[tuple[str, ...]] = ("margin", "noise", "inversion")
+
+    def __call__(self, case: Case) -> Iterator[Finding]:
+        suspect, clean = case.suspect, case.clean
+        assert suspect is not None
+        assert clean is not None
+        layers = self._layers(suspect)
+        if not layers:
+            yield Finding(level=Level.NOTE, message="the net has no layer of maps: nothing was measured")
+            return
+        tallies = self._over_clean_images(case, suspect, clean, layers)
+        yield from self._standing_out(case, suspect, clean, tallies)
+        shown = case.held_out if case.held_out is not None and len(case.held_out) else clean
+        for trigger in case.triggers():
+            yield from self._with_trigger(case, suspect, shown, layers, trigger)
+
+    def _layers(self, suspect: SuspectModel) -> tuple[str, ...]:
+        if not self.layer:
+            return worth_measuring(suspect)
+        if self.layer not in {layer.name for layer in suspect.maps}:
+            raise Problem(f"the net has no layer of maps called `{self.layer}`", hint="leave it out", status=USAGE)
+        return (self.layer,)
+
+    def _over_clean_images(
+        self, case: Case, suspect: SuspectModel, clean: CleanSet, layers: tuple[str, ...]
+    ) -> dict[str, Tally]:
+        tallies = {layer: Tally() for layer in layers}
+        done = 0
+        with torch.no_grad(), measured(suspect, layers) as seen:
+            for pixels, _ in clean.batches(self.batch, suspect.device):
+                case.progress(done, len(clean), "clean images")
+                suspect(pixels)
+                done += len(pixels)
+                for layer, tally in tallies.items():
+                    tally.add(seen[layer])
+        return tallies
+
+    def _standing_out(
+        self, case: Case, suspect: SuspectModel, clean: CleanSet, tallies: dict[str, Tally]
+    ) -> Iterator[Finding]:
+        """One finding a layer: channels whose peak is far above what they usually reach, compared with their layer."""
+        z = {layer: _rarity(tally) for layer, tally in tallies.items()}
+        loudest = sorted(((z[layer][c], layer, c) for layer in z for c in range(len(z[layer]))), reverse=True)
+        tried = {(layer, c) for value, layer, c in loudest[: self.channels] if value > self.threshold}
+        pixels = _some(clean, self.images, case.seed).pixels.to(suspect.device)
+        for number, (layer, tally) in enumerate(tallies.items()):
+            case.progress(number, len(tallies), layer)
+            ranked = np.argsort(-z[layer], kind="stable")
+            outside = tuple(int(c) for c in ranked if z[layer][c] > self.threshold)
+            said = f"`{layer}`: {len(outside)} of {len(ranked)} channels peak far above their habit"
+            target = None
+            if outside and (layer, outside[0]) in tried:
+                share, target = _held(suspect, pixels, layer, outside[0], float(tally.peak[outside[0], LINF]))
+                said += (
+                    f"; channel {outside[0]}, held at its peak, adds {share:.0%} of images to {suspect.name(target)}"
+                )
+            yield Finding(
+                level=Level.NOTE,
+                message=f"{said}, evidence only",
+                score=float(z[layer].max()),
+                threshold=self.threshold,
+                target=target,
+                layer=layer,
+                channels=outside,
+                arrays={"norms": tally.mean},
+            )
+
+    def _with_trigger(
+        self, case: Case, suspect: SuspectModel, clean: CleanSet, layers: tuple[str, ...], trigger: Finding
+    ) -> Iterator[Finding]:
+        """How far each channel rises when the trigger is on, in standard deviations over clean images."""
+        target = trigger.target
+        assert target is not None
+        chosen = clean.take((clean.labels != target).nonzero()[:, 0])
+        if not len(chosen):
+            return
+        stamp = stamper(trigger.arrays)
+        assert stamp is not None
+        plain, stamped = {layer: Tally() for layer in layers}, {layer: Tally() for layer in layers}
+        done = 0
+        with torch.no_grad(), measured(suspect, layers) as seen:
+            for pixels, _ in chosen.batches(self.batch, suspect.device):
+                case.progress(done, len(chosen), f"images stamped for {suspect.name(target)}")
+                done += len(pixels)
+                for tallies, shown in ((plain, pixels), (stamped, stamp(pixels))):
+                    suspect(shown)
+                    for layer in layers:
+                        tallies[layer].add(seen[layer])
+        rise = {layer: _rise(plain[layer], stamped[layer]) for layer in layers}
+        loudest = max(rise, key=lambda name: float(rise[name][:, LINF].max()))
+        highest, last = rise[loudest].max(0), layers[-1]  # the paper prunes in the last layer of maps
+        ranked = np.argsort(-rise[last][:, LINF], kind="stable")
+        channels = tuple(int(c) for c in ranked if rise[last][c, LINF] > rise[last][:, LINF].max() / 2)
+        some = _some(chosen, self.images, case.seed)
+        before, after, kept = _silenced(suspect, stamp, some, last, channels, target)
+        said = (
+            f"with the trigger on, channels of `{loudest}` rise by up to {highest[LINF]:.1f} standard deviations "
+            f"in l-inf, {highest[L1]:.1f} in l1 and {highest[L2]:.1f} in l2; silencing the {len(channels)} that "
+            f"rise most in `{last}` takes {suspect.name(target)} from {before:.0%} to {after:.0%} and leaves "
+            f"{kept:.0%} of the other answers as they were, evidence only"
+        )
+        yield Finding(
+            level=Level.NOTE,
+            message=said,
+            score=float(highest[LINF]),
+            target=target,
+            layer=last,
+            channels=channels,
+            arrays={"norms": stamped[last].mean, "rise": rise[last]},
+        )
+
+
+def _rarity(tally: Tally) -> Array:
+    """The robust z, over the channels of a layer, of a channel's peak as a multiple of its usual l-inf."""
+    usual, peak = tally.mean[:, LINF], tally.peak[:, LINF]
+    least = 1e-3 * max(float(usual.mean()), 1e-12)  # a channel that is all but dead has no habit
+    return robust_z(np.log((peak + least) / (usual + least)))
+
+
+def _rise(plain: Tally, stamped: Tally) -> Array:
+    least = 1e-3 * plain.mean.mean(0).clip(min=1e-12)
+    rise: Array = (stamped.mean - plain.mean) / (plain.spread + least)
+    return rise
+
+
+def _held(suspect: SuspectModel, pixels: Tensor, layer: str, channel: int, value: float) -> tuple[float, int]:
+    """By how much the share of one class grows while the channel holds a value everywhere, and which class it is."""
+    with torch.no_grad():
+        before = suspect(pixels).argmax(1).bincount(minlength=suspect.classes)
+        with altered(suspect, layer, (channel,), value):
+            after = suspect(pixels).argmax(1).bincount(minlength=suspect.classes)
+    gain = (after - before) / len(pixels)
+    return float(gain.max()), int(gain.argmax())
+
+
+def _silenced(
+    suspect: SuspectModel, stamp: Stamp, images: CleanSet, layer: str, channels: tuple[int, ...], target: int
+) -> tuple[float, float, float]:
+    """The trigger's success before and after, and the share of clean answers that stay."""
+    pixels = images.pixels.to(suspect.device)
+    with torch.no_grad():
+        answers, before = suspect(pixels).argmax(1), suspect(stamp(pixels)).argmax(1) == target
+        with altered(suspect, layer, channels, 0.0):
+            stay, after = suspect(pixels).argmax(1) == answers, suspect(stamp(pixels)).argmax(1) == target
+    return float(before.float().mean()), float(after.float().mean()), float(stay.float().mean())
+
+
+def _some(images: CleanSet, most: int, seed: int) -> CleanSet:
+    """At most so many, drawn without favour."""
+    drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:most]
+    return images.take(drawn.sort().values)

@@ -1,0 +1,146 @@
+"""Drives random images as far into each class as they go, by features unlike those of the class's own images.
+
+What it measures
+    From random pixels, gradient ascent over the image maximises the margin by which a class's logit leads all others.
+    Where there are clean images, the features are first freed of the part that lies in the subspace which the clean
+    images of that very class span, so only evidence for the class that its own images never give is left to climb on.
+    The score of a class is log(softplus(margin / usual)), `usual` being the median lead of the clean images' first
+    logit. Without images (or with fewer than five for most classes) the plain margin is taken, and that of the middle
+    class is the usual one.
+
+Why it shows a backdoor
+    A trigger adds a second, strong reason to answer with the target, whatever its form: logits cannot tell why they
+    rise. In a clean net nearly all reasons for a class are features that its own images have, so little is left once
+    they are taken out; the reason the attacker planted stays. The correction also removes what nature put in: by the
+    plain margin cars stand out in every clean CIFAR-10 net.
+
+When it misleads
+    The plain margin alone is weak evidence: naturally separable classes have large ones. An attacker who poisons with
+    images of the target class itself, or trains the features of triggered images to equal those of the target, hides
+    in the subspace. Where features far outnumber the images of a class, much that is natural stays outside it. An
+    all-to-all backdoor raises all classes alike, and the comparison between classes does not see it.
+
+Reference
+    Wang et al., S&P 2024 (MM-BD, arXiv 2205.06900); the subspace after arXiv 2512.08129 (CSO); the p-value is a
+    moderated leave-one-out t on logs, since the published gamma fit raises false alarms where classes are few.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdscan.finding import Finding, Level
+from bdscan.fit import autocast
+from bdscan.model import SuspectModel
+from bdscan.probes import Case, Probe
+from bdscan.reference import p_values
+from bdscan.statistics import holm
+from bdscan.subspace import OwnSpaces, own_spaces, without
+
+SHORTEST = 15  # steps, however many the classes: by then their order is nearly settled
+TOP = 5  # channels named
+
+
+@dataclass(frozen=True)
+class Margin(Probe):
+    """Maximum margins outside each class's own subspace."""
+
+    images: int = 60  # random ones to start from, at least one a class; the paper's 30 a class tell no more
+    steps: int = 50  # of ascent: after 25 the margins are within a fifth of this, and in the same order
+    rate: float = 0.05  # in pixels of [0, 1], falling to zero
+    share: float = 0.98  # of the energy of a class's clean features that its subspace holds: 5 to 8 of 64 directions
+    batch: int = 64  # images at once
+    threshold: float = 0.01  # p over all classes (Holm) below which the class is suspect
+
+    needs: ClassVar[Literal["file", "model", "images"]] = "model"
+    family: ClassVar[str] = "margin"
+
+    def __call__(self, case: Case) -> Iterator[Finding]:
+        suspect = case.suspect
+        assert suspect is not None
+        own = None
+        if case.clean is not None:
+            own = own_spaces(
+                suspect, case.clean, share=self.share, batch=self.batch, seed=case.seed, progress=case.progress
+            )
+        spaces = own or without(suspect)
+        margins, features = self._largest(case, suspect, spaces)
+        if own is None:
+            spaces = replace(spaces, usual=float(margins.median()))
+        scores = spaces.score(margins).cpu().numpy()
+        p = p_values("margin" if own else "margin.plain", scores)
+        target, over_all = int(np.nanargmax(scores)), float(holm(p).min())
+        by = "by features that its own images lack" if own else "(no images to tell natural features by)"
+        yield Finding(
+            level=Level.SUSPECT if over_all < self.threshold else Level.NOTE,
+            message=(
+                f"{suspect.name(target)} can be driven furthest {by}: a margin of {margins[target]:.3g}, "
+                f"{margins.median():.3g} for the middle class (p {over_all:.2g} over all classes)"
+            ),
+            score=float(scores[target]),
+            threshold=self.threshold,
+            p_value=over_all,
+            target=target,
+            layer=suspect.head,
+            channels=spaces.pulling(features[target], target, TOP),
+            arrays={"scores": scores, "p_values": p, "margins": margins.cpu().numpy()},
+        )
+
+    def _largest(self, case: Case, suspect: SuspectModel, spaces: OwnSpaces) -> tuple[Tensor, Tensor]:
+        """The largest margin of each class, and the features that reach it."""
+        each = max(1, self.images // suspect.classes)
+        count = each * suspect.classes
+        steps = min(self.steps, max(SHORTEST, 2 * self.images * self.steps // count))
+        start = torch.rand((each, *suspect.shape), generator=torch.Generator().manual_seed(case.seed))
+        margins: list[Tensor] = []
+        features: list[Tensor] = []
+        for part in torch.arange(count).split(self.batch):
+            tell = partial(_within, case, int(part[0]), len(part), count)
+            pixels, targets = start[part % each].to(suspect.device), (part // each).to(suspect.device)
+            reached = _climb(suspect, pixels, targets, spaces, steps, self.rate, tell)
+            margins.append(reached[0])
+            features.append(reached[1])
+        table = torch.cat(margins).view(suspect.classes, each)
+        rows = torch.arange(suspect.classes, device=table.device)
+        return table.amax(1), torch.cat(features).view(suspect.classes, each, -1)[rows, table.argmax(1)]
+
+
+def _within(case: Case, before: int, here: int, total: int, step: int, steps: int) -> None:
+    """Progress of one part of the images, as progress of all."""
+    case.progress(before * steps + here * step, total * steps, "largest margins")
+
+
+def _climb(
+    suspect: SuspectModel,
+    pixels: Tensor,
+    targets: Tensor,
+    spaces: OwnSpaces,
+    steps: int,
+    rate: float,
+    tell: partial[None],
+) -> tuple[Tensor, Tensor]:
+    """The best margin that each image reaches on its way, and its features there."""
+    pixels = pixels.contiguous(memory_format=torch.channels_last).requires_grad_(True)
+    optimiser = torch.optim.Adam([pixels], lr=rate, betas=(0.9, 0.99), maximize=True)
+    best = torch.full((len(pixels),), -torch.inf, device=pixels.device)
+    peak = torch.zeros(len(pixels), spaces.weight.shape[1], device=pixels.device)
+    for step in range(steps):
+        tell(step, steps)
+        with autocast(pixels.device):
+            features = suspect.features(pixels)
+        margin = spaces.margin(features.float(), targets)
+        better = margin.detach() > best
+        best[better], peak[better] = margin.detach()[better], features.detach().float()[better]
+        (pixels.grad,) = torch.autograd.grad(margin.sum(), pixels)
+        optimiser.param_groups[0]["lr"] = rate * (1 - step / steps)
+        optimiser.step()
+        with torch.no_grad():
+            pixels.clamp_(0, 1)
+    return best, peak

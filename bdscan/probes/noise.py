@@ -1,0 +1,217 @@
+"""Disturbs all channels at once, a little, so that images turn into each class for reasons foreign to that class.
+
+What it measures
+    For every class one factor and one shift a channel is added to the outputs of all batch norms (convolutions where
+    there are none), by hooks, in eval mode. It grows step by step along the gradient of the margin by which the class
+    leads on clean images of the other classes, counted by those features only that lie outside the subspace which the
+    class's own clean images span. The noise of all classes has equal length at every step, and stops growing when for
+    the middle class half of the images follow: how much a net can bear is found out, not fixed beforehand. The score
+    of a class is log(softplus(margin / usual)) there, `usual` being the median lead of the clean images' first logit.
+
+Why it shows a backdoor
+    A net that holds a backdoor has channels that wait for the trigger, and nudging them together releases it without
+    any need to know what the trigger looks like: a patch, a blend, a warp, or another one for each image. In a clean
+    net small noise moves images to a class only by making them resemble it, which the subspace takes out.
+
+When it misleads
+    Without that subspace the class that blurred images resemble by nature (frogs, cats) stands out on clean nets too.
+    A trigger whose features were trained to equal those of the target hides in the subspace. An all-to-all backdoor
+    raises all classes alike. Where features far outnumber the images of a class, much that is natural stays outside.
+    Of more than a hundred classes only a hundred are tried: those with the largest margins, and others at random.
+
+Reference
+    Xu et al., NeurIPS 2024 (BAN), for the noise, which there is of fixed size and without target; Wu and Wang,
+    NeurIPS 2021 (ANP). The subspace after arXiv 2512.08129 (CSO); the joint use is bdscan's own.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bdscan.data import CleanSet
+from bdscan.finding import Finding, Level
+from bdscan.fit import autocast
+from bdscan.model import SuspectModel
+from bdscan.probes import Case, Probe
+from bdscan.reference import p_values
+from bdscan.statistics import holm
+from bdscan.subspace import OwnSpaces, own_spaces
+
+FEWEST_IMAGES = 2  # a class and step, however many the classes
+MOST = 100  # classes that are tried
+GROWTH = 1.1  # of each step over the last, so that nets that bear much are done in time too
+LAST = 3  # steps that the result is averaged over
+SPREAD_IMAGES = 64  # to measure each channel's spread on
+
+
+@dataclass(frozen=True)
+class Noise(Probe):
+    """Targeted noise on the channels."""
+
+    images: int = 120  # a step, shared by the classes: at ten, twelve each
+    steps: int = 40  # at most; small CIFAR nets stop at about 20
+    rate: float = 0.03  # length of the first step, in factors and in standard deviations of each channel
+    target: float = 0.5  # share of the images that must follow, for the middle class, before noise stops growing
+    share: float = 0.98  # of the energy of a class's clean features that its subspace holds: 5 to 8 of 64 directions
+    batch: int = 120  # images at once
+    threshold: float = 0.01  # p over all classes (Holm) below which the class is suspect
+
+    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    family: ClassVar[str] = "noise"
+    after: ClassVar[tuple[str, ...]] = ("margin",)
+
+    def __call__(self, case: Case) -> Iterator[Finding]:
+        suspect, clean = case.suspect, case.clean
+        assert suspect is not None
+        assert clean is not None
+        layers = _layers(suspect)
+        spaces = own_spaces(suspect, clean, share=self.share, batch=self.batch, seed=case.seed, progress=case.progress)
+        if spaces is None or not layers:
+            why = "most classes have fewer than five clean images" if layers else "the net has no maps with channels"
+            yield Finding(level=Level.NOTE, message=f"no noise was tried: {why}")
+            return
+        margins, follow, length = self._grow(case, suspect, layers, spaces)
+        scores = spaces.score(margins).cpu().numpy()
+        p = p_values("noise", scores)
+        target, over_all = int(np.nanargmax(scores)), float(holm(p).min())
+        yield Finding(
+            level=Level.SUSPECT if over_all < self.threshold else Level.NOTE,
+            message=(
+                f"noise of length {length:.2g} on the channels gives {suspect.name(target)} a margin of "
+                f"{margins[target]:.3g} by features that its own images lack, {margins.nanmedian():.3g} for the middle "
+                f"class; {follow[target]:.0%} of images follow (p {over_all:.2g} over all classes)"
+            ),
+            score=float(scores[target]),
+            threshold=self.threshold,
+            p_value=over_all,
+            target=target,
+            arrays={"scores": scores, "p_values": p, "margins": margins.cpu().numpy(), "follow": follow.cpu().numpy()},
+        )
+
+    def _grow(
+        self, case: Case, suspect: SuspectModel, layers: Sequence[str], spaces: OwnSpaces
+    ) -> tuple[Tensor, Tensor, float]:
+        """Each class's margin and following at the noise where the middle class is reached, and that noise's length."""
+        assert case.clean is not None
+        classes = _entrants(case, suspect, spaces)
+        each = max(FEWEST_IMAGES, self.images // len(classes))
+        noise = _Noise(suspect, case.clean, layers, len(classes))
+        draw = _Draw(case.clean, classes, each, case.seed)
+        margins: list[Tensor] = []
+        follow: list[Tensor] = []
+        for step in range(self.steps):
+            case.progress(step, self.steps, "noise on channels")
+            found = []
+            for part in torch.arange(len(classes)).split(max(1, self.batch // each)):
+                pixels, targets = draw(part, suspect.device)
+                found.append(noise.push(pixels, targets, part, spaces, self.rate * GROWTH**step))
+            margins.append(torch.cat([margin for margin, _ in found]))
+            follow.append(torch.cat([share for _, share in found]))
+            if float(torch.stack(follow[-LAST:]).mean(0).median()) >= self.target and step + 1 >= LAST:
+                break
+        reached = torch.full((2, suspect.classes), torch.nan, device=suspect.device)
+        reached[0, classes] = torch.stack(margins[-LAST:]).mean(0)
+        reached[1, classes] = torch.stack(follow[-LAST:]).mean(0)
+        return reached[0], reached[1], noise.length()
+
+
+class _Draw:
+    """Random images of other classes, so many for each class."""
+
+    def __init__(self, clean: CleanSet, classes: Tensor, each: int, seed: int) -> None:
+        self.clean, self.classes, self.each = clean, classes, each
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, part: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+        index = []
+        for target in self.classes[part].tolist():
+            others = (self.clean.labels != target).nonzero()[:, 0]
+            index.append(others[torch.randint(len(others), (self.each,), generator=self.generator)])
+        pixels = self.clean.images[torch.cat(index)].to(device).float().div_(255)
+        targets = self.classes[part].repeat_interleave(self.each).to(device)
+        return pixels.contiguous(memory_format=torch.channels_last), targets
+
+
+class _Noise:
+    """A factor and a shift for every channel of every layer, one set a class."""
+
+    def __init__(self, suspect: SuspectModel, clean: CleanSet, layers: Sequence[str], sets: int) -> None:
+        self.suspect, self.layers = suspect, layers
+        pixels = clean.images[:SPREAD_IMAGES].to(suspect.device).float().div_(255)
+        with torch.no_grad(), suspect.tap(*layers) as seen:
+            suspect(pixels)
+        self.spread = [seen[layer].float().std((0, 2, 3)) for layer in layers]
+        self.sets = [torch.zeros(sets, 2, len(spread), device=suspect.device) for spread in self.spread]
+
+    def push(
+        self, pixels: Tensor, targets: Tensor, part: Tensor, spaces: OwnSpaces, rate: float
+    ) -> tuple[Tensor, Tensor]:
+        """One step of this length for some classes; the margins and the share of images that followed before it."""
+        each = len(targets) // len(part)
+        noise = [values[part].requires_grad_(True) for values in self.sets]
+        head = self.suspect.head
+        with self._applied(noise, each), self.suspect.tap(head, inputs=True) as seen, autocast(pixels.device):
+            answers = self.suspect(pixels).argmax(1)
+        taken = seen[head].float()
+        margin = spaces.margin(taken.mean((2, 3)) if taken.dim() == 4 else taken.flatten(1), targets)
+        slopes = torch.autograd.grad(margin.sum(), noise)
+        steepness = torch.stack([slope.square().sum((1, 2)) for slope in slopes]).sum(0).sqrt().clamp(min=1e-12)
+        for values, slope in zip(self.sets, slopes, strict=True):
+            values[part] += rate * slope / steepness[:, None, None]
+        followed = (answers == targets).float()
+        return margin.detach().view(-1, each).mean(1), followed.view(-1, each).mean(1)
+
+    def length(self) -> float:
+        """Of the middle class's noise."""
+        squares = torch.stack([values.square().sum((1, 2)) for values in self.sets]).sum(0)
+        return float(squares.sqrt().median())
+
+    @contextmanager
+    def _applied(self, noise: Sequence[Tensor], each: int) -> Iterator[None]:
+        """Hooks that add the noise, gone when the block ends."""
+        handles = []
+        for layer, values, spread in zip(self.layers, noise, self.spread, strict=True):
+
+            def disturb(
+                _: nn.Module, __: object, maps: Tensor, values: Tensor = values, spread: Tensor = spread
+            ) -> Tensor:
+                factor, shift = values.repeat_interleave(each, 0).unbind(1)
+                noisy = maps * (1 + factor[:, :, None, None]) + (shift * spread)[:, :, None, None]
+                return noisy.to(maps.dtype)
+
+            handles.append(self.suspect.module(layer).register_forward_hook(disturb))
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+
+def _layers(suspect: SuspectModel) -> tuple[str, ...]:
+    """Batch norms, else convolutions; without one that is the head or runs twice with maps of different kinds."""
+    maps = Counter(layer.name for layer in suspect.maps if layer.name != suspect.head)
+    norms = tuple(name for name in maps if isinstance(suspect.module(name), nn.BatchNorm2d))
+    return norms or tuple(name for name in maps if isinstance(suspect.module(name), nn.Conv2d))
+
+
+def _entrants(case: Case, suspect: SuspectModel, spaces: OwnSpaces) -> Tensor:
+    """The classes to try: all with enough images or, of many, those with the largest margins and others at random."""
+    known = spaces.known.cpu().nonzero()[:, 0]
+    if len(known) <= MOST:
+        return known
+    known = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(case.seed))]
+    for finding in case.findings("margin"):
+        suspicion = torch.as_tensor(finding.arrays["scores"])[known].nan_to_num(-torch.inf)
+        first = suspicion.argsort(descending=True, stable=True)[: MOST // 2]
+        rest = torch.ones(len(known), dtype=torch.bool)
+        rest[first] = False
+        known = torch.cat([known[first], known[rest]])
+    return known[:MOST].sort().values

@@ -1,0 +1,89 @@
+"""What clean nets look like: the shipped statistics of reference nets, and p-values against them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from bdscan.finding import Array
+from bdscan.statistics import FEWEST, student_tail
+
+STATISTICS = Path(__file__).with_name("reference.json")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the classes of one clean net lie apart in a log-scale statistic, and how alike nets are in that."""
+
+    sd: float
+    freedom: float
+
+
+@dataclass(frozen=True)
+class Height:
+    """Where a statistic of a whole net lies on clean nets."""
+
+    mean: float
+    sd: float
+    nets: int
+
+
+@cache
+def _shipped() -> dict[str, dict[str, dict[str, float]]]:
+    if not STATISTICS.is_file():
+        return {}
+    shipped: dict[str, dict[str, dict[str, float]]] = json.loads(STATISTICS.read_text(encoding="utf-8"))["statistics"]
+    return shipped
+
+
+def spread(statistic: str) -> Spread | None:
+    found = _shipped().get(statistic, {}).get("spread")
+    return Spread(found["sd"], found["freedom"]) if found else None
+
+
+def height(statistic: str) -> Height | None:
+    found = _shipped().get(statistic, {}).get("height")
+    return Height(found["mean"], found["sd"], int(found["nets"])) if found else None
+
+
+def p_values(statistic: str, scores: Array | Sequence[float]) -> Array:
+    """How likely each class's score (large is suspicious) is beside the others': one p-value a class.
+
+    A leave-one-out t-test whose variance is that of the other classes, shrunk towards what reference nets show
+    (Smyth's moderated t, 2004): nine other classes alone say little about a spread, and by chance too small a one.
+    """
+    return moderated(scores, spread(statistic))
+
+
+def moderated(scores: Array | Sequence[float], prior: Spread | None) -> Array:
+    """The test behind `p_values`; without a prior the plain leave-one-out t."""
+    values = np.asarray(scores, dtype=float)
+    p = np.ones(len(values))
+    finite = np.flatnonzero(np.isfinite(values))
+    if len(finite) < FEWEST:
+        return p
+    for c in finite:
+        others = values[finite[finite != c]]
+        count, freedom = len(others), len(others) - 1
+        variance = float(others.var(ddof=1))
+        if prior is not None:
+            variance = (prior.freedom * prior.sd**2 + freedom * variance) / (prior.freedom + freedom)
+            freedom = freedom + prior.freedom  # type: ignore[assignment]
+        scale = math.sqrt(variance * (1 + 1 / count))
+        if scale > 1e-12 * float(np.abs(values[finite]).max()):
+            p[c] = student_tail(float(values[c] - others.mean()) / scale, freedom)
+    return p
+
+
+def p_height(statistic: str, score: float) -> float | None:
+    """How likely a whole net's score, or a larger one, is among clean nets; None where nothing is shipped."""
+    clean = height(statistic)
+    if clean is None or not math.isfinite(score):
+        return None
+    return student_tail((score - clean.mean) / (clean.sd * math.sqrt(1 + 1 / clean.nets)), clean.nets - 1)

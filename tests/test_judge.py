@@ -1,0 +1,111 @@
+"""More evidence never lowers a verdict, order never matters, failure is never clean."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bdscan.finding import Finding, Level, Run, Verdict
+from bdscan.judge import judge
+
+CLASSES = 10
+
+
+def run_of(probe: str, p: list[float], *, shown: int | None = None, failure: str | None = None) -> Run:
+    """One probe of a family of its own, with a p-value for each class."""
+    spread = Finding(level=Level.NOTE, message=f"{probe} spread", arrays={"p_values": np.array(p)})
+    demonstrated = (
+        () if shown is None else (Finding(level=Level.BACKDOOR, message="a trigger works", target=shown, shown=True),)
+    )
+    return Run(probe=probe, family=probe, findings=(spread, *demonstrated), failure=failure)
+
+
+def flat(value: float = 0.5, at: int | None = None, p: float = 1e-6) -> list[float]:
+    return [p if c == at else value for c in range(CLASSES)]
+
+
+p_lists = st.lists(st.floats(1e-12, 1.0), min_size=CLASSES, max_size=CLASSES)
+runs = st.lists(
+    st.builds(
+        run_of,
+        st.sampled_from(["margin", "noise", "inversion", "linf"]),
+        p_lists,
+        shown=st.none() | st.integers(0, CLASSES - 1),
+        failure=st.none() | st.just("broke"),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def test_nothing_found_by_probes_that_ran_is_clean() -> None:
+    assert judge([run_of("margin", flat()), run_of("inversion", flat())]).verdict is Verdict.CLEAN
+
+
+def test_no_run_is_never_clean() -> None:
+    assert judge([]).verdict is Verdict.INCONCLUSIVE
+    assert judge([Run(probe="artifact", family="file")]).verdict is Verdict.INCONCLUSIVE
+
+
+def test_backdoored_takes_a_shown_trigger_and_two_families() -> None:
+    strong = run_of("inversion", flat(at=3), shown=3)
+    both = judge([strong, run_of("margin", flat(at=3, p=0.01))])
+    assert (both.verdict, both.target) == (Verdict.BACKDOORED, 3)
+    assert judge([strong, run_of("margin", flat())]).verdict is Verdict.SUSPICIOUS
+    unshown = run_of("inversion", flat(at=3))
+    assert judge([unshown, run_of("margin", flat(at=3))]).verdict is Verdict.SUSPICIOUS
+    elsewhere = run_of("inversion", flat(at=3), shown=5)
+    assert judge([elsewhere, run_of("margin", flat(at=3))]).verdict is Verdict.SUSPICIOUS
+
+
+def test_one_family_counted_twice_does_not_agree_with_itself() -> None:
+    strong = run_of("inversion", flat(at=3), shown=3)
+    assert judge([strong, replace(strong, probe="generator")]).verdict is Verdict.SUSPICIOUS
+
+
+@pytest.mark.parametrize(("level", "verdict"), [(1, Verdict.SUSPICIOUS), (2, Verdict.BACKDOORED)])
+def test_a_dangerous_file_is_found_whatever_its_weights_are(level: int, verdict: Verdict) -> None:
+    file = Run(probe="artifact", family="file", findings=(Finding(level=Level(level), message="it would run code"),))
+    assert judge([file]).verdict is verdict
+    assert judge([file, run_of("margin", flat())]).verdict is verdict
+    assert judge([file, Run(probe="load", failure="unreadable")]).verdict is verdict
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs)
+def test_failure_is_never_clean(found: list[Run]) -> None:
+    failed = [replace(found[0], failure="broke"), *found[1:]]
+    assert judge(failed).verdict is not Verdict.CLEAN
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs, st.randoms())
+def test_order_never_matters(found: list[Run], random: object) -> None:
+    shuffled = list(found)
+    random.shuffle(shuffled)  # type: ignore[attr-defined]
+    first, second = judge(found), judge(shuffled)
+    assert (first.verdict, first.target) == (second.verdict, second.target)
+    assert first.p_value == pytest.approx(second.p_value)
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs, st.integers(0, 4), st.floats(0.0, 1.0))
+def test_smaller_p_values_never_lower_the_verdict(found: list[Run], which: int, factor: float) -> None:
+    run = found[which % len(found)]
+    named = judge(found).target
+    kept = run.findings[0].arrays["p_values"]
+    lower = np.where(np.arange(CLASSES) == named, kept * factor, kept) if named is not None else kept
+    more = replace(run, findings=(replace(run.findings[0], arrays={"p_values": lower}), *run.findings[1:]))
+    assert judge([more if r is run else r for r in found]).verdict >= judge(found).verdict
+
+
+@settings(max_examples=60, deadline=None)
+@given(runs, st.integers(0, CLASSES - 1))
+def test_a_demonstration_never_lowers_the_verdict(found: list[Run], target: int) -> None:
+    shown = Finding(level=Level.BACKDOOR, message="a trigger works", target=target, shown=True)
+    more = [replace(found[0], findings=(*found[0].findings, shown)), *found[1:]]
+    assert judge(more).verdict >= judge(found).verdict
