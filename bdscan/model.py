@@ -133,7 +133,7 @@ class SuspectModel:
     @property
     def head_bias(self) -> Tensor:
         bias = self.module(self.head).bias
-        return torch.zeros(self.classes, device=self.device) if bias is None else bias.detach()  # type: ignore[return-value,operator]
+        return torch.zeros(self.classes, device=self.device) if bias is None else bias.detach()  # type: ignore[operator]
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the head sees: images x features (averaged over positions where the head is a convolution)."""

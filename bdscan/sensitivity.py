@@ -1,0 +1,111 @@
+"""Would we have seen a backdoor in this very net? Known ones are planted in a copy, and looked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+
+from bdscan import method
+from bdscan.data import CleanSet
+from bdscan.finding import Finding, Level
+from bdscan.fit import fit
+from bdscan.model import SuspectModel
+from bdscan.plant import Plant, success
+from bdscan.probes import Case
+from bdscan.statistics import cauchy, holm
+
+NAME = "sensitivity"
+FEWEST = 250  # images: with fewer the copy learns the images instead of the trigger
+PLANTED = 0.8  # success on held-out images from which on a backdoor counts as planted
+SEEN = 0.05  # p over all classes: the suspicion that would keep a verdict from being clean
+POISON = 0.3  # of the working images are added once more with the trigger on: few images must carry it
+EPOCHS, RATE, BATCH = 12, 0.01, 50
+
+
+@dataclass(frozen=True)
+class Strength:
+    """One backdoor to plant, and the forms of inversion that it is looked for with."""
+
+    plant: str
+    settings: dict[str, str]
+    forms: str
+    said: str
+
+
+STRENGTHS = (
+    Strength("badnets", {}, "patch", "a 3x3 patch"),
+    Strength("blend", {"alpha": "0.15"}, "smooth", "a blend at 15 %"),
+)
+
+Look = Callable[[Case, str], list[Finding]]  # the inversion probe with the given forms
+
+
+def check(case: Case, look: Look) -> Iterator[Finding]:
+    """Plant each strength in a copy of its own class, look for it, and say which was seen."""
+    suspect, working, held_out = case.suspect, case.clean, case.held_out
+    assert suspect is not None
+    assert working is not None
+    assert held_out is not None
+    targets = torch.randperm(suspect.classes, generator=torch.Generator().manual_seed(case.seed)).tolist()
+    plants = [(method.configure("plant", s.plant, s.settings), targets[i]) for i, s in enumerate(STRENGTHS)]
+    copy = _planted(suspect, working, plants, case)
+    for strength, (plant, target) in zip(STRENGTHS, plants, strict=True):
+        rate = success(copy, plant, held_out.images, held_out.labels, target, suspect.device)
+        if rate < PLANTED:
+            said = f"{strength.said} could not be planted in a copy of the net (success {rate:.0%})"
+            yield Finding(level=Level.NOTE, message=said, score=rate, threshold=PLANTED, target=target)
+            continue
+        p = _p_of(look(replace(case, suspect=copy, runs=()), strength.forms), target)
+        seen = "was seen" if p <= SEEN else "was NOT seen"
+        said = (
+            f"{strength.said}, planted in a copy of the net (success {rate:.0%}), {seen} at this effort (p = {p:.2g})"
+        )
+        yield Finding(level=Level.NOTE, message=said, score=p, threshold=SEEN, target=target, shown=False)
+
+
+def unseen(findings: tuple[Finding, ...]) -> str | None:
+    """Why the verdict may not be clean; None when every planted backdoor was seen."""
+    missed = [f.message for f in findings if f.threshold == SEEN and (f.score or 0) > SEEN]
+    planted = [f for f in findings if f.threshold == SEEN]
+    if missed:
+        return "; ".join(missed)
+    return None if planted else "no backdoor could be planted in a copy of the net: how much would be seen is unknown"
+
+
+def _planted(suspect: SuspectModel, working: CleanSet, plants: list[tuple[Any, int]], case: Case) -> SuspectModel:
+    """A copy, fine-tuned on the clean images and on stamped ones."""
+    copy = suspect.clone()
+    images, labels = [working.images], [working.labels]
+    generator = torch.Generator().manual_seed(case.seed)
+    for plant, target in plants:
+        drawn = torch.randperm(len(working), generator=generator)[: round(POISON * len(working))]
+        images.append(_stamped(plant, working.images[drawn]))
+        labels.append(plant.label(working.labels[drawn], target, suspect.classes))
+    copy.net.requires_grad_(True)
+    fit(
+        copy.net,
+        torch.cat(images),
+        torch.cat(labels),
+        epochs=EPOCHS,
+        rate=RATE,
+        batch=BATCH,
+        schedule="cosine",
+        seed=case.seed,
+        progress=lambda done, total: case.progress(done, total, "planting backdoors in a copy"),
+    )
+    return SuspectModel(copy.net, suspect.shape, suspect.classes, suspect.names, suspect.doubts)
+
+
+def _stamped(plant: Plant, images: torch.Tensor) -> torch.Tensor:
+    return (plant(images.float() / 255) * 255).round().to(torch.uint8)
+
+
+def _p_of(findings: list[Finding], target: int) -> float:
+    """The planted class's p over all classes, from the findings that carry one p a class."""
+    ps = [f.arrays["p_values"] for f in findings if "p_values" in f.arrays]
+    combined = np.array([cauchy(column) for column in np.stack(ps).T])
+    return float(holm(combined)[target])
