@@ -1,0 +1,103 @@
+"""The user's own net: `FILE.py:factory`, run because the user says so."""
+
+from __future__ import annotations
+
+import importlib.util
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from bdscan.load.nets.candidate import Candidate, Outline
+from bdscan.problem import USAGE, Problem
+
+_SIZES = (32, 28, 64, 224, 96, 128, 299)  # CIFAR and GTSRB, MNIST, Tiny ImageNet, ImageNet, STL-10
+
+
+def candidates(spec: str, outline: Outline, classes: int | None) -> Iterator[Candidate]:
+    """The factory called in every way it can be, with every number of classes the tensors allow."""
+    place, _, name = spec.rpartition(":")
+    path = Path(place).expanduser()
+    factory = getattr(_module(path), name, None)
+    if not callable(factory):
+        raise Problem(f"`{path}` has no function `{name}`", status=USAGE)
+    calls = list(_calls(factory, [classes] if classes else _counts(outline)))
+    if not calls:
+        said = f"`{name}` in `{path}` cannot be called with a number of classes alone"
+        raise Problem(said, hint="write a factory of the form `def net(num_classes): ...`", status=USAGE)
+    for call in calls:
+        yield Candidate(name=f"{path.name}:{name}", build=partial(_build, call, path, name), sizes=_SIZES, whole=True)
+
+
+def _module(path: Path) -> ModuleType:
+    if not path.is_file():
+        raise Problem(f"no such file: `{path}`", hint="--arch takes FILE.py:factory", status=USAGE)
+    name = f"_arch_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # dataclasses and pickling look there
+    sys.path.insert(0, str(path.parent.resolve()))  # it may import its neighbours
+    try:
+        spec.loader.exec_module(module)
+    except (Exception, SystemExit) as error:
+        raise _wrong(path, error) from error
+    finally:
+        sys.path.remove(str(path.parent.resolve()))
+    return module
+
+
+def _calls(factory: Callable[..., Any], counts: list[int]) -> Iterator[Callable[[], Any]]:
+    """`factory(num_classes=K)`, `factory(K)`, `factory()`: those that its signature allows, in this order."""
+    try:
+        signature = inspect.signature(factory)
+    except (TypeError, ValueError):  # written in C
+        return
+    for kind in ("named", "placed"):
+        for count in counts:
+            args, named = ((), {"num_classes": count}) if kind == "named" else ((count,), {})
+            if _allows(signature, args, named):
+                yield partial(factory, *args, **named)
+    if _allows(signature, (), {}):
+        yield factory
+
+
+def _allows(signature: inspect.Signature, args: tuple[int, ...], named: dict[str, int]) -> bool:
+    try:
+        signature.bind(*args, **named)
+    except TypeError:
+        return False
+    return True
+
+
+def _counts(outline: Outline) -> list[int]:
+    """How many classes there may be: the last weight in the file, then every linear layer that feeds no other."""
+    linear = [shape for shape in outline.values() if len(shape) == 2]
+    taken = {shape[1] for shape in linear}
+    ends = [shape[0] for shape in reversed(linear) if shape[0] not in taken]
+    return list(dict.fromkeys(ends + [shape[0] for shape in reversed(linear)]))[:4] or [10]
+
+
+def _build(call: Callable[[], Any], path: Path, name: str) -> nn.Module:
+    try:
+        net = call()
+    except Exception as error:
+        raise _wrong(path, error) from error
+    if not isinstance(net, nn.Module):
+        raise Problem(f"`{name}` in `{path}` returned a {type(net).__name__}, not a torch module", status=USAGE)
+    return net
+
+
+def _wrong(path: Path, error: BaseException) -> Problem:
+    at, said = error.__traceback__, ""
+    while at is not None:
+        if at.tb_frame.f_code.co_filename == str(path):
+            said = f", line {at.tb_lineno}"
+        at = at.tb_next
+    return Problem(f"`{path}`{said}: {type(error).__name__}: {error}", status=USAGE)

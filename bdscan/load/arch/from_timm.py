@@ -1,0 +1,111 @@
+"""timm's nets, where timm is installed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from bdscan.load.arch.match import resized
+from bdscan.load.nets.candidate import Candidate, Outline
+from bdscan.problem import USAGE, Problem
+
+_WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}  # of the vision transformers
+_CONVNEXTS = {40: "atto", 48: "femto", 64: "pico", 80: "nano", 96: "tiny", 128: "base", 192: "large", 256: "xlarge"}
+
+
+def library() -> ModuleType:
+    """`timm`, or a sentence on why not."""
+    try:
+        import timm
+    except ImportError:
+        raise Problem("this net needs timm, which is not installed", hint='pip install "bdscan[timm]"') from None
+    except RuntimeError as error:  # timm imports torchvision
+        raise Problem(
+            f"timm does not work here: {error}", hint="install torch and torchvision from one place"
+        ) from None
+    module: ModuleType = timm
+    return module
+
+
+def installed() -> bool:
+    import importlib.util
+
+    return importlib.util.find_spec("timm") is not None
+
+
+def candidates(outline: Outline, told: str | None) -> Iterator[Candidate]:
+    """The net that the file names, and those whose widths and depths the shapes give away."""
+    names = [told] if told else []
+    names += _transformers(outline) + _convnexts(outline)
+    if names and installed():
+        for name in dict.fromkeys(names):
+            if library().is_model(name):
+                yield named(name, outline)
+
+
+def named(name: str, outline: Outline, settings: Mapping[str, Any] | None = None) -> Candidate:
+    """The net of that name, at the image size that its position embeddings fit."""
+    if not library().is_model(name):
+        near = ", ".join(library().list_models(f"*{name[:8]}*")[:5])
+        raise Problem(f"timm has no net named `{name}`", hint=f"such as {near}" if near else "", status=USAGE)
+    settings = dict(settings or {})
+    side = _side(outline)
+    if side and "img_size" not in settings:
+        settings["img_size"] = side
+    size = library().get_pretrained_cfg(name)
+    usual = size.input_size[-1] if size else 224
+    return Candidate(
+        name=f"timm:{name}",
+        build=partial(_build, name, outline, settings),
+        sizes=(settings.get("img_size", usual),),
+        fixed=side is not None,
+    )
+
+
+def from_config(config: Mapping[str, object], outline: Outline) -> Candidate | None:
+    """The net that a timm folder's `config.json` names."""
+    name = config.get("architecture")
+    if not isinstance(name, str):
+        return None
+    settings = config.get("model_args")
+    return named(name, outline, settings if isinstance(settings, dict) else None)
+
+
+def _build(name: str, outline: Outline, settings: dict[str, Any]) -> nn.Module:
+    try:
+        net = library().create_model(name, pretrained=False, **settings)
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+        raise Problem(f"timm cannot build `{name}` with {settings}: {error}") from None
+    return resized(net, outline)
+
+
+def _side(outline: Outline) -> int | None:
+    """Patches along a side times their size; one or two positions are tokens'."""
+    positions, patches = outline.get("pos_embed", ()), outline.get("patch_embed.proj.weight", ())
+    if len(positions) != 3 or len(patches) != 4:
+        return None
+    tokens = sum(name in outline for name in ("cls_token", "dist_token"))
+    return math.isqrt(positions[1] - tokens) * patches[-1]
+
+
+def _transformers(outline: Outline) -> list[str]:
+    patches = outline.get("patch_embed.proj.weight", ())
+    if "blocks.0.attn.qkv.weight" not in outline or len(patches) != 4 or patches[0] not in _WIDTHS:
+        return []
+    kind, patch = _WIDTHS[patches[0]], patches[-1]
+    distilled = ["deit_{}_distilled_patch{}_224"] if "dist_token" in outline else []
+    names = [*distilled, "vit_{}_patch{}_224", "vit_{}_patch{}_384", "deit3_{}_patch{}_224", "vit_{}_patch{}_clip_224"]
+    return [name.format(kind, patch) for name in names]
+
+
+def _convnexts(outline: Outline) -> list[str]:
+    stem = outline.get("stem.0.weight", ())
+    if "stages.0.blocks.0.conv_dw.weight" not in outline or not stem or stem[0] not in _CONVNEXTS:
+        return []
+    kinds = ["tiny", "small"] if stem[0] == 96 else [_CONVNEXTS[stem[0]]]
+    return [f"{family}_{kind}" for kind in kinds for family in ("convnext", "convnextv2")]

@@ -1,0 +1,134 @@
+"""Folders as Hugging Face's transformers writes them, where the net is one of ours or torchvision's, renamed."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bdscan.load import nets
+from bdscan.load.arch import from_torchvision
+from bdscan.load.arch.match import resized
+from bdscan.load.nets.candidate import Candidate, Misfit, Outline, outline_of, run
+from bdscan.problem import Problem
+
+Tensors = dict[str, Tensor]
+
+
+def candidates(config: Mapping[str, object], tensors: Tensors) -> Iterator[Candidate]:
+    """The net that the folder's `config.json` describes; whatever cannot be rebuilt exactly is refused."""
+    listed = config.get("architectures")
+    kind = str(listed[0]) if isinstance(listed, list) and listed else "nothing"
+    if kind not in _KINDS or "auto_map" in config:
+        raise Problem(
+            f"`config.json` asks for `{kind}`, which only the transformers package and its code can build",
+            hint="bdscan rebuilds ResNetForImageClassification and ViTForImageClassification; "
+            "for others export the net to ONNX",
+        )
+    convert, find = _KINDS[kind]
+    for candidate in find(config, convert(tensors)):
+        yield replace(candidate, convert=convert, name=f"{kind} ({candidate.name})")
+
+
+def _resnets(config: Mapping[str, object], renamed: Tensors) -> Iterator[Candidate]:
+    odd = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
+    for key, usual in odd.items():
+        if config.get(key, usual) != usual:
+            raise Problem(
+                f"`config.json` has `{key}` = {config[key]}, which bdscan cannot rebuild", hint="export to ONNX"
+            )
+    yield from nets.candidates(outline_of(renamed))
+
+
+def _transformers(config: Mapping[str, object], renamed: Tensors) -> Iterator[Candidate]:
+    if config.get("hidden_act", "gelu") != "gelu":
+        raise Problem("`config.json` asks for another activation than GELU", hint="export the net to ONNX")
+    outline = outline_of(renamed)
+    try:
+        positions, patch = outline["encoder.pos_embedding"][1], outline["conv_proj.weight"][-1]
+        settings = {
+            "image_size": math.isqrt(positions - 1) * patch,  # one position is the class token's
+            "patch_size": patch,
+            "num_layers": run("encoder.layers.encoder_layer_{}.ln_1.weight", outline),
+            "num_heads": int(str(config.get("num_attention_heads", 12))),
+            "hidden_dim": outline["class_token"][-1],
+            "mlp_dim": outline["encoder.layers.encoder_layer_0.mlp.0.weight"][0],
+            "norm_layer": partial(nn.LayerNorm, eps=float(str(config.get("layer_norm_eps", 1e-12)))),
+        }
+    except (KeyError, IndexError, ValueError):
+        raise Problem("the tensors are not those of the ViT that `config.json` describes") from None
+    build = partial(_build_vit, settings, outline)
+    yield Candidate(name="vision transformer", build=build, sizes=(int(str(settings["image_size"])),), fixed=True)
+
+
+def _build_vit(settings: dict[str, Any], outline: Outline) -> nn.Module:
+    try:
+        net = from_torchvision.models().VisionTransformer(**settings)
+    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError):
+        raise Misfit from None
+    return resized(net, outline)
+
+
+_RESNET = (
+    (r"resnet\.embedder\.embedder\.convolution", "conv1"),
+    (r"resnet\.embedder\.embedder\.normalization", "bn1"),
+    (r"shortcut\.convolution", "downsample.0"),
+    (r"shortcut\.normalization", "downsample.1"),
+    (r"^classifier\.1", "fc"),
+)
+
+
+def _rename_resnet(tensors: Tensors) -> Tensors:
+    return {_resnet_name(name): tensor for name, tensor in tensors.items()}
+
+
+def _resnet_name(name: str) -> str:
+    for pattern, ours in _RESNET:
+        name = re.sub(pattern, ours, name)
+    name = re.sub(r"resnet\.encoder\.stages\.(\d+)\.layers\.", lambda at: f"layer{int(at[1]) + 1}.", name)
+    name = re.sub(r"\.layer\.(\d+)\.convolution", lambda at: f".conv{int(at[1]) + 1}", name)
+    return re.sub(r"\.layer\.(\d+)\.normalization", lambda at: f".bn{int(at[1]) + 1}", name)
+
+
+_VIT = {
+    "vit.embeddings.cls_token": "class_token",
+    "vit.embeddings.position_embeddings": "encoder.pos_embedding",
+    "vit.embeddings.patch_embeddings.projection": "conv_proj",
+    "vit.layernorm": "encoder.ln",
+    "layernorm_before": "ln_1",
+    "layernorm_after": "ln_2",
+    "attention.output.dense": "self_attention.out_proj",
+    "intermediate.dense": "mlp.0",
+    "output.dense": "mlp.3",
+}
+
+
+def _rename_vit(tensors: Tensors) -> Tensors:
+    renamed: Tensors = {}
+    for name, tensor in tensors.items():
+        if ".attention.attention." not in name:
+            for theirs, ours in _VIT.items():
+                name = name.replace(theirs, ours)
+            name = re.sub(r"^classifier\.", "heads.head.", name)
+            name = re.sub(r"vit\.encoder\.layer\.(\d+)\.", r"encoder.layers.encoder_layer_\1.", name)
+            renamed[name] = tensor
+    for name in [name for name in tensors if ".attention.attention.query." in name]:
+        kind = name.rpartition(".")[2]
+        parts = [tensors.get(name.replace(".query.", f".{part}.")) for part in ("query", "key", "value")]
+        if all(part is not None for part in parts):
+            number = name.split(".")[3]
+            joined = torch.cat([part for part in parts if part is not None])
+            renamed[f"encoder.layers.encoder_layer_{number}.self_attention.in_proj_{kind}"] = joined
+    return renamed
+
+
+_KINDS = {
+    "ResNetForImageClassification": (_rename_resnet, _resnets),
+    "ViTForImageClassification": (_rename_vit, _transformers),
+}

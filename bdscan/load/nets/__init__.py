@@ -1,0 +1,32 @@
+"""Small nets of our own, built from the shapes in the file and named as the file names them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import partial
+
+from torch import nn
+
+from bdscan.load.nets import mobilenet, preact, resnet, vgg
+from bdscan.load.nets.candidate import Candidate, Misfit, Outline
+
+_FAMILIES = (resnet.candidates, preact.residual, preact.wide, vgg.candidates, mobilenet.candidates)
+_ODD = (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError)  # a name or a side that the family relies on
+
+
+def candidates(outline: Outline) -> Iterator[Candidate]:
+    """Every net of our families that such tensors could belong to; whether they all fit is for the caller to check."""
+    for family in _FAMILIES:
+        try:
+            found = list(family(outline))
+        except _ODD:
+            continue
+        yield from (replace(candidate, build=partial(_sound, candidate.build)) for candidate in found)
+
+
+def _sound(build: Callable[[], nn.Module]) -> nn.Module:
+    try:
+        return build()
+    except _ODD:
+        raise Misfit from None
