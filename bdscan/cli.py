@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bdscan import __version__, method
+from bdscan.bench.commands import app as bench
 from bdscan.finding import Verdict
 from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
 
@@ -66,6 +67,9 @@ app = typer.Typer(
 )
 
 
+app.add_typer(bench, name="bench")
+
+
 def _version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"bdscan {__version__}")
@@ -102,6 +106,10 @@ def inspect(
     from bdscan.progress import Bar
 
     chosen = form or _by_suffix(output)
+    if chosen is Format.html and len(models) > 1:
+        raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
+    if output is not None:
+        _writable(output)
     with Bar() as bar:
         options = Options(
             clean=clean,
@@ -117,8 +125,6 @@ def inspect(
             show=bar.show,
         )
         select(options)  # wrong settings are told before anything is read
-        if output is not None:
-            _writable(output)
         statuses, texts = [], []
         for path in models:
             text, status = _one(path, options, chosen, fail_on, many=len(models) > 1)
@@ -143,8 +149,6 @@ def _one(path: str, options: Options, form: Format, fail_on: FailOn, *, many: bo
             raise
         report = _unread(path, problem)
         _say(f"{path}: {problem.message}", problem.hint)
-        if form is Format.text:
-            return "", problem.status
     except Exception:  # noqa: BLE001 - a crash must never look like a finding
         _crash()
         return "", OUR_FAULT
@@ -164,9 +168,11 @@ def _render(report: Report, form: Format, *, many: bool) -> str:
     import importlib
 
     module = importlib.import_module(f"bdscan.report.{form.value}")
-    if form is Format.json:
-        return module.render(report, compact=many)  # type: ignore[no-any-return]
-    return module.render(report)  # type: ignore[no-any-return]
+    extra = {
+        Format.json: {"compact": many},
+        Format.text: {"colour": sys.stdout.isatty()},
+    }
+    return module.render(report, **extra.get(form, {}))  # type: ignore[no-any-return]
 
 
 def status_of(report: Report, fail_on: FailOn) -> int:
@@ -180,22 +186,28 @@ def status_of(report: Report, fail_on: FailOn) -> int:
 @app.command()
 def methods(name: Annotated[str | None, typer.Argument(help="Show this one's manual.")] = None) -> None:
     """List the probes and purifiers, or show one's manual."""
-    rooms = {room: method.names(room) for room in method.ROOMS}
     if name is None:
-        for room, names in rooms.items():
-            if names:
-                typer.echo(f"{room}:")
-            for each in names:
-                typer.echo(f"  {each:<12}{method.summary(room, each)}")
-        return
-    room = next((room for room, names in rooms.items() if name in names), None)
-    if room is None:
-        method.known(name, [each for names in rooms.values() for each in names])
-        return
-    typer.echo(method.manual(room, name))
-    typer.echo("\nSettings")
-    for key, default, why in method.defaults(room, name):
-        typer.echo(f"  {key:<12}{default:<10}{why}")
+        _list()
+    else:
+        _manual(name)
+
+
+def _list() -> None:
+    for room in method.ROOMS:
+        if names := method.names(room):
+            typer.echo(f"{room}:")
+            for name in names:
+                typer.echo(f"  {name:<16}{method.summary(room, name)}")
+
+
+def _manual(name: str) -> None:
+    homes = {each: room for room in method.ROOMS for each in method.names(room)}
+    method.known(name, list(homes))
+    typer.echo(method.manual(homes[name], name))
+    if settings := method.defaults(homes[name], name):
+        typer.echo("\nSettings")
+        for key, default, why in settings:
+            typer.echo(f"    {key:<12}{default:<10}{why}")
 
 
 def _settings(given: list[str]) -> dict[str, dict[str, str]]:

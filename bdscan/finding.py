@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+if TYPE_CHECKING:  # numpy would be a third of the time that `bdscan --help` takes
+    import numpy as np
 
-Array = np.ndarray[Any, np.dtype[Any]]
+    Array = np.ndarray[Any, np.dtype[Any]]
+else:
+    Array = Any
 
 
 class Level(IntEnum):
@@ -57,6 +60,7 @@ class Finding:
     target: int | None = None
     layer: str | None = None
     channels: tuple[int, ...] = ()
+    statistic: str | None = None  # the name under which `bdscan.reference` knows how clean nets score
     shown: bool = False  # a trigger was demonstrated on images it was not made from
     arrays: Mapping[str, Array] = field(default_factory=dict, compare=False)
 

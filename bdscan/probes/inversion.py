@@ -132,6 +132,7 @@ class Inversion(Probe):
             p_value=p,
             threshold=self.threshold if p is not None else None,
             shown=shown,
+            statistic=f"relabelling.{name}",
             arrays={"becomes": np.array(found.becomes), **found.evidence},
         )
 
@@ -158,6 +159,7 @@ class Inversion(Probe):
             threshold=self.threshold,
             p_value=float(adjusted[target]),
             target=target,
+            statistic=f"inversion.{name}",
             arrays={"scores": scores, "p_values": p, **arms.form.evidence(arm)},
         )
         return finding, float(adjusted[target])
