@@ -1,0 +1,1 @@
+"""Models whose truth is known, and what bdscan makes of them."""

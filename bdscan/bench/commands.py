@@ -1,0 +1,140 @@
+"""Options of `bdscan bench`, nothing else."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
+
+if TYPE_CHECKING:
+    from bdscan.bench.jobs import Job, Result
+    from bdscan.bench.labels import Labelled
+    from bdscan.bench.seen import Seen
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Measures bdscan on models whose truth is known.",
+)
+
+
+class Effort(StrEnum):
+    """How long the user is ready to wait."""
+
+    fast = "fast"
+    standard = "standard"
+    thorough = "thorough"
+
+
+class Baseline(StrEnum):
+    """What to compare with."""
+
+    cleanse = "cleanse"
+
+
+@app.callback()
+def _root() -> None:
+    pass  # with a callback `detect` stays a command of its own
+
+
+@app.command()
+def detect(
+    models: Annotated[Path, typer.Option(metavar="DIR", help="NAME.safetensors (.pt, .pth) beside NAME.json.")],
+    clean: Annotated[str | None, typer.Option(help="Images you trust: a folder, .npz, .tar or cifar10:ROOT.")] = None,
+    arch: Annotated[str, typer.Option(help="auto, or the FILE.py that holds the factories the labels name.")] = "auto",
+    normalize: Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")] = "auto",
+    probe: Annotated[list[str] | None, typer.Option(help="Only this probe (repeatable).")] = None,
+    effort: Annotated[Effort, typer.Option(help="How long to look.")] = Effort.standard,
+    budget: Annotated[float | None, typer.Option(help="Seconds a model may take.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
+    baseline: Annotated[Baseline | None, typer.Option(help="Run this published method too.")] = None,
+    baseline_steps: Annotated[int, typer.Option(min=1, help="Steps it takes for each class.")] = 1000,
+    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = Path(
+        "bench-results"
+    ),
+    output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
+) -> None:
+    """Inspect labelled models and print AUC, detection and false alarms."""
+    from bdscan.bench.jobs import Job, run
+    from bdscan.bench.labels import read
+
+    _writable(output)
+    labels = read(models)
+    said = shlex.join(["bdscan", *sys.argv[1:]])
+    work = [
+        Job(
+            name=label.name,
+            method=method,
+            model=str(label.model),
+            clean=clean,
+            arch=_arch(arch, label),
+            normalize=normalize,
+            probes=tuple(probe or ()),
+            effort=effort.value,
+            budget=budget,
+            device=device,
+            seed=seed,
+            steps=baseline_steps,
+        )
+        for method in ("inspect", *([baseline.value] if baseline else []))
+        for label in labels
+    ]
+    made = run(work, results, workers=jobs, said=said, tell=_tell)
+    _present(_seen(labels, work, made), output, said)
+    failed = [result for result in made if result["failure"] is not None]
+    if failed:
+        typer.echo(f"bdscan: {len(failed)} of {len(made)} jobs failed; the same command tries them again", err=True)
+        raise typer.Exit(COULD_NOT_TELL)
+
+
+def _writable(output: Path | None) -> None:
+    """Known before hours of work, not after."""
+    if output is not None and output.suffix not in (".json", ".md"):
+        raise Problem(f"`{output}` is neither .json nor .md", status=USAGE)
+    if output is not None and not output.parent.is_dir():
+        raise Problem(f"cannot write `{output}`: it lies in a folder that does not exist", status=USAGE)
+
+
+def _arch(told: str, label: Labelled) -> str:
+    return f"{told}:{label.arch}" if told.endswith(".py") and label.arch else told
+
+
+def _tell(result: Result, done: int, total: int) -> None:
+    job, failure = result["job"], result["failure"]
+    said = f"failed, {failure}" if failure else f"{result['seconds']:.0f} s"
+    typer.echo(f"{done}/{total} {job['name']} ({job['method']}): {said}", err=True)
+
+
+def _seen(labels: list[Labelled], work: list[Job], made: list[Result]) -> list[Seen]:
+    from bdscan.bench.seen import read
+
+    by_name = {label.name: label for label in labels}
+    return [read(by_name[job.name], result) for job, result in zip(work, made, strict=True)]
+
+
+def _present(seen: list[Seen], output: Path | None, said: str) -> None:
+    import json
+
+    from rich.console import Console
+
+    from bdscan.bench import present, tables
+
+    grids = present.grids(seen)
+    console = Console()
+    if not console.is_terminal:
+        console.width = 200  # piped: nobody's window, and a cut number is no number
+    for grid in grids:
+        console.print(tables.rich(grid))
+    if output is not None:
+        as_json = output.suffix == ".json"
+        text = json.dumps(present.document(seen, said), indent=1) if as_json else tables.markdown(grids)
+        output.write_text(text + "\n", encoding="utf-8")
+        typer.echo(f"bdscan: wrote {output}", err=True)

@@ -1,0 +1,162 @@
+"""One process a job: what is done stays done, and a crash costs one job."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, cast
+
+from bdscan import __version__
+from bdscan.problem import USAGE, Problem
+
+SCHEMA = "bdscan.bench.result/1"
+Result = dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """All that a worker is told: never the truth about the model."""
+
+    name: str
+    method: str  # inspect | cleanse
+    model: str
+    clean: str | None = None
+    arch: str = "auto"
+    normalize: str = "auto"
+    probes: tuple[str, ...] = ()
+    effort: str = "standard"
+    budget: float | None = None  # seconds
+    device: str = "auto"
+    seed: int = 0
+    steps: int = 1000  # of the baseline, for each class
+
+    @property
+    def key(self) -> str:
+        """The same for the same work on the same bytes by the same version."""
+        with Path(self.model).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        told = json.dumps([__version__, digest, {**asdict(self), "model": ""}], sort_keys=True)  # wherever it lies
+        return hashlib.sha256(told.encode()).hexdigest()
+
+    def file(self, results: Path) -> Path:
+        return results / f"{self.name}.{self.method}.json"
+
+
+Command = Callable[[Path, Path], list[str]]  # from a job's file and its outcome's to a command line
+
+
+def worker(job: Path, outcome: Path) -> list[str]:
+    """The command that does one job."""
+    return [sys.executable, "-m", "bdscan.bench.worker", str(job), str(outcome)]
+
+
+def run(
+    jobs: Sequence[Job],
+    results: Path,
+    *,
+    workers: int = 1,
+    command: Command = worker,
+    said: str = "",
+    tell: Callable[[Result, int, int], None] = lambda result, done, total: None,
+) -> list[Result]:
+    """The results of all jobs, in their order: those already in the folder, and the others as they are made."""
+    try:
+        results.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(f"cannot write to `{results}`: {error.strerror}", status=USAGE) from None
+    found = {job: result for job in jobs if (result := done(job, results)) is not None}
+    missing = [job for job in jobs if job not in found]
+    running = _Processes(workers, command, said)
+    with ThreadPoolExecutor(workers) as pool:
+        waiting = {pool.submit(running.do, job, results): job for job in missing}
+        try:
+            for future in as_completed(waiting):
+                found[waiting[future]] = future.result()
+                tell(future.result(), len(found), len(jobs))
+        finally:  # also when the user has had enough
+            pool.shutdown(wait=False, cancel_futures=True)
+            running.stop()
+    return [found[job] for job in jobs]
+
+
+def done(job: Job, results: Path) -> Result | None:
+    """The result of an earlier run of the very same job, unless that failed."""
+    try:
+        result = json.loads(job.file(results).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    same = isinstance(result, dict) and result.get("key") == job.key and result.get("failure") is None
+    return result if same else None
+
+
+class _Processes:
+    """The workers at work."""
+
+    def __init__(self, workers: int, command: Command, said: str) -> None:
+        self.command, self.said = command, said
+        self.alive: set[subprocess.Popen[str]] = set()
+        self.stopped = False
+        threads = str(max(1, (os.cpu_count() or 1) // workers))  # more than there are cores slow each other down
+        self.environment = {"OMP_NUM_THREADS": threads, **os.environ}
+
+    def do(self, job: Job, results: Path) -> Result:
+        begun = time.monotonic()
+        with tempfile.TemporaryDirectory(prefix="bdscan-") as folder:
+            told, outcome = Path(folder, "job.json"), Path(folder, "outcome.json")
+            told.write_text(json.dumps(asdict(job)), encoding="utf-8")
+            failure = self._wait(self.command(told, outcome))
+            made = json.loads(outcome.read_text(encoding="utf-8")) if failure is None else None
+        result: Result = {
+            "schema": SCHEMA,
+            "key": job.key,
+            "job": asdict(job),
+            "command": self.said,
+            "seconds": round(time.monotonic() - begun, 2),
+            "failure": failure,
+            "outcome": made,
+        }
+        text = json.dumps(result, indent=1)
+        _write(job.file(results), text)
+        return cast(Result, json.loads(text))  # the same, to the last bit, as when it is read again
+
+    def _wait(self, command: list[str]) -> str | None:
+        """Why the process failed, if it did."""
+        # A session of its own: Ctrl-C must not make a worker hand in half a report as a whole one.
+        process = subprocess.Popen(  # noqa: S603 - our own command
+            command,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self.environment,
+            start_new_session=True,
+        )
+        self.alive.add(process)
+        if self.stopped:
+            process.kill()
+        _, spoken = process.communicate()
+        self.alive.discard(process)
+        if process.returncode == 0:
+            return None
+        lines = [line.strip() for line in spoken.splitlines() if line.strip()]
+        return f"exit status {process.returncode}: {lines[-1] if lines else 'no word'}"
+
+    def stop(self) -> None:
+        self.stopped = True
+        for process in tuple(self.alive):
+            process.kill()
+
+
+def _write(path: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(text + "\n", encoding="utf-8")
+    part.replace(path)

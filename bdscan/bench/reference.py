@@ -1,0 +1,97 @@
+"""What clean nets look like, measured: the statistics that `bdscan.reference` ships."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+
+from bdscan.finding import Run
+
+Measured = dict[str, list[list[float]]]  # statistic -> one list of scores a net: one a class, or one in all
+LEAST = 3  # nets without which nothing is said
+
+
+def scores(runs: Iterable[Run]) -> dict[str, list[float]]:
+    """The calibrated statistics of one net."""
+    found: dict[str, list[float]] = {}
+    for run in runs:
+        for finding in run.findings:
+            if finding.statistic and "scores" in finding.arrays:
+                found[finding.statistic] = [float(s) for s in finding.arrays["scores"]]
+            elif finding.statistic and finding.score is not None:
+                found[finding.statistic] = [float(finding.score)]
+    return found
+
+
+def summarise(measured: Measured) -> dict[str, dict[str, dict[str, float]]]:
+    """Each statistic's spread within a net, or its height over nets where a net has but one."""
+    summary = {}
+    for name, nets in sorted(measured.items()):
+        if len(nets) < LEAST:
+            continue
+        if all(len(net) == 1 for net in nets):
+            heights = np.array([net[0] for net in nets])
+            summary[name] = {"height": {"mean": heights.mean(), "sd": heights.std(ddof=1), "nets": len(nets)}}
+        else:
+            sd, freedom = spread(nets)
+            summary[name] = {"spread": {"sd": sd, "freedom": freedom, "nets": len(nets)}}
+    return {name: {kind: _rounded(of) for kind, of in part.items()} for name, part in summary.items()}
+
+
+def spread(nets: list[list[float]]) -> tuple[float, float]:
+    """The prior of the moderated t: Smyth's (2004) moment estimate from the variances of the nets."""
+    variances, freedoms = [], []
+    for net in nets:
+        values = np.array(net)[np.isfinite(net)]
+        if len(values) > 2 and values.var(ddof=1) > 0:
+            variances.append(values.var(ddof=1))
+            freedoms.append(len(values) - 1)
+    half = np.array(freedoms) / 2
+    e = np.log(variances) - np.array([digamma(h) for h in half]) + np.log(half)
+    excess = float(e.var(ddof=1) - np.mean([trigamma(h) for h in half]))
+    if excess <= 0:  # the nets differ no more than chance would have them: one variance for all
+        return math.sqrt(float(np.mean(variances))), MOST_FREEDOM
+    prior = min(2 * inverse_trigamma(excess), MOST_FREEDOM)
+    return math.sqrt(math.exp(float(e.mean()) + digamma(prior / 2) - math.log(prior / 2))), prior
+
+
+MOST_FREEDOM = 30.0  # a few dozen nets do not vouch for more
+
+
+def digamma(x: float) -> float:
+    """By recurrence up to 6, then the asymptotic series."""
+    shift = 0.0
+    while x < 6:
+        shift, x = shift - 1 / x, x + 1
+    return shift + math.log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
+
+
+def trigamma(x: float) -> float:
+    """By recurrence up to 6, then the asymptotic series."""
+    shift = 0.0
+    while x < 6:
+        shift, x = shift + 1 / x**2, x + 1
+    return shift + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7)
+
+
+def inverse_trigamma(y: float) -> float:
+    """By bisection: trigamma falls from infinity to zero."""
+    low, high = 1e-3, 1e6
+    for _ in range(200):
+        middle = math.sqrt(low * high)
+        low, high = (middle, high) if trigamma(middle) > y else (low, middle)
+    return math.sqrt(low * high)
+
+
+def write(path: Path, measured: Measured, nets: list[dict[str, object]]) -> None:
+    """The shipped file: the statistics, and which nets they come from."""
+    document = {"schema": "bdscan.reference/1", "nets": nets, "statistics": summarise(measured)}
+    path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {key: float(f"{value:.4g}") for key, value in values.items()}
