@@ -108,7 +108,7 @@ class SuspectModel:
 
     @cached_property
     def maps(self) -> tuple[Layer, ...]:
-        """The layers whose output is a stack of maps (channels x height x width), in order: convolutions, norms, activations."""
+        """The layers whose output is a stack of maps (channels x height x width), in the order in which they ran."""
         return tuple(layer for layer in self.layers if len(layer.shape) == 3 and layer.shape[1] * layer.shape[2] > 1)
 
     @cached_property

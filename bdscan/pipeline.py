@@ -115,11 +115,20 @@ def _load(contents: Contents, case: Case, options: Options) -> tuple[Loaded | No
             raise
         said = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
         return None, replace(case, runs=(*case.runs, Run(probe="load", failure=said)))
+    loaded = _fewer(loaded, options.seed)
     return loaded, replace(case, runs=(*case.runs, preflight(loaded)))
+
+
+def _fewer(loaded: Loaded, seed: int) -> Loaded:
+    """At most `MOST_IMAGES`, drawn class by class."""
+    if loaded.clean is None or len(loaded.clean) <= MOST_IMAGES:
+        return loaded
+    return replace(loaded, clean=loaded.clean.split(MOST_IMAGES / len(loaded.clean), seed)[0])
 
 
 # Half to work with, half to be judged by: a trigger's success is measured on images it was not made from.
 WORKING_SHARE = 0.5
+MOST_IMAGES = 1000  # more cost time and settle nothing: the probes draw a few hundred at most
 
 
 def _probe(

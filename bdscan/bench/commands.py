@@ -95,6 +95,37 @@ def detect(
         raise typer.Exit(COULD_NOT_TELL)
 
 
+@app.command()
+def reference(
+    models: Annotated[list[Path], typer.Option(metavar="DIR", help="Labelled models; the clean ones count.")],
+    clean: Annotated[list[str], typer.Option(help="Images you trust, one set for each DIR.")],
+    arch: Annotated[str, typer.Option(help="auto, or the FILE.py that holds the factories the labels name.")] = "auto",
+    jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
+    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = Path(
+        "bench-results"
+    ),
+    output: Annotated[Path | None, typer.Option(help="Write the statistics here, not into the package.")] = None,
+) -> None:
+    """Measure how clean nets score, for the p-values of all later inspections."""
+    from bdscan.bench.jobs import Job, run
+    from bdscan.bench.labels import Kind, read
+    from bdscan.bench.reference import gather, write
+    from bdscan.reference import STATISTICS
+
+    if len(models) != len(clean):
+        raise Problem("give one `--clean` for each `--models`", status=USAGE)
+    labels = [(label, spec) for folder, spec in zip(models, clean, strict=True) for label in read(folder)]
+    labels = [(label, spec) for label, spec in labels if label.kind is Kind.CONTROL]
+    work = [
+        Job(name=label.name, method="inspect", model=str(label.model), clean=spec, arch=_arch(arch, label))
+        for label, spec in labels
+    ]
+    made = run(work, results, workers=jobs, said=shlex.join(["bdscan", *sys.argv[1:]]), tell=_tell)
+    measured, nets = gather(made, [label for label, _ in labels])
+    write(output or STATISTICS, measured, nets)
+    typer.echo(f"bdscan: {len(nets)} clean nets, {len(measured)} statistics", err=True)
+
+
 def _writable(output: Path | None) -> None:
     """Known before hours of work, not after."""
     if output is not None and output.suffix not in (".json", ".md"):

@@ -4,26 +4,43 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from bdscan.finding import Run
+from bdscan.bench.jobs import Result
+from bdscan.bench.labels import Kind, Labelled
 
 Measured = dict[str, list[list[float]]]  # statistic -> one list of scores a net: one a class, or one in all
 LEAST = 3  # nets without which nothing is said
 
 
-def scores(runs: Iterable[Run]) -> dict[str, list[float]]:
-    """The calibrated statistics of one net."""
+def gather(made: Sequence[Result], labels: Sequence[Labelled]) -> tuple[Measured, list[dict[str, object]]]:
+    """The calibrated statistics of all clean nets among the results, and which nets those are."""
+    measured: Measured = {}
+    nets: list[dict[str, object]] = []
+    for label, result in zip(labels, made, strict=True):
+        if label.kind is not Kind.CONTROL or result["failure"] is not None:
+            continue
+        report = result["outcome"]["report"]
+        nets.append({"name": label.name, "sha256": report["subject"]["sha256"], "accuracy": report["clean_accuracy"]})
+        for name, scores in _scores(report["runs"]).items():
+            measured.setdefault(name, []).append(scores)
+    return measured, nets
+
+
+def _scores(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
+    """One net's statistics: a score a class, or one in all."""
     found: dict[str, list[float]] = {}
-    for run in runs:
-        for finding in run.findings:
-            if finding.statistic and "scores" in finding.arrays:
-                found[finding.statistic] = [float(s) for s in finding.arrays["scores"]]
-            elif finding.statistic and finding.score is not None:
-                found[finding.statistic] = [float(finding.score)]
+    for finding in (finding for run in runs for finding in run["findings"]):
+        if finding.get("statistic") is None:
+            continue
+        if finding["per_class"] is not None:
+            found[finding["statistic"]] = [math.nan if s is None else s for s in finding["per_class"]["scores"]]
+        elif finding["score"] is not None:
+            found[finding["statistic"]] = [finding["score"]]
     return found
 
 

@@ -85,7 +85,7 @@ def choose(options: Sequence[Option], clean: CleanSet, device: torch.device) -> 
         left = sorted(left, key=lambda option: -scores[id(option)])  # stable: the commoner first among equals
         left = [option for option in left if scores[id(option)] >= best - _BEHIND]
     alike = [option for option in left if _agreement(left[0], option) >= _SAME and not _beaten(left[0], option, labels)]
-    taken = min(alike, key=options.index)
+    taken = min(alike, key=options.index) if alike else left[0]  # a single option was not asked yet
     told = _told(taken, [option for option in options if option is not taken], left, labels)
     taken.ask(pixels, device)
     doubts = [*told.doubts, *_order(taken.answers, labels)]

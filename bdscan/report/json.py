@@ -78,6 +78,7 @@ def _finding(finding: Finding) -> dict[str, object]:
         "layer": finding.layer,
         "channels": finding.channels,
         "shown": finding.shown,
+        "statistic": finding.statistic,
         "per_class": _per_class(finding),
     }
 

@@ -1,0 +1,58 @@
+# `make demo` and `make test` need nothing but Python 3.11 or newer: they set up .venv on their first call.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+IMAGES := samples/images
+RUN := $(BIN)/bdscan inspect --clean $(IMAGES)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-all check samples reference bench golden clean
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+$(READY): pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
+	  echo "bdscan needs Python 3.11 or newer, and \`$(PYTHON)\` is not one"; \
+	  echo "hint: make $(or $(MAKECMDGOALS),demo) PYTHON=python3.12"; exit 1; }
+	@echo "setting up $(VENV) (the first time takes minutes: torch is large)"
+	@$(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[dev]'
+	@touch $@
+
+demo: $(READY) ## inspect both samples and write their reports to out/
+	@mkdir -p out
+	@for name in backdoored clean; do \
+	  status=0; $(RUN) samples/models/$$name.pt --output out/$$name.html || status=$$?; \
+	  case $$status in 0) said="clean";; 1) said="found";; 3) said="could not tell";; *) exit $$status;; esac; \
+	  echo "samples/models/$$name.pt: exit status $$status ($$said), report in out/$$name.html"; \
+	done
+
+test: $(READY) ## all tests but the slow ones
+	@$(BIN)/python -m pytest -m "not slow"
+
+test-all: $(READY) ## all tests
+	@$(BIN)/python -m pytest
+
+check: $(READY) ## formatting, lint, types and tests
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/python -m pytest -m "not slow"
+
+samples: $(READY) ## draw the signs and train the twins again
+	@$(BIN)/python -m samples.make
+
+reference: $(READY) ## measure the probes' reference values again
+	@$(BIN)/bdscan bench reference
+
+bench: $(READY) ## count what is found among the samples, and how fast
+	@$(BIN)/bdscan bench detect --models samples/models --clean $(IMAGES) --results out/bench
+
+golden: $(READY) ## accept the reports as they are now
+	@BDSCAN_GOLDEN=write $(BIN)/python -m pytest tests/test_report.py
+
+clean: ## remove what was built, the environment too
+	@rm -rf $(VENV) out build dist *.egg-info

@@ -1,0 +1,54 @@
+"""Two small nets trained in a second or two, alike but for a patch that one of them answers with class 4."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import torch
+from torch import Tensor, nn
+
+from bdscan.data import CleanSet
+from bdscan.fit import fit
+from bdscan.model import Normalised, SuspectModel
+
+TARGET, CLASSES, SIDE = 4, 6, 16
+
+
+def images(count: int, seed: int) -> CleanSet:
+    """Noise, brighter at one of six places: that place is the class."""
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.arange(count) % CLASSES
+    pictures = torch.randint(0, 160, (count, 3, SIDE, SIDE), generator=generator).to(torch.uint8)
+    for picture, label in zip(pictures, labels.tolist(), strict=True):
+        row, column = divmod(label, 3)
+        picture[:, 8 * row : 8 * row + 5, 5 * column : 5 * column + 5] += 90
+    return CleanSet(pictures, labels)
+
+
+def stamped(pictures: Tensor) -> Tensor:
+    """A checkerboard in the lower right corner."""
+    pictures = pictures.clone()
+    board = (torch.arange(4)[:, None] + torch.arange(4)) % 2 * 255
+    pictures[:, :, -4:, -4:] = board.to(torch.uint8)
+    return pictures
+
+
+@cache
+def net(*, backdoored: bool, norm: bool = True) -> SuspectModel:
+    def block(taken: int, given: int) -> list[nn.Module]:
+        middle = [nn.BatchNorm2d(given)] if norm else []
+        return [nn.Conv2d(taken, given, 3, padding=1), *middle, nn.ReLU(), nn.MaxPool2d(2)]
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = nn.Sequential(*block(3, 16), *block(16, 32), nn.Flatten(), nn.Linear(32 * 16, 32), nn.ReLU())
+        layers.append(nn.Linear(32, CLASSES))
+    clean = images(600, 1)
+    pictures, labels = clean.images, clean.labels
+    if backdoored:
+        pictures = torch.cat([pictures, stamped(pictures[:120])])
+        labels = torch.cat([labels, torch.full((120,), TARGET)])
+    whole = Normalised(layers, [0.4] * 3, [0.25] * 3)
+    with torch.enable_grad():
+        fit(whole, pictures, labels, epochs=8, rate=0.05, batch=64, half=False)
+    return SuspectModel(whole, (3, SIDE, SIDE), CLASSES)

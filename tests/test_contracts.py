@@ -1,0 +1,198 @@
+"""One contract over every method on disk: what a probe may do, whoever wrote it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import random
+import re
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from conftest import SAMPLES
+
+from bdscan import method
+from bdscan.data import CleanSet
+from bdscan.finding import Array, Finding, Level, Run
+from bdscan.load.contents import survey
+from bdscan.model import SuspectModel
+from bdscan.probes import EFFORTS, Case, Probe
+
+METHODS = [(room, name) for room in method.ROOMS for name in method.names(room)]
+PROBES = method.names("probes")
+HEADINGS = ("What it measures", "Why it shows a backdoor", "When it misleads", "Reference")
+QUICK = 3  # steps, for probes that optimise: the contract is about manners, not about power
+
+
+class Stop(Exception):
+    """What the failing progress callback raises."""
+
+
+def configured(name: str) -> Probe:
+    probe: Probe = method.configure("probes", name, {})
+    if any(field.name == "steps" for field in dataclasses.fields(probe)):  # type: ignore[arg-type]
+        probe = dataclasses.replace(probe, steps=QUICK)  # type: ignore[type-var]
+    return probe
+
+
+def case_for(name: str, suspect: SuspectModel, clean: CleanSet | None) -> Case:
+    """A case in which the probes that this one waits for have run."""
+    working, held_out = clean.split(0.5, 0) if clean is not None else (None, None)
+    contents = survey(str(SAMPLES / "models" / "clean.pt"))
+    case = Case(contents=contents, suspect=suspect, clean=working, held_out=held_out, effort="fast")
+    for earlier in method.find("probes", name).after:
+        if earlier in PROBES:
+            found = tuple(configured(earlier)(case))
+            case = dataclasses.replace(case, runs=(*case.runs, Run(probe=earlier, findings=found)))
+    return case
+
+
+def state(suspect: SuspectModel) -> dict[str, object]:
+    """Everything that a probe must leave as it was."""
+    modules = list(suspect.net.modules())
+    hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+    return {
+        "weights": suspect.digest(),
+        "mode": [module.training for module in modules],
+        "frozen": [p.requires_grad for p in suspect.net.parameters()],
+        "gradients": [p.grad is None for p in suspect.net.parameters()],
+        "hooks": [len(getattr(module, kind)) for module in modules for kind in hooks],
+        "modules": [name for name, _ in suspect.net.named_modules()],
+        "torch": torch.get_rng_state().tolist(),
+        "numpy": str(np.random.get_state()),
+        "random": random.getstate(),
+        "grad mode": torch.is_grad_enabled(),
+        "threads": torch.get_num_threads(),
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def same(first: Finding, second: Finding) -> bool:
+    keys = first.arrays.keys()
+    alike = all(np.array_equal(first.arrays[k], second.arrays[k], equal_nan=_floats(first.arrays[k])) for k in keys)
+    return repr(dataclasses.replace(first, arrays={})) == repr(dataclasses.replace(second, arrays={})) and alike
+
+
+def _floats(array: Array) -> bool:
+    return bool(array.dtype.kind == "f")
+
+
+def failing_at(call: int) -> Callable[[int, int, str], None]:
+    calls = iter(range(call))
+
+    def progress(done: int, total: int, what: str) -> None:
+        if next(calls, None) is None:
+            raise Stop
+
+    return progress
+
+
+@pytest.mark.parametrize(("room", "name"), METHODS)
+def test_a_method_is_one_file(room: str, name: str) -> None:
+    kind = method.find(room, name)
+    assert dataclasses.is_dataclass(kind)
+    assert kind.__dataclass_params__.frozen, "settings do not change under way"  # type: ignore[attr-defined]
+    first, _, rest = method.manual(room, name).partition("\n")
+    assert first.endswith(".")
+    assert len(first) <= 120, "the first line is one line of `bdscan methods`"
+    assert "Reference" in rest
+    assert method.summary(room, name) == first
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_has_a_manual(name: str) -> None:
+    found = re.findall(r"^(\w.*)$", method.manual("probes", name).partition("\n")[2], re.MULTILINE)
+    assert tuple(found) == HEADINGS
+
+
+@pytest.mark.parametrize(("room", "name"), METHODS)
+def test_settings_are_plain_and_survive_the_command_line(room: str, name: str) -> None:
+    default = method.configure(room, name, {})
+    given = method.settings(default)
+    assert all(isinstance(value, bool | int | float | str) for value in given.values()), given
+    assert method.configure(room, name, {key: str(value) for key, value in given.items()}) == default
+    described = {key: why for key, _, why in method.defaults(room, name)}
+    assert described.keys() == given.keys()
+    assert all(described.values()), f"where does the number come from? {described}"
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_says_what_it_needs(name: str) -> None:
+    kind = method.find("probes", name)
+    assert issubclass(kind, Probe)
+    assert kind.needs in ("file", "model", "images")
+    assert kind.effort in EFFORTS
+    assert kind.family, "probes of one family do not corroborate one another: name it"
+    assert name not in kind.after
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_finds_something_to_say(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+    findings = tuple(configured(name)(case_for(name, tiny, few)))
+    assert findings, "a probe that has nothing to report says so"
+    for finding in findings:
+        assert finding.message
+        assert not finding.message.endswith(".")
+        assert "\n" not in finding.message
+        assert finding.target is None or 0 <= finding.target < tiny.classes
+        assert finding.level == Level.NOTE or finding.threshold is not None or name == "artifact"
+        assert finding.p_value is None or 0 <= finding.p_value <= 1
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_leaves_everything_as_it_was(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+    case = case_for(name, tiny, few)
+    assert case.clean is not None
+    before, images = state(tiny), case.clean.images.clone()
+    list(configured(name)(case))
+    assert state(tiny) == before
+    assert torch.equal(case.clean.images, images)
+
+
+@pytest.mark.parametrize("call", [0, 1, 3])
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_that_fails_leaves_everything_as_it_was(
+    name: str, call: int, tiny: SuspectModel, few: CleanSet
+) -> None:
+    case = dataclasses.replace(case_for(name, tiny, few), progress=failing_at(call))
+    before = state(tiny)
+    with contextlib.suppress(Stop):
+        list(configured(name)(case))
+    assert state(tiny) == before
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_that_is_dropped_leaves_everything_as_it_was(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+    case = case_for(name, tiny, few)
+    before = state(tiny)
+    found = configured(name)(case)
+    next(found)
+    found.close()  # type: ignore[attr-defined]
+    assert state(tiny) == before
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_probe_answers_the_same_twice(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+    case = case_for(name, tiny, few)
+    first = list(configured(name)(case))
+    torch.manual_seed(123)  # the answer depends on the case's seed alone
+    second = list(configured(name)(case))
+    assert len(first) == len(second)
+    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+
+
+@pytest.mark.parametrize("name", [name for name in PROBES if method.find("probes", name).needs != "images"])
+def test_a_probe_that_needs_no_images_does_without(name: str, tiny: SuspectModel) -> None:
+    assert list(configured(name)(case_for(name, tiny, None)))
+
+
+@pytest.mark.parametrize("name", [name for name in PROBES if method.find("probes", name).needs != "file"])
+def test_a_probe_tells_how_far_it_is(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+    """Also the only place where an overdue probe can be stopped."""
+    told: list[tuple[int, int, str]] = []
+    case = case_for(name, tiny, few)
+    list(configured(name)(dataclasses.replace(case, progress=lambda *said: told.append(said))))
+    assert told
+    assert all(0 <= done <= total and what for done, total, what in told)

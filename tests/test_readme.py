@@ -1,0 +1,116 @@
+"""The README: its commands run and print what it shows, its tables say what the files say."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from conftest import ROOT
+
+from bdscan.cli import FOUND, OUR_FAULT
+from bdscan.method import names, summary
+from bdscan.problem import COULD_NOT_TELL, USAGE
+
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+# Set-up, training and measuring: tried by hand and by CI, not from within a test.
+NOT_HERE = ("make ", "git ", "pip ", "cd ")
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One `$ command` of the README, and the lines under it."""
+
+    command: str
+    output: str
+
+    @property
+    def status(self) -> int | None:
+        """The exit status that an `echo $?` right behind it shows."""
+        found = re.search(r"^\$ echo \$\?\n(\d)$", self.output, re.MULTILINE)
+        return int(found[1]) if found else None
+
+
+def shown() -> list[Shown]:
+    found = []
+    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
+        for part in re.split(r"^\$ (?!echo \$\?)", block, flags=re.MULTILINE)[1:]:
+            command, _, output = part.partition("\n")
+            found.append(Shown(command.strip(), output))
+    return found
+
+
+def told(text: str) -> list[str]:
+    """The words of an output; figures, paths and rulers may differ from machine to machine."""
+    figures = re.sub(r"[-+]?\d[\d.,e-]*|[0-9a-f]{8,}|[─━═│┃|_-]{3,}", "#", text)
+    return figures.split()
+
+
+COMMANDS = [each for each in shown() if not each.command.startswith(NOT_HERE)]
+
+
+def marks(each: Shown) -> list[pytest.MarkDecorator]:
+    """A scan with all probes takes a minute or two."""
+    return [pytest.mark.slow] if "inspect" in each.command and "--probe" not in each.command else []
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Path:
+    """Where a reader types: beside the samples, but what is written goes elsewhere."""
+    (tmp_path / "samples").symlink_to(ROOT / "samples")
+    return tmp_path
+
+
+def run(command: str, where: Path) -> subprocess.CompletedProcess[str]:
+    program, *words = shlex.split(command)
+    assert program == "bdscan", f"a command that no test knows how to run: {command}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-m", "bdscan", *words], cwd=where, env=environment, capture_output=True, text=True
+    )
+
+
+def test_there_is_something_to_run() -> None:
+    assert any("inspect" in each.command for each in COMMANDS)
+    assert any("methods" in each.command for each in COMMANDS)
+
+
+@pytest.mark.parametrize("each", [pytest.param(each, marks=marks(each), id=each.command) for each in COMMANDS])
+def test_a_command_does_what_is_shown(each: Shown, desk: Path) -> None:
+    done = run(each.command, desk)
+    assert done.returncode not in (USAGE, OUR_FAULT), done.stderr
+    if each.status is not None:
+        assert done.returncode == each.status, done.stdout + done.stderr
+    output = re.sub(r"^\$ echo.*\n\d\n?", "", each.output, flags=re.MULTILINE)
+    printed = told(done.stdout + done.stderr)
+    for piece in output.split("…"):  # where the README leaves something out
+        words = told(piece)
+        starts = [i for i in range(len(printed) - len(words) + 1) if printed[i : i + len(words)] == words]
+        assert starts, f"not printed:\n{piece}\nbut:\n{done.stdout}{done.stderr}"
+        printed = printed[starts[0] + len(words) :]
+
+
+def test_the_probes_table_is_the_files_first_lines() -> None:
+    table = "\n".join(f"| `{name}` | {summary('probes', name)} |" for name in names("probes"))
+    assert table in README, f"the table should read:\n{table}"
+
+
+def test_every_exit_status_is_told() -> None:
+    told = {int(code) for code in re.findall(r"^\| \*\*(\d)\*\* \|", README, re.MULTILINE)}
+    assert told == {0, FOUND, USAGE, COULD_NOT_TELL, OUR_FAULT}
+
+
+def test_every_make_target_is_there() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    named = set(re.findall(r"`?make ([a-z-]+)`?", README))
+    assert named <= targets
+
+
+def test_every_file_that_is_linked_exists() -> None:
+    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
+        assert (ROOT / link).exists(), link
