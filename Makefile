@@ -45,8 +45,10 @@ check: $(READY) ## formatting, lint, types and tests
 samples: $(READY) ## draw the signs and train the twins again
 	@$(BIN)/python -m samples.make
 
-reference: $(READY) ## measure the probes' reference values again
-	@$(BIN)/bdscan bench reference
+reference: $(READY) ## train clean nets on signs and measure how they score (MODELS=DIR CLEAN=DATA [ARCH=FILE.py]: and yours)
+	@$(BIN)/python -m samples.reference out/reference
+	@$(BIN)/bdscan bench reference --models out/reference --clean $(IMAGES) \
+	  $(if $(MODELS),--models $(MODELS) --clean $(CLEAN)) $(if $(ARCH),--arch $(ARCH)) --results out/reference-results
 
 bench: $(READY) ## count what is found among the samples, and how fast
 	@$(BIN)/bdscan bench detect --models samples/models --clean $(IMAGES) --results out/bench

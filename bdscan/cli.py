@@ -127,19 +127,21 @@ def inspect(
         select(options)  # wrong settings are told before anything is read
         statuses, texts = [], []
         for path in models:
-            text, status = _one(path, options, chosen, fail_on, many=len(models) > 1)
+            text, status, verdict = _one(path, options, chosen, fail_on, many=len(models) > 1)
             statuses.append(status)
             texts.append(text)
+            bar.stop()
             if output is None and text:
-                bar.stop()
                 typer.echo(text)
+            elif text:
+                _say(f"{path}: {verdict}")
     if output is not None:
         _write(output, "\n".join(text for text in texts if text))
     raise typer.Exit(0 if exit_zero else next(code for code in GRAVEST_FIRST if code in statuses))
 
 
-def _one(path: str, options: Options, form: Format, fail_on: FailOn, *, many: bool) -> tuple[str, int]:
-    """One file's report and exit status; its failure never stops the others."""
+def _one(path: str, options: Options, form: Format, fail_on: FailOn, *, many: bool) -> tuple[str, int, str]:
+    """One file's report, exit status and verdict; its failure never stops the others."""
     from bdscan.pipeline import inspect as run
 
     try:
@@ -151,8 +153,8 @@ def _one(path: str, options: Options, form: Format, fail_on: FailOn, *, many: bo
         _say(f"{path}: {problem.message}", problem.hint)
     except Exception:  # noqa: BLE001 - a crash must never look like a finding
         _crash()
-        return "", OUR_FAULT
-    return _render(report, form, many=many), status_of(report, fail_on)
+        return "", OUR_FAULT, ""
+    return _render(report, form, many=many), status_of(report, fail_on), report.verdict.word
 
 
 def _unread(path: str, problem: Problem) -> Report:

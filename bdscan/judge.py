@@ -29,10 +29,12 @@ FILE = "file"
 def judge(runs: Sequence[Run]) -> Judgement:
     """The gravest of what the file, the behaviour and the failures say."""
     behaviour = _behaviour(runs)
-    verdict, target, reasons = max(  # the first of the gravest
-        (_file(runs), _of_behaviour(behaviour), _of_failures(runs, behaviour)), key=lambda part: part[0]
-    )
-    return Judgement(verdict=verdict, p_value=behaviour.p, target=target, reasons=tuple(reasons))
+    parts = (_file(runs), _of_behaviour(behaviour), _of_failures(runs, behaviour))
+    verdict = max(part[0] for part in parts)
+    gravest = [part for part in parts if part[0] is verdict]
+    target = next((part[1] for part in gravest if part[1] is not None), None)
+    reasons = tuple(reason for part in gravest for reason in part[2])
+    return Judgement(verdict=verdict, p_value=behaviour.p, target=target, reasons=reasons)
 
 
 _Part = tuple[Verdict, int | None, list[str]]

@@ -100,6 +100,7 @@ def reference(
     models: Annotated[list[Path], typer.Option(metavar="DIR", help="Labelled models; the clean ones count.")],
     clean: Annotated[list[str], typer.Option(help="Images you trust, one set for each DIR.")],
     arch: Annotated[str, typer.Option(help="auto, or the FILE.py that holds the factories the labels name.")] = "auto",
+    probe: Annotated[list[str] | None, typer.Option(help="Only this probe; the others' statistics stay.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
     results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = Path(
         "bench-results"
@@ -109,7 +110,7 @@ def reference(
     """Measure how clean nets score, for the p-values of all later inspections."""
     from bdscan.bench.jobs import Job, run
     from bdscan.bench.labels import Kind, read
-    from bdscan.bench.reference import gather, write
+    from bdscan.bench.reference import CALIBRATED, gather, write
     from bdscan.reference import STATISTICS
 
     if len(models) != len(clean):
@@ -117,7 +118,14 @@ def reference(
     labels = [(label, spec) for folder, spec in zip(models, clean, strict=True) for label in read(folder)]
     labels = [(label, spec) for label, spec in labels if label.kind is Kind.CONTROL]
     work = [
-        Job(name=label.name, method="inspect", model=str(label.model), clean=spec, arch=_arch(arch, label))
+        Job(
+            name=label.name,
+            method="inspect",
+            model=str(label.model),
+            clean=spec,
+            arch=_arch(arch, label),
+            probes=tuple(probe or CALIBRATED),
+        )
         for label, spec in labels
     ]
     made = run(work, results, workers=jobs, said=shlex.join(["bdscan", *sys.argv[1:]]), tell=_tell)
@@ -135,7 +143,9 @@ def _writable(output: Path | None) -> None:
 
 
 def _arch(told: str, label: Labelled) -> str:
-    return f"{told}:{label.arch}" if told.endswith(".py") and label.arch else told
+    if not told.endswith(".py"):
+        return told
+    return f"{told}:{label.arch}" if label.arch else "auto"
 
 
 def _tell(result: Result, done: int, total: int) -> None:

@@ -14,6 +14,7 @@ from bdscan.bench.jobs import Result
 from bdscan.bench.labels import Kind, Labelled
 
 Measured = dict[str, list[list[float]]]  # statistic -> one list of scores a net: one a class, or one in all
+CALIBRATED = ("head", "margin", "noise", "inversion", "families")  # the probes whose findings carry a statistic
 LEAST = 3  # nets without which nothing is said
 
 
@@ -105,8 +106,10 @@ def inverse_trigamma(y: float) -> float:
 
 
 def write(path: Path, measured: Measured, nets: list[dict[str, object]]) -> None:
-    """The shipped file: the statistics, and which nets they come from."""
-    document = {"schema": "bdscan.reference/1", "nets": nets, "statistics": summarise(measured)}
+    """The shipped file: the statistics, and which nets they come from; what was not measured again stays."""
+    before = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
+    statistics = {**before, **summarise(measured)}
+    document = {"schema": "bdscan.reference/1", "nets": nets, "statistics": statistics}
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

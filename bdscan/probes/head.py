@@ -3,7 +3,7 @@
 What it measures
     `quiet`: how far each class's logit moves along directions that clean images hardly use, as the length of its row
     of the head after whitening by clean features, sqrt(w' (S + ridge)^-1 w); taken twice, with and without the
-    class's own images in S, and the larger of the two p-values counts. Needs clean images.
+    class's own images in S, of which the smaller lead over the middle class counts. Needs clean images.
     `shift`: the smallest change of the features that turns clean images into each class, with the changed features
     kept between zero and 1.5 times the clean maximum where they come from a ReLU. Without images it starts from the
     features that batch norm implies, where batch norm and ReLU come right before the head.
@@ -42,6 +42,7 @@ from bdscan.finding import Array, Finding, Level
 from bdscan.latent import implied_features, smallest_shift
 from bdscan.model import SuspectModel
 from bdscan.probes import Case, Probe
+from bdscan.reference import p_values
 from bdscan.statistics import holm, leave_one_out, robust_z
 
 TOP = 5  # channels named in a finding
@@ -59,6 +60,7 @@ class Head(Probe):
     sources: int = 16  # class means to shift from, where there are more classes
     steps: int = 300  # of the dual ascent: lengths are then right to about 1 %
     batch: int = 250  # images at once
+    threshold: float = 0.01  # p of `quiet` over all classes (Holm) below which a class is suspect
 
     needs: ClassVar[Literal["file", "model", "images"]] = "model"
     family: ClassVar[str] = "head"
@@ -71,7 +73,7 @@ class Head(Probe):
         yield from _rows(suspect, weight, bias)
         if case.clean is not None:
             features, labels = self._features(case, suspect)
-            yield _quiet(suspect, weight, features, labels, self.ridge)
+            yield _quiet(suspect, weight, features, labels, self.ridge, self.threshold)
             if suspect.classes <= MOST:
                 present = labels.unique()
                 means = torch.stack([features[labels == label].mean(0) for label in present])
@@ -124,24 +126,30 @@ class Head(Probe):
         return _note(suspect, said, scores, target, channels)
 
 
-def _quiet(suspect: SuspectModel, weight: Tensor, features: Tensor, labels: Tensor, ridge: float) -> Finding:
+def _quiet(
+    suspect: SuspectModel, weight: Tensor, features: Tensor, labels: Tensor, ridge: float, threshold: float
+) -> Finding:
     """Each row's length, counted by how little clean features vary in its direction."""
     rows, seen = weight.double(), features.double()
     answers = _whitened(rows, seen, labels, ridge)
     pooled = _whitened(rows, seen, torch.full_like(labels, -1), ridge)  # nothing is left out
     inner, outer = _array(pooled.sum(1).clamp(min=1e-12).sqrt()), _array(answers.sum(1).clamp(min=1e-12).sqrt())
-    # Nature makes a clean class stand out by one yardstick or the other, hardly ever by both: the larger p counts.
-    p = np.maximum(leave_one_out(np.log(inner)), leave_one_out(np.log(outer)))
-    scores = np.sqrt(inner * outer)
+    # Nature makes a clean class stand out by one yardstick or the other, hardly ever by both: the smaller lead counts.
+    scores = np.minimum(np.log(inner / np.median(inner)), np.log(outer / np.median(outer)))
+    p = p_values("head.quiet", scores)
     target = int(np.lexsort((-scores, p))[0])
     said = (
-        f"{suspect.name(target)} answers most to directions that clean images hardly use: "
-        f"{scores[target]:.3g}, {np.median(scores):.3g} for the middle class (leave-one-out p {p[target]:.2g}), "
-        "evidence only"
+        f"{suspect.name(target)} answers most to directions that clean images hardly use, "
+        f"{math.exp(scores[target]):.2f} times as much as the middle class"
     )
+    least = float(holm(p).min())
     return replace(
         _note(suspect, said, scores, target, answers[target].topk(min(TOP, answers.shape[1])).indices),
-        p_value=float(holm(p).min()),
+        level=Level.SUSPECT if least < threshold else Level.NOTE,
+        score=least,
+        threshold=threshold,
+        p_value=least,
+        statistic="head.quiet",
         arrays={"scores": scores, "p_values": p},
     )
 

@@ -3,8 +3,8 @@
 What it measures
     Six forms of universal trigger (a patch, a patch that may stand anywhere, an added change, an added smooth change,
     added lines, a warp) are optimised for all classes at once, each as small as it can be made while 90 % of the
-    images of the other classes follow. The score of a class is minus the log of its trigger's size, or of the
-    largest size reached by any class where it never succeeded. With many classes the less promising half is
+    images of the other classes follow. The score of a class is minus the log of its trigger's size (the largest of
+    all where it never succeeded), cut at 1.5 times the median. With many classes the less promising half is
     dropped again and again, so that a hundred cost little more than ten. Beside it, one trigger is sought under which
     every class becomes a class of its own (all-to-all). What stands out is then contested: the
     classes get triggers of one and the same size, and all are measured on images that no trigger was made from.
@@ -43,6 +43,7 @@ from bdscan.relabel import relabel
 from bdscan.statistics import holm
 from bdscan.trigger import FORMS, stamper
 
+HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
 MOST = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
 FAST = ("patch", "smooth", "warp")  # local, spread out and geometric: each sees what the others do not
 RELABEL = ("patch", "smooth")
@@ -138,16 +139,17 @@ class Inversion(Probe):
 
     def _spread(self, suspect: SuspectModel, name: str, arms: Arms) -> tuple[Finding, float]:
         """How the classes' smallest triggers compare, as a finding; and its p over all classes."""
-        size = arms.size.double().numpy()
-        score = -np.log(np.where(arms.reached.numpy(), size, size[arms.finished.numpy()].max()))
-        score[~arms.finished.numpy()] = np.nan
+        size, finished = arms.size.double().numpy(), arms.finished.numpy()
+        size = np.where(arms.reached.numpy(), size, size[finished].max())
+        score = -np.log(np.minimum(size, HARD * np.median(size[finished])))
+        score[~finished] = np.nan
         scores, p = np.full(suspect.classes, np.nan), np.ones(suspect.classes)
         scores[list(arms.classes)] = score
         p[list(arms.classes)] = p_values(f"inversion.{name}", score)
         adjusted = holm(p)
         target = int(np.argmin(p))
         arm = arms.classes.index(target)
-        others = float(np.exp(-np.nanmedian(np.delete(score, arm))))
+        others = float(np.nanmedian(np.delete(np.where(finished, size, np.nan), arm)))
         message = (
             f"the smallest `{name}` trigger is the one for {suspect.name(target)}: "
             f"{_amount(float(size[arm]), arms)} where other classes need {_amount(others, arms)}"

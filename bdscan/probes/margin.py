@@ -18,7 +18,8 @@ When it misleads
     The plain margin alone is weak evidence: naturally separable classes have large ones. An attacker who poisons with
     images of the target class itself, or trains the features of triggered images to equal those of the target, hides
     in the subspace. Where features far outnumber the images of a class, much that is natural stays outside it. An
-    all-to-all backdoor raises all classes alike, and the comparison between classes does not see it.
+    all-to-all backdoor raises all classes alike; only the level of the middle class, compared with reference nets,
+    shows it, and only where there are enough images for the number of features.
 
 Reference
     Wang et al., S&P 2024 (MM-BD, arXiv 2205.06900); the subspace after arXiv 2512.08129 (CSO); the p-value is a
@@ -27,6 +28,7 @@ Reference
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
@@ -36,16 +38,17 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.finding import Finding, Level
+from bdscan.finding import Array, Finding, Level
 from bdscan.fit import autocast
 from bdscan.model import SuspectModel
 from bdscan.probes import Case, Probe
-from bdscan.reference import p_values
+from bdscan.reference import p_height, p_values
 from bdscan.statistics import holm
 from bdscan.subspace import OwnSpaces, own_spaces, without
 
 SHORTEST = 15  # steps, however many the classes: by then their order is nearly settled
 TOP = 5  # channels named
+FEATURES_AN_IMAGE = 8  # of a class: with more, its own subspace misses much of nature, and all margins grow with that
 
 
 @dataclass(frozen=True)
@@ -90,7 +93,27 @@ class Margin(Probe):
             target=target,
             layer=suspect.head,
             channels=spaces.pulling(features[target], target, TOP),
+            statistic="margin" if own else "margin.plain",
             arrays={"scores": scores, "p_values": p, "margins": margins.cpu().numpy()},
+        )
+        if own is not None:
+            yield self._level(case, suspect, scores)
+
+    def _level(self, case: Case, suspect: SuspectModel, scores: Array) -> Finding:
+        """Whether the middle class too has a second reason, as every class has after an all-to-all backdoor."""
+        assert case.clean is not None
+        middle = float(np.nanmedian(scores))
+        features = suspect.head_weight.shape[1]
+        covered = features <= FEATURES_AN_IMAGE * len(case.clean) / suspect.classes
+        p = p_height("margin.level", middle) if covered else None
+        uncovered = "" if covered else f"; not comparable with clean nets, for {features} features need more images"
+        return Finding(
+            level=Level.SUSPECT if p is not None and p < self.threshold else Level.NOTE,
+            message=f"the middle class can be driven {math.exp(middle):.2g} times as far as is usual for it{uncovered}",
+            score=middle,
+            threshold=self.threshold if p is not None else None,
+            p_value=p,
+            statistic="margin.level" if covered else None,
         )
 
     def _largest(self, case: Case, suspect: SuspectModel, spaces: OwnSpaces) -> tuple[Tensor, Tensor]:

@@ -1,0 +1,84 @@
+"""What makes every answer void is told, and no verdict is clean then."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from bdscan.data import CleanSet
+from bdscan.load import Loaded
+from bdscan.model import Normalised, SuspectModel
+from bdscan.preflight import preflight
+
+
+def loaded(suspect: SuspectModel, clean: CleanSet | None, accuracy: float | None) -> Loaded:
+    return Loaded(
+        suspect=suspect,
+        clean=clean,
+        format="pytorch zip",
+        arch="tiny",
+        normalize="none",
+        tensors_loaded=1,
+        tensors_total=1,
+        clean_accuracy=accuracy,
+        doubts=(),
+        notes=(),
+        wrapper=None,
+        prefix="",
+    )
+
+
+def rebuilt(suspect: SuspectModel, net: nn.Module, classes: int | None = None) -> SuspectModel:
+    return SuspectModel(Normalised(net, [0.0] * 3, [1.0] * 3), suspect.shape, classes or suspect.classes)
+
+
+def test_a_sound_net_with_sound_images_raises_no_doubt(tiny: SuspectModel, few: CleanSet) -> None:
+    assert preflight(loaded(tiny, few, 0.9)).failure is None
+
+
+def test_probabilities_instead_of_logits(tiny: SuspectModel, few: CleanSet) -> None:
+    soft = rebuilt(tiny, nn.Sequential(tiny.net, nn.Softmax(1)))
+    assert "probabilities" in (preflight(loaded(soft, few, 0.9)).failure or "")
+
+
+@pytest.mark.parametrize("accuracy", [0.0, 1 / 6, 0.3])
+def test_accuracy_near_chance(tiny: SuspectModel, few: CleanSet, accuracy: float) -> None:
+    assert "near chance" in (preflight(loaded(tiny, few, accuracy)).failure or "")
+
+
+def test_no_images(tiny: SuspectModel) -> None:
+    assert "no clean images" in (preflight(loaded(tiny, None, None)).failure or "")
+
+
+def test_three_classes(tiny: SuspectModel) -> None:
+    three = rebuilt(tiny, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)), 3)
+    assert "too few" in (preflight(loaded(three, None, None)).failure or "")
+
+
+def test_what_the_set_itself_doubts_is_kept(tiny: SuspectModel, few: CleanSet) -> None:
+    doubtful = replace(few, doubts=("only one class",))
+    assert "only one class" in (preflight(loaded(tiny, doubtful, 0.9)).failure or "")
+
+
+def test_answers_that_change_or_never_change_or_are_no_numbers(tiny: SuspectModel, few: CleanSet) -> None:
+    class Noisy(nn.Module):
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return tiny.net(pixels) + torch.rand(())  # type: ignore[no-any-return]
+
+    class Same(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+            return self.weight * torch.arange(6.0).expand(len(pixels), 6)
+
+    noisy = nn.Sequential(Noisy(), nn.Linear(6, 6))
+    assert "same twice" in (preflight(loaded(rebuilt(tiny, noisy), few, 0.9)).failure or "")
+    assert "same answer" in (preflight(loaded(rebuilt(tiny, Same()), few, 0.9)).failure or "")
+    broken = nn.Sequential(tiny.net, nn.Linear(6, 6))
+    broken[1].weight.data.fill_(float("nan"))
+    assert "not finite" in (preflight(loaded(rebuilt(tiny, broken), few, 0.9)).failure or "")
