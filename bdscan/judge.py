@@ -123,7 +123,7 @@ def _of_behaviour(behaviour: _Behaviour) -> _Part:
             None,
             [f"p = {p:.2g} lies between {ALERT:g} and {DOUBT:g}: neither clean nor suspicious"],
         )
-    return Verdict.CLEAN, None, [f"no evidence found at this sensitivity (p = {p:.2g})"]
+    return Verdict.CLEAN, None, []
 
 
 def _of_failures(runs: Sequence[Run], behaviour: _Behaviour) -> _Part:

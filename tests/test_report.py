@@ -280,7 +280,7 @@ def test_text_says_what_a_log_reader_needs(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setenv("COLUMNS", "140")
     said = text.render(backdoored())
     assert re.search(r"^linf +suspect +2 channels .*\(9\.877 vs threshold 3\.5\)$", said, re.MULTILINE)
-    assert re.search(r"^linf +- +`layer3\.1`", said, re.MULTILINE)
+    assert re.search(r"^linf +- +1 more in the HTML and JSON reports", said, re.MULTILINE)
     assert re.search(r"^transfer +failed +ran out of memory", said, re.MULTILINE)
     assert re.search(r"^failed +transfer: ran out of memory", said, re.MULTILINE)
     assert said.splitlines()[-1].startswith("hint: ")

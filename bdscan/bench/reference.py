@@ -15,6 +15,9 @@ from bdscan.bench.labels import Kind, Labelled
 
 Measured = dict[str, list[list[float]]]  # statistic -> one list of scores a net: one a class, or one in all
 CALIBRATED = ("head", "margin", "noise", "inversion", "families")  # the probes whose findings carry a statistic
+LEAST_SD = 0.1  # of a log: sizes and margins within a tenth of one another are not told apart
+NO_SPREAD = 1e-6
+LEAST_FREEDOM = 8.0
 LEAST = 3  # nets without which nothing is said
 
 
@@ -56,18 +59,21 @@ def summarise(measured: Measured) -> dict[str, dict[str, dict[str, float]]]:
             summary[name] = {"height": {"mean": heights.mean(), "sd": heights.std(ddof=1), "nets": len(nets)}}
         else:
             sd, freedom = spread(nets)
-            summary[name] = {"spread": {"sd": sd, "freedom": freedom, "nets": len(nets)}}
+            summary[name] = {"spread": {"sd": max(sd, LEAST_SD), "freedom": freedom, "nets": len(nets)}}
     return {name: {kind: _rounded(of) for kind, of in part.items()} for name, part in summary.items()}
 
 
 def spread(nets: list[list[float]]) -> tuple[float, float]:
     """The prior of the moderated t: Smyth's (2004) moment estimate from the variances of the nets."""
-    variances, freedoms = [], []
+    variances: list[float] = []
+    freedoms: list[int] = []
     for net in nets:
         values = np.array(net)[np.isfinite(net)]
-        if len(values) > 2 and values.var(ddof=1) > 0:
-            variances.append(values.var(ddof=1))
+        if len(values) > 2 and values.std(ddof=1) > NO_SPREAD:
+            variances.append(float(values.var(ddof=1)))
             freedoms.append(len(values) - 1)
+    if len(variances) < LEAST:  # on clean nets no class stands out at all
+        return LEAST_SD, LEAST_FREEDOM
     half = np.array(freedoms) / 2
     e = np.log(variances) - np.array([digamma(h) for h in half]) + np.log(half)
     excess = float(e.var(ddof=1) - np.mean([trigamma(h) for h in half]))

@@ -48,7 +48,7 @@ from bdscan.subspace import OwnSpaces, own_spaces, without
 
 SHORTEST = 15  # steps, however many the classes: by then their order is nearly settled
 TOP = 5  # channels named
-FEATURES_AN_IMAGE = 8  # of a class: with more, its own subspace misses much of nature, and all margins grow with that
+FEATURES_AN_IMAGE = 6  # of a class: with more, its own subspace misses much of nature, and all margins grow with that
 
 
 @dataclass(frozen=True)

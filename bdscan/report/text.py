@@ -21,6 +21,7 @@ _STYLES = {
 }
 _LEVELS = {Level.NOTE: "dim", Level.SUSPECT: "yellow", Level.BACKDOOR: "bold red"}
 _FINDINGS = 50  # of one probe: a hostile file must not flood the log
+_NOTES = 2  # of one probe, the most telling ones, and only where it found nothing graver
 _LABEL = 8  # so that the short table and the long one line up
 
 
@@ -61,13 +62,16 @@ def _grid(rows: Iterator[tuple[Text | str, ...]]) -> Table:
 
 def _run(run: Run) -> Iterator[tuple[Text | str, ...]]:
     found = words.ranked(run)
-    for finding in found[:_FINDINGS]:
+    grave = [finding for finding in found if finding.level > Level.NOTE][:_FINDINGS]
+    notes = sorted((f for f in found if f.level is Level.NOTE), key=lambda f: (f.p_value is None, f.p_value or 0))
+    shown = grave + notes[: 0 if grave else _NOTES]
+    for finding in shown:
         level = "-" if finding.level is Level.NOTE else finding.level.word
         numbers = words.evidence(finding)
         message = words.plain(finding.message) + (f" ({numbers})" if numbers else "")
         yield run.probe, Text(level, style=_LEVELS[finding.level]), message
-    if len(found) > _FINDINGS:
-        yield run.probe, "-", f"{len(found) - _FINDINGS} more findings in the JSON report"
+    if len(found) > len(shown):
+        yield run.probe, "-", f"{len(found) - len(shown)} more in the HTML and JSON reports"
     if run.failure is not None:
         yield run.probe, Text("failed", style="yellow"), words.plain(run.failure)
     elif not run.findings:
