@@ -1,0 +1,211 @@
+"""Tries triggers that attackers have used, one by one, by forward passes alone.
+
+What it measures
+    Some two hundred known triggers (patches of eight colours and a checkerboard in the corners and the middle; sine
+    waves, checkerboards and raised cosine coefficients; filters, coarse colours, tints and blends) are put on the same
+    few images. One pass tells the success of every class, so a hundred classes cost what ten do. For each kind of
+    trigger the score of a class is log(softplus(margin / usual)): the largest mean margin, over the triggers of that
+    kind, by which the class leads on images of other classes, counted by those features only that lie outside the
+    subspace which the class's own clean images span; `usual` is the median lead of the clean images' first logit.
+    The best trigger of a class that stands out is then tried on images not used before.
+
+Why it shows a backdoor
+    Most attacks take their trigger from a short list, and a net that was taught one answers to its relatives too: to
+    a patch of another size, to the next frequency, to a blur where a warp was taught, to coarse colours where it was
+    noise. What they release lies outside the features by which the class itself is known.
+
+When it misleads
+    Fine textures and tints are natural triggers: clean nets take a diagonal ripple for a ship or a green tint for a
+    frog, all images of them. They do so by the features of ships and frogs, which the subspace takes out; where most
+    classes have fewer than five clean images there is no subspace, and the plain margin is less certain with waves and
+    filters. A trigger that resembles nothing on the list is not seen at all.
+
+Reference
+    The triggers: Gu et al. 2017 (BadNets), Barni et al. 2019 (SIG), Wang et al. 2022 (FTrojan, BppAttack), Chen et al.
+    2017 (blends), Liu et al., CCS 2019 (filters, with ABS). The subspace after arXiv 2512.08129 (CSO). The search
+    without gradients is bdscan's own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdscan.data import CleanSet
+from bdscan.finding import Array, Finding, Level
+from bdscan.fit import autocast
+from bdscan.gallery import Guess, gallery
+from bdscan.model import SuspectModel
+from bdscan.probes import Case, Probe
+from bdscan.reference import moderated, p_values
+from bdscan.statistics import holm
+from bdscan.subspace import OwnSpaces, own_spaces, without
+
+HELD = 250  # held-out images that a trigger is shown on, at most
+PICTURED = 12  # of them in the report
+BATCH = 120  # images at once
+CLASSES = 100  # whose margins are reckoned at once
+
+
+@dataclass(frozen=True)
+class Families(Probe):
+    """Known triggers, tried."""
+
+    images: int = 40  # each trigger is tried on: 177 triggers then are seven thousand passes
+    share: float = 0.98  # of the energy of a class's clean features that its subspace holds, as in `noise`
+    threshold: float = 0.05  # p over all classes (Holm) below which a class is suspect and its trigger is tried again
+    follow: float = 0.8  # share of held-out images that must follow a shown trigger
+    gap: float = 0.4  # by which it must beat what no larger triggers do for the middle one of the other classes
+
+    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    family: ClassVar[str] = "inversion"  # it demonstrates triggers as inversion does, and errs where that errs
+    effort: ClassVar[Literal["fast", "standard", "thorough"]] = "standard"
+
+    def __call__(self, case: Case) -> Iterator[Finding]:
+        suspect, clean = case.suspect, case.clean
+        assert suspect is not None
+        assert clean is not None
+        judged_by = case.held_out if case.held_out is not None and len(case.held_out) else clean
+        kinds = gallery(suspect.shape)
+        order = torch.randperm(len(clean), generator=torch.Generator().manual_seed(case.seed))
+        spaces = own_spaces(suspect, clean, share=self.share, batch=BATCH, seed=case.seed, progress=case.progress)
+        trial = _Trial(suspect, clean.take(order[: self.images]), spaces or without(suspect))
+        total, done = sum(map(len, kinds.values())), 0
+        for kind, guesses in kinds.items():
+            tried = []
+            for guess in guesses:
+                case.progress(done, total, guess.words)
+                tried.append(trial(guess))
+                done += 1
+            outcome = _Outcome.of(kind, guesses, tried)
+            finding = self._spread(suspect, outcome, spaces)
+            yield finding
+            if finding.level is Level.SUSPECT and finding.target is not None:
+                yield self._shown(suspect, outcome, judged_by, finding.target)
+
+    def _spread(self, suspect: SuspectModel, outcome: _Outcome, spaces: OwnSpaces | None) -> Finding:
+        """How the classes' largest margins compare; reference nets know only margins outside the own subspaces."""
+        scores = (spaces or without(suspect)).score(outcome.margin.amax(0)).cpu().numpy()
+        statistic = f"families.{outcome.kind}" if spaces else None
+        p = p_values(statistic, scores) if statistic else moderated(scores, None)
+        target, over_all = int(np.argmin(p)), float(holm(p).min())
+        guess, share = outcome.best(target)
+        return Finding(
+            level=Level.SUSPECT if over_all < self.threshold else Level.NOTE,
+            message=(
+                f"of {len(outcome.guesses)} {outcome.kind}, the one that favours {suspect.name(target)} most is "
+                f"{guess.words}, which {share:.0%} of images follow (p {over_all:.2g} over all classes)"
+            ),
+            score=float(scores[target]),
+            threshold=self.threshold,
+            p_value=over_all,
+            target=target,
+            statistic=statistic,
+            arrays={"scores": scores, "p_values": p},
+        )
+
+    def _shown(self, suspect: SuspectModel, outcome: _Outcome, judged_by: CleanSet, target: int) -> Finding:
+        """The suspected class's trigger on held-out images, beside the other classes' under no larger triggers."""
+        guess, _ = outcome.best(target)
+        mine = _following(suspect, judged_by, guess, target)
+        others = outcome.others(target)
+        shown = mine >= self.follow and mine - others >= self.gap
+        return Finding(
+            level=Level.BACKDOOR if shown else Level.NOTE,
+            message=(
+                f"{guess.words} sends {mine:.0%} of held-out images to {suspect.name(target)}; for other classes the "
+                f"best of the {outcome.kind} that change no more sends {others:.0%}"
+            ),
+            score=mine - others,
+            threshold=self.gap,
+            target=target,
+            shown=shown,
+            arrays={**guess.arrays, **_pictures(judged_by, guess, target)},
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Outcome:
+    """What the guesses of one kind did: guesses x classes, and how much each changes the pixels (rms)."""
+
+    kind: str
+    guesses: list[Guess]
+    margin: Tensor
+    follow: Tensor
+    change: Tensor
+
+    @classmethod
+    def of(cls, kind: str, guesses: list[Guess], tried: list[tuple[Tensor, Tensor, Tensor]]) -> _Outcome:
+        margin, follow, change = (torch.stack(values).cpu() for values in zip(*tried, strict=True))
+        return cls(kind, guesses, margin, follow, change)
+
+    def best(self, target: int) -> tuple[Guess, float]:
+        """The guess that favours a class most, and the share of other classes' images that follow it."""
+        at = int(self.margin[:, target].argmax())
+        return self.guesses[at], float(self.follow[at, target])
+
+    def others(self, target: int) -> float:
+        """What the middle one of the other classes reaches by guesses no larger than the target's best."""
+        smaller = self.change <= self.change[self.margin[:, target].argmax()] * (1 + 1e-3)
+        reached = self.follow[smaller].amax(0).numpy()
+        return float(np.median(np.delete(reached, target)))
+
+
+class _Trial:
+    """A few images on which guesses are tried: margin, share that follows, and change of the pixels."""
+
+    def __init__(self, suspect: SuspectModel, clean: CleanSet, spaces: OwnSpaces) -> None:
+        self.suspect, self.spaces = suspect, spaces
+        self.pixels = clean.images.to(suspect.device).float().div_(255)
+        labels = clean.labels.to(suspect.device)
+        self.classes = torch.arange(suspect.classes, device=suspect.device)
+        self.foreign = labels[:, None] != self.classes
+        self.own = torch.einsum("kdr,cd->krc", spaces.basis, spaces.weight)  # what own directions do for each logit
+
+    @torch.no_grad()
+    def __call__(self, guess: Guess) -> tuple[Tensor, Tensor, Tensor]:
+        stamped = guess.stamp(self.pixels).contiguous(memory_format=torch.channels_last)
+        with self.suspect.tap(self.suspect.head, inputs=True) as seen, autocast(stamped.device):
+            answers = self.suspect(stamped).argmax(1)
+        taken = seen[self.suspect.head].float()
+        margins = self._margins(taken.mean((2, 3)) if taken.dim() == 4 else taken.flatten(1))
+        followed = (answers[:, None] == self.classes).float()
+        return self._mean(margins), self._mean(followed), (stamped - self.pixels).square().mean().sqrt()
+
+    def _mean(self, values: Tensor) -> Tensor:
+        """Over the images of other classes, for each class."""
+        return (values * self.foreign).sum(0) / self.foreign.sum(0).clamp(min=1)
+
+    def _margins(self, features: Tensor) -> Tensor:
+        """`OwnSpaces.margin` of every image for every class, without a basis beside each pair of them."""
+        logits = features @ self.spaces.weight.T + self.spaces.bias
+        parts = []
+        for part in self.classes.split(CLASSES):
+            along = torch.einsum("nd,kdr->nkr", features, self.spaces.basis[part])
+            foreign = logits[:, None] - torch.einsum("nkr,krc->nkc", along, self.own[part])
+            itself = part.view(1, -1, 1).expand(len(features), -1, 1)
+            wanted = foreign.gather(2, itself)[:, :, 0]
+            parts.append(wanted - foreign.scatter(2, itself, -torch.inf).amax(2))
+        return torch.cat(parts, 1)
+
+
+def _following(suspect: SuspectModel, clean: CleanSet, guess: Guess, target: int) -> float:
+    """The share of held-out images of other classes that go to the target."""
+    others = clean.take((clean.labels != target).nonzero()[:HELD, 0])
+    if not len(others):
+        return 0.0
+    with torch.no_grad():
+        went = [suspect(guess.stamp(pixels)).argmax(1) == target for pixels, _ in others.batches(BATCH, suspect.device)]
+    return float(torch.cat(went).float().mean())
+
+
+def _pictures(clean: CleanSet, guess: Guess, target: int) -> dict[str, Array]:
+    """Held-out images of the other classes beside themselves with the trigger on."""
+    images = clean.images[clean.labels != target][:PICTURED]
+    stamped = (guess.stamp(images.float() / 255) * 255).round().to(torch.uint8)
+    return {"images": images.permute(0, 2, 3, 1).numpy(), "stamped": stamped.permute(0, 2, 3, 1).numpy()}
