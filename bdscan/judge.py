@@ -71,6 +71,8 @@ def _behaviour(runs: Sequence[Run]) -> _Behaviour:
     target = _named(adjusted, shown)
     pointing = tuple(sorted(name for name, p in families.items() if p[target] <= AGREES))
     p = _least([float(adjusted.min()), *whole])
+    if whole and min(whole) < adjusted.min():  # all classes alike: none is to be named before the others
+        return _Behaviour(p, None, pointing, shown)
     return _Behaviour(p, target, pointing, shown)
 
 
@@ -115,7 +117,7 @@ def _of_behaviour(behaviour: _Behaviour) -> _Part:
         return Verdict.BACKDOORED, target, shown + (agreed if target is not None else [])
     if p <= ALERT or behaviour.shown:
         named = target if shown_here or not behaviour.shown else behaviour.shown[0].target
-        why = [] if p > ALERT else [f"the classes differ more than those of clean nets do (p = {p:.2g})"]
+        why = [] if p > ALERT else [_why(behaviour)]
         return Verdict.SUSPICIOUS, named, shown + why
     if p <= DOUBT:
         return (
@@ -124,6 +126,12 @@ def _of_behaviour(behaviour: _Behaviour) -> _Part:
             [f"p = {p:.2g} lies between {ALERT:g} and {DOUBT:g}: neither clean nor suspicious"],
         )
     return Verdict.CLEAN, None, []
+
+
+def _why(behaviour: _Behaviour) -> str:
+    if behaviour.target is None:
+        return f"all classes differ from those of clean nets, as after an all-to-all backdoor (p = {behaviour.p:.2g})"
+    return f"the classes differ more than those of clean nets do (p = {behaviour.p:.2g})"
 
 
 def _of_failures(runs: Sequence[Run], behaviour: _Behaviour) -> _Part:

@@ -110,7 +110,8 @@ def reference(
     """Measure how clean nets score, for the p-values of all later inspections."""
     from bdscan.bench.jobs import Job, run
     from bdscan.bench.labels import Kind, read
-    from bdscan.bench.reference import CALIBRATED, gather, write
+    from bdscan.bench.left_out import judged
+    from bdscan.bench.reference import CALIBRATED, by_statistic, gather, write
     from bdscan.reference import STATISTICS
 
     if len(models) != len(clean):
@@ -129,9 +130,13 @@ def reference(
         for label, spec in labels
     ]
     made = run(work, results, workers=jobs, said=shlex.join(["bdscan", *sys.argv[1:]]), tell=_tell)
-    measured, nets = gather(made, [label for label, _ in labels])
+    scores, nets = gather(made, [label for label, _ in labels])
+    measured = by_statistic(scores)
     write(output or STATISTICS, measured, nets)
     typer.echo(f"bdscan: {len(nets)} clean nets, {len(measured)} statistics", err=True)
+    for net, judgement in zip(nets, judged(scores), strict=True):
+        p = "none" if judgement.p_value is None else f"{judgement.p_value:.3g}"
+        typer.echo(f"{net['name']}: judged by the other nets, {judgement.verdict.word}, p = {p}")
 
 
 def _writable(output: Path | None) -> None:

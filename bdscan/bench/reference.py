@@ -21,18 +21,28 @@ LEAST_FREEDOM = 8.0
 LEAST = 3  # nets without which nothing is said
 
 
-def gather(made: Sequence[Result], labels: Sequence[Labelled]) -> tuple[Measured, list[dict[str, object]]]:
-    """The calibrated statistics of all clean nets among the results, and which nets those are."""
-    measured: Measured = {}
+def gather(
+    made: Sequence[Result], labels: Sequence[Labelled]
+) -> tuple[list[dict[str, list[float]]], list[dict[str, object]]]:
+    """The calibrated statistics of each clean net among the results, and which nets those are."""
+    measured: list[dict[str, list[float]]] = []
     nets: list[dict[str, object]] = []
     for label, result in zip(labels, made, strict=True):
         if label.kind is not Kind.CONTROL or result["failure"] is not None:
             continue
         report = result["outcome"]["report"]
         nets.append({"name": label.name, "sha256": report["subject"]["sha256"], "accuracy": report["clean_accuracy"]})
-        for name, scores in _scores(report["runs"]).items():
-            measured.setdefault(name, []).append(scores)
+        measured.append(_scores(report["runs"]))
     return measured, nets
+
+
+def by_statistic(nets: Sequence[Mapping[str, list[float]]]) -> Measured:
+    """The same, turned round."""
+    measured: Measured = {}
+    for net in nets:
+        for name, scores in net.items():
+            measured.setdefault(name, []).append(scores)
+    return measured
 
 
 def _scores(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:

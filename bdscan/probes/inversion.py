@@ -40,7 +40,7 @@ from bdscan.probes import Case, Probe
 from bdscan.problem import USAGE, Problem
 from bdscan.reference import p_height, p_values
 from bdscan.relabel import relabel
-from bdscan.statistics import holm
+from bdscan.statistics import cauchy, holm
 from bdscan.trigger import FORMS, stamper
 
 HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
@@ -62,6 +62,7 @@ class Inversion(Probe):
     images: int = 200  # a step, shared by all classes
     contests: int = 2  # suspicions that are put to the test at equal size
     threshold: float = 0.05  # p, over all classes, below which a class is put to the test
+    sure: float = 0.001  # p of earlier probes, over all classes, at which their class is put to the test as well
     follow: float = 0.8  # share of held-out images that must follow a shown trigger
     gap: float = 0.4  # by which it must beat the median of the other classes at equal size
 
@@ -78,7 +79,8 @@ class Inversion(Probe):
         fast = case.effort == "fast"
         forms = _named(self.forms, FAST if fast else tuple(FORMS))
         classes, controls = _entrants(case)
-        found: list[tuple[float, int, str, Arms]] = []
+        arms_of: dict[str, Arms] = {}
+        spreads: dict[str, Finding] = {}
         for turn, name in enumerate(forms):
             arms = invert(
                 suspect,
@@ -91,13 +93,10 @@ class Inversion(Probe):
                 controls=controls,
                 progress=partial(_within, case, turn, len(forms)),
             )
-            finding, p = self._spread(suspect, name, arms)
-            yield finding
-            found.append((p, finding.target or 0, name, arms))
-        for p, target, name, arms in sorted(found, key=lambda f: (f[0], f[2]))[: self.contests]:
-            if p < self.threshold:
-                yield self._contest(case, suspect, clean, judged_by, name, arms, target)
-        arms_of = {name: arms for _, _, name, arms in found}
+            arms_of[name], spreads[name] = arms, self._spread(suspect, name, arms)
+            yield spreads[name]
+        for name, target in self._suspicions(spreads, _combined(case))[: self.contests]:
+            yield self._contest(case, suspect, clean, judged_by, name, arms_of[name], target)
         for name in _named(self.relabel, () if fast else tuple(form for form in RELABEL if form in arms_of)):
             yield from self._relabelling(case, suspect, clean, judged_by, name, arms_of[name])
 
@@ -138,8 +137,23 @@ class Inversion(Probe):
             arrays={"becomes": np.array(found.becomes), **found.evidence},
         )
 
-    def _spread(self, suspect: SuspectModel, name: str, arms: Arms) -> tuple[Finding, float]:
-        """How the classes' smallest triggers compare, as a finding; and its p over all classes."""
+    def _suspicions(self, spreads: dict[str, Finding], before: Array) -> list[tuple[str, int]]:
+        """Forms and classes worth a contest, the most suspicious first.
+
+        A class that stands out in a form by itself, and in its best forms the class that earlier probes are sure of.
+        """
+        found: dict[tuple[str, int], float] = {}
+        sure = int(np.argmin(before)) if float(holm(before).min()) <= self.sure else None
+        for name, finding in spreads.items():
+            p = finding.arrays["p_values"]
+            if finding.level > Level.NOTE and finding.target is not None:
+                found[name, finding.target] = float(p[finding.target])
+            if sure is not None and p[sure] < self.threshold:
+                found[name, sure] = float(p[sure])
+        return sorted(found, key=lambda pair: (found[pair], pair))
+
+    def _spread(self, suspect: SuspectModel, name: str, arms: Arms) -> Finding:
+        """How the classes' smallest triggers compare."""
         size, finished = arms.size.double().numpy(), arms.finished.numpy()
         size = np.where(arms.reached.numpy(), size, size[finished].max())
         score = -np.log(np.minimum(size, HARD * np.median(size[finished])))
@@ -155,7 +169,7 @@ class Inversion(Probe):
             f"the smallest `{name}` trigger is the one for {suspect.name(target)}: "
             f"{_amount(float(size[arm]), arms)} where other classes need {_amount(others, arms)}"
         )
-        finding = Finding(
+        return Finding(
             level=Level.SUSPECT if adjusted[target] < self.threshold else Level.NOTE,
             message=message,
             score=float(adjusted[target]),
@@ -165,7 +179,6 @@ class Inversion(Probe):
             statistic=f"inversion.{name}",
             arrays={"scores": scores, "p_values": p, **arms.form.evidence(arm)},
         )
-        return finding, float(adjusted[target])
 
     def _contest(
         self,
@@ -233,13 +246,14 @@ def _entrants(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:
 
 def _pointed_at(case: Case) -> list[int]:
     """Classes by how strongly earlier probes point to them."""
+    return [int(c) for c in np.argsort(_combined(case), kind="stable")]
+
+
+def _combined(case: Case) -> Array:
+    """One p-value a class from all earlier probes."""
     assert case.suspect is not None
-    least = np.ones(case.suspect.classes)
-    for run in case.runs:
-        for finding in run.findings:
-            if "p_values" in finding.arrays:
-                least = np.minimum(least, finding.arrays["p_values"])
-    return [int(c) for c in np.argsort(least, kind="stable")]
+    ps = [f.arrays["p_values"] for run in case.runs for f in run.findings if "p_values" in f.arrays]
+    return np.array([cauchy(column) for column in np.stack(ps).T]) if ps else np.ones(case.suspect.classes)
 
 
 def _within(case: Case, turn: int, turns: int, done: int, total: int, what: str) -> None:
