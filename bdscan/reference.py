@@ -23,6 +23,9 @@ class Spread:
 
     sd: float
     freedom: float
+    heavy: float = (
+        1.0  # how much wider the tail is than Student's: no reference net may be more surprising than 1 in n + 1
+    )
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ def _shipped() -> dict[str, dict[str, dict[str, float]]]:
 
 def spread(statistic: str) -> Spread | None:
     found = _shipped().get(statistic, {}).get("spread")
-    return Spread(found["sd"], found["freedom"]) if found else None
+    return Spread(found["sd"], found["freedom"], found["heavy"]) if found else None
 
 
 def height(statistic: str) -> Height | None:
@@ -75,7 +78,7 @@ def moderated(scores: Array | Sequence[float], prior: Spread | None) -> Array:
         if prior is not None:
             variance = (prior.freedom * prior.sd**2 + freedom * variance) / (prior.freedom + freedom)
             freedom = freedom + prior.freedom  # type: ignore[assignment]
-        scale = math.sqrt(variance * (1 + 1 / count))
+        scale = math.sqrt(variance * (1 + 1 / count)) * (prior.heavy if prior else 1)
         if scale > 1e-12 * float(np.abs(values[finite]).max()):
             p[c] = student_tail(float(values[c] - others.mean()) / scale, freedom)
     return p

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from bdscan import reference
+from bdscan.bench.left_out import judged
 from bdscan.bench.reference import digamma, inverse_trigamma, spread, summarise, trigamma, write
+from bdscan.finding import Verdict
 from bdscan.reference import Spread, moderated
 from bdscan.statistics import leave_one_out
 
@@ -81,3 +83,25 @@ def test_the_shipped_file_knows_every_statistic_in_use() -> None:
         assert reference.spread(name) is not None, name
     assert reference.p_height("margin.level", 10.0) is not None
     assert reference.p_height("no such statistic", 1.0) is None
+
+
+def test_no_reference_net_is_rarer_than_their_number_allows() -> None:
+    rng = np.random.default_rng(2)
+    nets = rng.normal(0, 0.2, (15, 10))
+    nets[3, 4] = 2.5  # one clean net with an outlier that Student's t would never believe
+    found = summarise({"noise": nets.tolist()})["noise"]["spread"]
+    assert found["heavy"] > 1.5
+    prior = Spread(found["sd"], found["freedom"], found["heavy"])
+    assert 10 * moderated(nets[3], prior).min() >= 1 / 16.1
+
+
+def test_each_net_is_judged_by_the_others() -> None:
+    rng = np.random.default_rng(3)
+    nets = [
+        {"margin": rng.normal(0, 0.2, 10).tolist(), "head.quiet": rng.normal(0, 0.2, 10).tolist()} for _ in range(8)
+    ]
+    nets[0]["margin"][6] = 3.0
+    said = judged(nets)
+    assert said[0].target == 6
+    assert said[0].verdict > Verdict.CLEAN
+    assert all(each.verdict is Verdict.CLEAN for each in said[1:])

@@ -34,7 +34,9 @@ def _run(name: str, scores: list[float], clean: dict[str, dict[str, float]]) -> 
     probe = name.partition(".")[0]
     family = FAMILIES.get(probe, probe)
     if "spread" in clean:
-        p = moderated(np.array(scores), Spread(clean["spread"]["sd"], clean["spread"]["freedom"]))
+        p = moderated(
+            np.array(scores), Spread(clean["spread"]["sd"], clean["spread"]["freedom"], clean["spread"]["heavy"])
+        )
         finding = Finding(level=Level.NOTE, message=name, arrays={"p_values": p})
     elif "height" in clean and probe != "relabelling":  # that one counts only where the classes become various
         height = Height(clean["height"]["mean"], clean["height"]["sd"], int(clean["height"]["nets"]))

@@ -12,6 +12,8 @@ import numpy as np
 
 from bdscan.bench.jobs import Result
 from bdscan.bench.labels import Kind, Labelled
+from bdscan.reference import Spread, moderated
+from bdscan.statistics import holm
 
 Measured = dict[str, list[list[float]]]  # statistic -> one list of scores a net: one a class, or one in all
 CALIBRATED = ("head", "margin", "noise", "inversion", "families")  # the probes whose findings carry a statistic
@@ -69,7 +71,9 @@ def summarise(measured: Measured) -> dict[str, dict[str, dict[str, float]]]:
             summary[name] = {"height": {"mean": heights.mean(), "sd": heights.std(ddof=1), "nets": len(nets)}}
         else:
             sd, freedom = spread(nets)
-            summary[name] = {"spread": {"sd": max(sd, LEAST_SD), "freedom": freedom, "nets": len(nets)}}
+            sd = max(sd, LEAST_SD)
+            heavy = _heaviness(nets, sd, freedom)
+            summary[name] = {"spread": {"sd": sd, "freedom": freedom, "heavy": heavy, "nets": len(nets)}}
     return {name: {kind: _rounded(of) for kind, of in part.items()} for name, part in summary.items()}
 
 
@@ -91,6 +95,21 @@ def spread(nets: list[list[float]]) -> tuple[float, float]:
         return math.sqrt(float(np.mean(variances))), MOST_FREEDOM
     prior = min(2 * inverse_trigamma(excess), MOST_FREEDOM)
     return math.sqrt(math.exp(float(e.mean()) + digamma(prior / 2) - math.log(prior / 2))), prior
+
+
+def _heaviness(nets: list[list[float]], sd: float, freedom: float) -> float:
+    """The least factor on the spread at which the most surprising of n clean nets has p = 1 / (n + 1), over classes."""
+
+    def least(heavy: float) -> float:
+        return min(float(holm(moderated(np.array(net), Spread(sd, freedom, heavy))).min()) for net in nets)
+
+    low, high = 1.0, 10.0
+    if least(low) >= 1 / (len(nets) + 1):
+        return low
+    for _ in range(30):
+        middle = (low + high) / 2
+        low, high = (middle, high) if least(middle) < 1 / (len(nets) + 1) else (low, middle)
+    return high
 
 
 MOST_FREEDOM = 30.0  # a few dozen nets do not vouch for more
