@@ -23,7 +23,9 @@ FLOORS = {
         (
             "load",
             "images",
+            "disguise",
             "fit",
+            "gallery",
             "invert",
             "relabel",
             "write",

@@ -20,7 +20,7 @@ from bdscan.subspace import OwnSpaces, own_spaces
 
 
 def found(suspect: SuspectModel, clean: CleanSet | None, probe: Margin | None = None) -> Finding:
-    (finding,) = (probe or Margin())(Case(suspect=suspect, clean=clean))
+    finding, *_ = (probe or Margin())(Case(suspect=suspect, clean=clean))
     return finding
 
 

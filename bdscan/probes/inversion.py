@@ -46,7 +46,6 @@ from bdscan.trigger import FORMS, stamper
 HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
 MOST = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
 FAST = ("patch", "smooth", "warp")  # local, spread out and geometric: each sees what the others do not
-HASTE = 0.6  # of the steps when fast: the sizes are then a fifth larger, in the same order
 RELABEL = ("patch", "smooth")
 VARIETY = 0.6  # different classes that the classes must become, as a share: natural changes end in one or two
 SHOWN = 12  # pictures in the report
@@ -87,7 +86,7 @@ class Inversion(Probe):
                 clean,
                 name,
                 classes,
-                steps=round(self.steps * HASTE) if fast else self.steps,
+                steps=self.steps,
                 images=self.images,
                 seed=case.seed,
                 controls=controls,
