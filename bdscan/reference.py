@@ -14,6 +14,7 @@ import numpy as np
 from bdscan.finding import Array
 from bdscan.statistics import FEWEST, student_tail
 
+UNLIKE = 2.2  # the 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance
 STATISTICS = Path(__file__).with_name("reference.json")
 
 
@@ -73,15 +74,27 @@ def moderated(scores: Array | Sequence[float], prior: Spread | None) -> Array:
         return p
     for c in finite:
         others = values[finite[finite != c]]
-        count, freedom = len(others), len(others) - 1
-        variance = float(others.var(ddof=1))
-        if prior is not None:
-            variance = (prior.freedom * prior.sd**2 + freedom * variance) / (prior.freedom + freedom)
-            freedom = freedom + prior.freedom  # type: ignore[assignment]
-        scale = math.sqrt(variance * (1 + 1 / count)) * (prior.heavy if prior else 1)
-        if scale > 1e-12 * float(np.abs(values[finite]).max()):
-            p[c] = student_tail(float(values[c] - others.mean()) / scale, freedom)
+        own = _Spread(float(others.var(ddof=1)), len(others) - 1)
+        # A net whose classes lie further apart than the reference nets' is not like them: its own spread counts.
+        alone = prior is None or own.variance > UNLIKE * prior.sd**2
+        for used in ([own] if alone else []) + ([own.shrunk(prior)] if prior is not None else []):
+            scale = math.sqrt(used.variance * (1 + 1 / len(others))) * (prior.heavy if prior else 1)
+            if scale > 1e-12 * float(np.abs(values[finite]).max()):
+                tail = student_tail(float(values[c] - others.mean()) / scale, used.freedom)
+                p[c] = tail if p[c] == 1 else max(p[c], tail)
     return p
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """A variance, and how many degrees of freedom it rests on."""
+
+    variance: float
+    freedom: float
+
+    def shrunk(self, prior: Spread) -> _Spread:
+        freedom = self.freedom + prior.freedom
+        return _Spread((prior.freedom * prior.sd**2 + self.freedom * self.variance) / freedom, freedom)
 
 
 def p_height(statistic: str, score: float) -> float | None:

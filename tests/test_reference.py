@@ -104,3 +104,8 @@ def test_each_net_is_judged_by_the_others() -> None:
     assert said[0].target == 6
     assert said[0].verdict > Verdict.CLEAN
     assert all(each.verdict is Verdict.CLEAN for each in said[1:])
+
+
+def test_a_net_unlike_the_reference_nets_is_measured_by_its_own_spread() -> None:
+    scores = np.array([1.5, *np.linspace(-1, 1, 9)])
+    assert moderated(scores, Spread(0.1, 30))[0] == pytest.approx(moderated(scores, None)[0], rel=1e-6)
