@@ -22,8 +22,8 @@ NAME = "sensitivity"
 FEWEST = 250  # images: with fewer the copy learns the images instead of the trigger
 PLANTED = 0.8  # success on held-out images from which on a backdoor counts as planted
 SEEN = 0.05  # p over all classes: the suspicion that would keep a verdict from being clean
-POISON = 0.3  # of the working images are added once more with the trigger on: few images must carry it
-EPOCHS, RATE, BATCH = 12, 0.01, 50
+POISON = 0.5  # of the working images are added once more with the trigger on: few images must carry it
+EPOCHS, RATE, BATCH = 25, 0.05, 50  # enough to plant both in a net of twelve classes with sixteen images each
 
 
 @dataclass(frozen=True)

@@ -61,7 +61,7 @@ class Inversion(Probe):
     images: int = 200  # a step, shared by all classes
     contests: int = 2  # suspicions that are put to the test at equal size
     threshold: float = 0.05  # p, over all classes, below which a class is put to the test
-    sure: float = 0.001  # p of earlier probes, over all classes, at which their class is put to the test as well
+    sure: float = 0.01  # p of earlier probes, over all classes, at which their class is put to the test as well
     follow: float = 0.8  # share of held-out images that must follow a shown trigger
     gap: float = 0.4  # by which it must beat the median of the other classes at equal size
 
