@@ -1,3 +1,3 @@
-"""Finds and removes backdoors in image classifiers."""
+"""Finds backdoors in image classifiers."""
 
 __version__ = "0.1.0"

@@ -161,8 +161,9 @@ def _sensitivity(case: Case, runner: _Runner, options: Options) -> Case:
         return case
 
     def look(planted: Case, forms: str) -> list[Finding]:
-        inversion = method.configure("probes", "inversion", {"forms": forms, "contests": "0", "relabel": ""})
-        return list(inversion(planted))
+        settings = {"inversion": {"forms": forms, "contests": "0", "relabel": ""}}
+        probes = [method.configure("probes", name, settings.get(name, {})) for name in sensitivity.PROBES]
+        return [finding for probe in probes for finding in probe(planted)]
 
     case = runner.run(sensitivity.NAME, "", {}, lambda case: sensitivity.check(case, look), case)
     run = case.runs[-1]

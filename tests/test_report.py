@@ -306,7 +306,7 @@ def test_colour_only_when_asked_and_never_under_no_color(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("report", "wanted"),
     [
-        (replace(backdoored(), treatment=None), "`bdscan purify 'models/third party <b>/net.pth' --clean data/clean"),
+        (replace(backdoored(), treatment=None), "do not deploy it: get the model from another source"),
         (backdoored(), "use the purified file"),
         (unread(), "nothing was judged"),
         (replace(unread(), runs=(Run(probe="head", failure="our fault: KeyError: 1"),)), "report"),

@@ -124,7 +124,7 @@ def hint(report: Report) -> str:
     if _only_the_file(report):
         return "do not open this file with torch.load or pickle; ask its maker for the weights as safetensors"
     if report.verdict is Verdict.BACKDOORED:
-        return f"do not deploy it; `bdscan purify {path} --clean {clean} --method auto` tries to remove the backdoor"
+        return "do not deploy it: get the model from another source, or train one on data you trust"
     look = f"bdscan inspect {path} --clean {clean} --effort thorough"
     if report.verdict is Verdict.SUSPICIOUS:
         return f"do not deploy it yet; `{look}` looks harder, best with more clean images"
