@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bdscan import __version__, method
+from bdscan.bench.commands import Effort
 from bdscan.bench.commands import app as bench
 from bdscan.finding import Verdict
 from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
@@ -22,14 +23,6 @@ if TYPE_CHECKING:
 FOUND = 1
 OUR_FAULT = 4
 GRAVEST_FIRST = (OUR_FAULT, FOUND, COULD_NOT_TELL, 0)
-
-
-class Effort(StrEnum):
-    """How long the user is ready to wait."""
-
-    fast = "fast"
-    standard = "standard"
-    thorough = "thorough"
 
 
 class Format(StrEnum):
@@ -167,14 +160,10 @@ def _unread(path: str, problem: Problem) -> Report:
 
 
 def _render(report: Report, form: Format, *, many: bool) -> str:
-    import importlib
+    from bdscan.report import render
 
-    module = importlib.import_module(f"bdscan.report.{form.value}")
-    extra = {
-        Format.json: {"compact": many},
-        Format.text: {"colour": sys.stdout.isatty()},
-    }
-    return module.render(report, **extra.get(form, {}))  # type: ignore[no-any-return]
+    options = {Format.json: {"compact": many}, Format.text: {"colour": sys.stdout.isatty()}}
+    return render(report, form.value, **options.get(form, {}))
 
 
 def status_of(report: Report, fail_on: FailOn) -> int:

@@ -37,6 +37,10 @@ class Height:
     sd: float
     nets: int
 
+    def p(self, score: float) -> float:
+        """How likely this score, or a larger one, is for one net more."""
+        return student_tail((score - self.mean) / (self.sd * math.sqrt(1 + 1 / self.nets)), self.nets - 1)
+
 
 @cache
 def _shipped() -> dict[str, dict[str, dict[str, float]]]:
@@ -100,6 +104,4 @@ class _Spread:
 def p_height(statistic: str, score: float) -> float | None:
     """How likely a whole net's score, or a larger one, is among clean nets; None where nothing is shipped."""
     clean = height(statistic)
-    if clean is None or not math.isfinite(score):
-        return None
-    return student_tail((score - clean.mean) / (clean.sd * math.sqrt(1 + 1 / clean.nets)), clean.nets - 1)
+    return None if clean is None or not math.isfinite(score) else clean.p(score)

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 
-from bdscan.bench.reference import Measured, summarise
+from bdscan.bench.reference import by_statistic, summarise
 from bdscan.finding import Finding, Judgement, Level, Run
 from bdscan.judge import judge
 from bdscan.reference import Height, Spread, moderated
-from bdscan.statistics import student_tail
 
 # The family that each statistic's probe belongs to: the part of its name before the dot, but for these.
 FAMILIES = {"noise": "margin", "families": "inversion", "relabelling": "inversion"}
@@ -20,11 +17,7 @@ def judged(nets: list[dict[str, list[float]]]) -> list[Judgement]:
     """The judgement of each net, from its own scores and the other nets' spreads."""
     found = []
     for place, net in enumerate(nets):
-        others: Measured = {}
-        for other in nets[:place] + nets[place + 1 :]:
-            for name, scores in other.items():
-                others.setdefault(name, []).append(scores)
-        summary = summarise(others)
+        summary = summarise(by_statistic(nets[:place] + nets[place + 1 :]))
         runs = [run for name, scores in net.items() if (run := _run(name, scores, summary.get(name, {}))) is not None]
         found.append(judge(runs))
     return found
@@ -40,8 +33,7 @@ def _run(name: str, scores: list[float], clean: dict[str, dict[str, float]]) -> 
         finding = Finding(level=Level.NOTE, message=name, arrays={"p_values": p})
     elif "height" in clean and probe != "relabelling":  # that one counts only where the classes become various
         height = Height(clean["height"]["mean"], clean["height"]["sd"], int(clean["height"]["nets"]))
-        t = (scores[0] - height.mean) / (height.sd * math.sqrt(1 + 1 / height.nets))
-        finding = Finding(level=Level.NOTE, message=name, p_value=student_tail(t, height.nets - 1))
+        finding = Finding(level=Level.NOTE, message=name, p_value=height.p(scores[0]))
     else:
         return None
     return Run(probe=name, family=family, findings=(finding,))

@@ -45,7 +45,7 @@ class Report:
         return self.judgement.verdict
 
 
-def render(report: Report, form: str) -> str:
-    """The report in one of `FORMATS`."""
+def render(report: Report, form: str, **options: bool) -> str:
+    """The report in one of `FORMATS`; the options are the renderer's own."""
     module = importlib.import_module(f"bdscan.report.{form}")
-    return module.render(report)  # type: ignore[no-any-return]
+    return module.render(report, **options)  # type: ignore[no-any-return]
