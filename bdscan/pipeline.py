@@ -12,11 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from bdscan import __version__, method
+from bdscan.case import Case
 from bdscan.finding import Finding, Run, Verdict
 from bdscan.judge import judge
 from bdscan.load.contents import Contents, survey
 from bdscan.preflight import preflight
-from bdscan.probes import EFFORTS, Case, Probe
+from bdscan.probes import EFFORTS, Probe
 from bdscan.problem import USAGE, Problem
 from bdscan.report import Report, Subject
 

@@ -9,12 +9,12 @@ import numpy as np
 import torch
 
 from bdscan import method
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Finding, Level
 from bdscan.fit import fit
 from bdscan.model import SuspectModel
 from bdscan.plant import Plant, success
-from bdscan.probes import Case
 from bdscan.statistics import cauchy, holm
 
 NAME = "sensitivity"

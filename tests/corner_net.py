@@ -6,10 +6,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Finding, Level, Run
 from bdscan.model import Normalised, SuspectModel
-from bdscan.probes import Case
 
 TARGET, CHANNEL, SIDE = 2, 3, 12
 

@@ -14,11 +14,12 @@ import torch
 from conftest import SAMPLES
 
 from bdscan import method
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level, Run
 from bdscan.load.contents import survey
 from bdscan.model import SuspectModel
-from bdscan.probes import EFFORTS, Case, Probe
+from bdscan.probes import EFFORTS, Probe
 
 METHODS = [(room, name) for room in method.ROOMS for name in method.names(room)]
 PROBES = method.names("probes")

@@ -21,6 +21,7 @@ FLOORS = {
     **dict.fromkeys(("judge", "reference", "report", "model", "data", "trigger"), 1),
     **dict.fromkeys(
         (
+            "case",
             "load",
             "images",
             "disguise",

@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Finding, Level
 from bdscan.gallery import Guess, gallery
 from bdscan.model import Normalised, SuspectModel
-from bdscan.probes import Case
 from bdscan.probes.families import Families
 from bdscan.statistics import leave_one_out
 from bdscan.subspace import own_spaces

@@ -10,11 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
+from bdscan.case import Case
 from bdscan.disguise import Disguise
 from bdscan.finding import Finding, Level, Run
 from bdscan.fit import fit
 from bdscan.model import SuspectModel
-from bdscan.probes import Case
 from bdscan.probes.generator import Generator
 
 QUICK = Generator(steps=125, width=8, suspects=1, controls=1, largest=0.1, smallest=0.06)

@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from bdscan.case import Case
 from bdscan.finding import Level
 from bdscan.model import Normalised, SuspectModel
-from bdscan.probes import Case
 from bdscan.probes.gradcam import Gradcam
 
 

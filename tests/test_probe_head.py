@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Finding, Level
 from bdscan.latent import implied_features, smallest_shift
 from bdscan.model import Normalised, SuspectModel
-from bdscan.probes import Case
 from bdscan.probes.head import Head, _whitened
 
 

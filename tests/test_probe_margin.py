@@ -10,10 +10,10 @@ import planted_net
 import pytest
 import torch
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Finding
 from bdscan.model import SuspectModel
-from bdscan.probes import Case
 from bdscan.probes.margin import Margin
 from bdscan.statistics import leave_one_out
 from bdscan.subspace import OwnSpaces, own_spaces

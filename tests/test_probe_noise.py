@@ -9,10 +9,10 @@ import planted_net
 import pytest
 import torch
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Finding, Level, Run
 from bdscan.model import Normalised, SuspectModel
-from bdscan.probes import Case
 from bdscan.probes import noise as room
 from bdscan.probes.noise import Noise
 

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from bdscan import sensitivity
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Finding, Level
 from bdscan.model import SuspectModel
-from bdscan.probes import Case
 
 
 def told(p: float, target: int, classes: int) -> list[Finding]:

@@ -36,12 +36,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
 from bdscan.fit import autocast
 from bdscan.gallery import Guess, gallery
 from bdscan.model import SuspectModel
-from bdscan.probes import Case, Probe
+from bdscan.probes import Probe
 from bdscan.reference import moderated, p_values
 from bdscan.statistics import holm
 from bdscan.subspace import OwnSpaces, own_spaces, without

@@ -37,12 +37,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.disguise import Disguise
 from bdscan.finding import Array, Finding, Level
 from bdscan.fit import autocast
 from bdscan.model import SuspectModel
-from bdscan.probes import Case, Probe
+from bdscan.probes import Probe
 from bdscan.statistics import cauchy
 from bdscan.subspace import OwnSpaces, own_spaces
 

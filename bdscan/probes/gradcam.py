@@ -31,10 +31,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
 from bdscan.model import SuspectModel
-from bdscan.probes import Case, Probe
+from bdscan.probes import Probe
 from bdscan.problem import Problem
 from bdscan.saliency import grad_cam, grad_cam_layer
 from bdscan.statistics import agreement, concentration, leave_one_out

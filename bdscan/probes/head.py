@@ -38,10 +38,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdscan.case import Case
 from bdscan.finding import Array, Finding, Level
 from bdscan.latent import implied_features, smallest_shift
 from bdscan.model import SuspectModel
-from bdscan.probes import Case, Probe
+from bdscan.probes import Probe
 from bdscan.reference import p_values
 from bdscan.statistics import holm, leave_one_out, robust_z
 

@@ -32,11 +32,12 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
 from bdscan.invert import FEW, Arms, contest, invert, success
 from bdscan.model import SuspectModel
-from bdscan.probes import Case, Probe
+from bdscan.probes import Probe
 from bdscan.problem import USAGE, Problem
 from bdscan.reference import p_height, p_values
 from bdscan.relabel import relabel

@@ -33,10 +33,11 @@ import torch
 from torch import Tensor
 
 from bdscan.activations import Tally, altered, measured, worth_measuring
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
 from bdscan.model import SuspectModel
-from bdscan.probes import Case, Probe
+from bdscan.probes import Probe
 from bdscan.problem import USAGE, Problem
 from bdscan.statistics import robust_z
 from bdscan.trigger import Stamp, stamper

@@ -38,10 +38,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bdscan.case import Case
 from bdscan.finding import Array, Finding, Level
 from bdscan.fit import autocast
 from bdscan.model import SuspectModel
-from bdscan.probes import Case, Probe
+from bdscan.probes import Probe
 from bdscan.reference import p_height, p_values
 from bdscan.statistics import holm
 from bdscan.subspace import OwnSpaces, own_spaces, without

@@ -36,11 +36,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Finding, Level
 from bdscan.fit import autocast
 from bdscan.model import SuspectModel
-from bdscan.probes import Case, Probe
+from bdscan.probes import Probe
 from bdscan.reference import p_values
 from bdscan.statistics import holm
 from bdscan.subspace import OwnSpaces, own_spaces
