@@ -32,6 +32,8 @@ class Format(StrEnum):
     json = "json"
     html = "html"
     markdown = "markdown"
+    sarif = "sarif"
+    junit = "junit"
 
 
 class FailOn(StrEnum):
@@ -212,9 +214,22 @@ def _settings(given: list[str]) -> dict[str, dict[str, str]]:
     return settings
 
 
+_SUFFIXES = {
+    ".json": Format.json,
+    ".html": Format.html,
+    ".htm": Format.html,
+    ".md": Format.markdown,
+    ".sarif": Format.sarif,
+    ".xml": Format.junit,
+    ".txt": Format.text,
+}
+
+
 def _by_suffix(output: Path | None) -> Format:
-    known = {".json": Format.json, ".html": Format.html, ".htm": Format.html, ".md": Format.markdown}
-    return known.get(output.suffix.lower(), Format.text) if output else Format.text
+    if output is None:
+        return Format.text
+    name = output.name.lower().replace(".sarif.json", ".sarif")
+    return _SUFFIXES.get(Path(name).suffix, Format.text)
 
 
 def _writable(output: Path) -> None:

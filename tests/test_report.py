@@ -21,7 +21,19 @@ from PIL import Image
 
 import bdscan.report
 from bdscan.finding import Finding, Judgement, Level, Run, Verdict
-from bdscan.report import FORMATS, Report, Subject, html, markdown, pictures, render, text
+from bdscan.report import (
+    FORMATS,
+    Report,
+    Subject,
+    compare,
+    html,
+    markdown,
+    pictures,
+    render,
+    render_all,
+    text,
+    treatment,
+)
 from bdscan.report import json as as_json
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -141,17 +153,6 @@ def backdoored() -> Report:
         clean_accuracy=0.912345678,
         images=400,
         clean="data/clean",
-        treatment={
-            "method": "fst",
-            "settings": {"steps": 100},
-            "seconds": 30.0,
-            "output": "net.fst.pth",
-            "sha256": "cd" * 32,
-            "clean_accuracy": {"before": 0.912345678, "after": 0.90},
-            "recovered_trigger_success": {"before": 0.992, "after": 0.021, "reinverted": 0.11},
-            "reactivation": {"steps": 50, "success": np.float32(0.04)},
-            "verdict": {"before": "backdoored", "after": "clean"},
-        },
         made_with={
             "bdscan": "0.1.0",
             "torch": "2.10.0",
@@ -161,6 +162,91 @@ def backdoored() -> Report:
             "seconds": 24.1,
         },
     )
+
+
+OLD_TREATMENT = {  # what the first reports held, and nothing else
+    "method": "fst",
+    "settings": {"steps": 100},
+    "seconds": 30.0,
+    "output": "net.fst.pth",
+    "sha256": "cd" * 32,
+    "clean_accuracy": {"before": 0.912345678, "after": 0.90},
+    "recovered_trigger_success": {"before": 0.992, "after": 0.021, "reinverted": 0.11},
+    "reactivation": {"steps": 50, "success": np.float32(0.04)},
+    "verdict": {"before": "backdoored", "after": "clean"},
+}
+TREATMENT = OLD_TREATMENT | {
+    "method": "auto",
+    "notes": [f"alpha is 0.1, because `{EVIL}` and 7 others make 8 classes", "the head was made anew"],
+    "clean_accuracy": {"before": 0.912345678, "after": 0.90, "images": 200, "p_value": np.float64(0.2345678)},
+    "agreement": {"top1": 0.9625, "kl": 0.041},
+    "recovered": [
+        {"target": 2, "form": "patch", "before": 0.992, "after": 0.021, "recovers": 0.883, "reinverted": 0.11},
+        {"target": 4, "form": "blend", "before": 0.4, "after": 0.1, "recovers": 0.8, "reinverted": None},
+    ],
+    "reactivation": {
+        "retuned": {"before": 0.021, "after": 0.062, "control": 0.058},
+        "pushed": {"stamped": 0.125, "clean": 0.115},
+    },
+    "known_trigger": {
+        "file": "trigger.png",
+        "target": 2,
+        "accuracy": {"before": 0.91, "after": 0.9},
+        "asr": {"before": 1.0, "after": 0.0125},
+        "ra": {"before": 0.0, "after": 0.875},
+        "der": 0.9887,
+    },
+    "checks": [
+        {"name": "accuracy", "passed": np.bool_(True), "message": "clean accuracy fell by 1.2 points", "score": 0.012,
+         "threshold": 0.04},
+        {"name": "again", "passed": True, "message": "a fresh search finds no trigger", "score": None},
+        {"name": "pushed", "passed": None, "message": "too few images for the small push"},
+    ],
+    "tried": [
+        {"method": "prune", "seconds": 3.25, "clean_accuracy": 0.88, "recovered_trigger_success": 0.48,
+         "verdict": "backdoored", "passed": False, "why": "the recovered trigger still works"},
+        {"method": "nba", "seconds": None, "clean_accuracy": None, "recovered_trigger_success": None,
+         "verdict": None, "passed": False, "why": "needs a convolution"},
+        {"method": "fst", "seconds": 30.0, "clean_accuracy": 0.9, "recovered_trigger_success": 0.021,
+         "verdict": "clean", "passed": True, "why": ""},
+    ],
+}  # fmt: skip
+
+
+def treated() -> Report:
+    """A model that was purified and came out clean: what the probes found before and after, and every check."""
+    before = backdoored()
+    linf, invert, gradcam = before.runs[:3]
+    arrays = dict(linf.findings[1].arrays)
+    flat = replace(linf.findings[1], level=Level.NOTE, message="no channel stands out", arrays=arrays, channels=())
+    again = replace(
+        invert.findings[0],
+        level=Level.NOTE,
+        message="the smallest patch found sends 11.0 % of held-out images to one class",
+        p_value=0.4,
+        shown=False,
+    )
+    runs = (replace(linf, findings=(flat,)), replace(invert, findings=(again,)))
+    return replace(
+        before,
+        judgement=Judgement(verdict=Verdict.CLEAN, p_value=0.4),
+        runs=runs,
+        before=(linf, invert, gradcam),
+        clean_accuracy=0.9,
+        treatment=TREATMENT,
+    )
+
+
+def unproven() -> Report:
+    """No probe objects, but a check failed."""
+    woken = {
+        "name": "retuned",
+        "passed": False,
+        "message": "five images wake the trigger up",
+        "score": 0.71,
+        "threshold": 0.2,
+    }
+    return replace(treated(), treatment=TREATMENT | {"checks": [woken]})
 
 
 def unread() -> Report:
@@ -209,10 +295,21 @@ def swollen() -> Report:
     settings = {f"setting{index}": "<" * 5000 for index in range(50)}
     run = Run(probe="invert", settings=settings, findings=findings)
     runs = (run, *report.runs)
-    return replace(report, subject=replace(report.subject, names=names), judgement=judgement, runs=runs)
+    subject = replace(report.subject, names=names)
+    return replace(report, subject=subject, judgement=judgement, runs=runs, before=runs, treatment=swollen_treatment())
 
 
-ALL = (backdoored, unread, bare, swollen)
+def swollen_treatment() -> dict[str, object]:
+    long = "<&@`|" * 5000
+    checks = [{"name": long, "passed": False, "message": long, "score": 1e300, "threshold": -1e300}] * 1000
+    recovered = [{"target": 999, "form": long, "before": 1, "after": 1, "recovers": 0, "reinverted": 1}] * 1000
+    tried = [{"method": long, "seconds": 1e300, "verdict": "clean", "passed": True, "why": long}] * 1000
+    settings = {f"setting{index}": long for index in range(50)}
+    lists = {"checks": checks, "recovered": recovered, "tried": tried, "notes": [long] * 1000}
+    return TREATMENT | lists | {"method": long, "output": long[:4000], "settings": settings}
+
+
+ALL = (backdoored, treated, unproven, unread, bare, swollen)
 
 
 class Page(HTMLParser):
@@ -243,8 +340,12 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
+def schema() -> dict[str, object]:
+    return json.loads((Path(bdscan.report.__file__).parent / "schema.json").read_text(encoding="utf-8"))
+
+
 @pytest.mark.parametrize("form", ["text", "json", "markdown"])
-@pytest.mark.parametrize("make", [backdoored, unread], ids=lambda make: make.__name__)
+@pytest.mark.parametrize("make", [backdoored, treated, unread], ids=lambda make: make.__name__)
 def test_golden(form: str, make: Callable[[], Report]) -> None:
     golden = GOLDEN / f"{make.__name__}.{ {'text': 'txt', 'json': 'json', 'markdown': 'md'}[form] }"
     said = render(make(), form) + "\n"
@@ -306,16 +407,75 @@ def test_colour_only_when_asked_and_never_under_no_color(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("report", "wanted"),
     [
-        (replace(backdoored(), treatment=None), "do not deploy it: get the model from another source"),
-        (backdoored(), "use the purified file"),
+        (backdoored(), "another source, or try `bdscan purify 'models/third party <b>/net.pth' --clean data/clean"),
+        (backdoored(), "--method auto --output FILE`"),
+        (replace(backdoored(), images=None), "do not deploy it: get the model from another source, or train one"),
+        (replace(backdoored(), subject=Subject(path="x")), "another source, or train one on data you trust"),
+        (treated(), "use the purified file"),
+        (replace(treated(), treatment=TREATMENT | {"output": None}), "name a file for it with `--output`"),
+        (unproven(), "could not be shown gone"),
+        (replace(treated(), judgement=Judgement(verdict=Verdict.SUSPICIOUS)), "could not be shown gone"),
         (unread(), "nothing was judged"),
         (replace(unread(), runs=(Run(probe="head", failure="our fault: KeyError: 1"),)), "report"),
-        (replace(backdoored(), treatment=None, judgement=Judgement(verdict=Verdict.INCONCLUSIVE)), "mend what failed"),
-        (replace(backdoored(), treatment={"verdict": {"after": "suspicious"}}), "could not be shown gone"),
+        (replace(backdoored(), judgement=Judgement(verdict=Verdict.INCONCLUSIVE)), "mend what failed"),
     ],
 )
 def test_hint_says_what_to_do_next(report: Report, wanted: str) -> None:
     assert wanted in text.render(report).splitlines()[-1]
+
+
+def after(verdict: Verdict, **treatment: object) -> Report:
+    return replace(treated(), judgement=Judgement(verdict=verdict), treatment=TREATMENT | treatment)
+
+
+@pytest.mark.parametrize(
+    ("report", "wanted"),
+    [
+        (
+            treated(),
+            "the recovered trigger no longer works, a fresh search finds none, "
+            "and no probe objects to the treated model",
+        ),
+        (
+            after(Verdict.CLEAN, recovered_trigger_success=None),
+            "no trigger had been recovered that could be tried again, and no probe objects to the treated model",
+        ),
+        (
+            after(Verdict.CLEAN, checks=[]),
+            "the recovered trigger works on 2.1 % of images where it worked on 99.2 %, "
+            "and no probe objects to the treated model",
+        ),
+        (
+            unproven(),
+            "no probe objects to the treated model, but one check failed: "
+            "five images wake the trigger up (0.71 vs threshold 0.2)",
+        ),
+        (after(Verdict.BACKDOORED), "the evidence says that the treated model still carries a backdoor"),
+        (
+            after(Verdict.SUSPICIOUS, checks=[{"name": "a", "passed": False, "message": "worse"}] * 2),
+            "something in the treated model is still unusual for a clean one, and 2 checks failed: worse; worse",
+        ),
+        (after(Verdict.INCONCLUSIVE), "could not tell whether the treated model is rid of its backdoor"),
+    ],
+)
+def test_the_sentence_of_a_treated_report_is_about_the_treatment(report: Report, wanted: str) -> None:
+    assert treatment.sentence(report) == wanted
+    for form in ("text", "html", "markdown"):
+        said = render(report, form)
+        shown = Page(said).text if form == "html" else re.sub(r"\s+", " ", said)
+        assert wanted in shown.replace(wanted.capitalize(), wanted)
+
+
+def test_text_tells_each_check_and_trial(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "200")
+    said = text.render(treated())
+    assert re.search(r"^changed +clean accuracy \(200 held-out images, p = 0\.2346\): 91\.2 % -> 90\.0 %$", said, re.M)
+    assert re.search(r"^checks +passed: clean accuracy fell by 1\.2 points \(0\.012 vs threshold 0\.04\)$", said, re.M)
+    assert re.search(r"^ +not done: too few images for the small push$", said, re.M)
+    assert re.search(
+        r"^tried +prune: backdoored, failed \(3\.25 s, .*\): the recovered trigger still works$", said, re.M
+    )
+    assert re.search(r"^ +nba: not judged, failed \(-, clean accuracy -, .*\): needs a convolution$", said, re.M)
 
 
 def test_a_dangerous_file_is_not_called_a_backdoored_model() -> None:
@@ -331,24 +491,22 @@ def test_a_dangerous_file_is_not_called_a_backdoored_model() -> None:
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 def test_json_keeps_the_schema(make: Callable[[], Report]) -> None:
-    schema = json.loads((Path(bdscan.report.__file__).parent / "schema.json").read_text(encoding="utf-8"))
-    jsonschema.Draft202012Validator.check_schema(schema)
+    jsonschema.Draft202012Validator.check_schema(schema())
     said = json.loads(as_json.render(make()), parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
-    jsonschema.Draft202012Validator(schema).validate(said)
-    assert list(said) == list(schema["properties"])
-    assert list(said["subject"]) == list(schema["$defs"]["subject"]["properties"])
-    for run in said["runs"]:
-        assert list(run) == list(schema["$defs"]["run"]["properties"])
+    jsonschema.Draft202012Validator(schema()).validate(said)
+    assert list(said) == list(schema()["properties"])
+    assert list(said["subject"]) == list(schema()["$defs"]["subject"]["properties"])
+    for run in (*said["runs"], *said["runs_before"]):
+        assert list(run) == list(schema()["$defs"]["run"]["properties"])
         for finding in run["findings"]:
-            assert list(finding) == list(schema["$defs"]["finding"]["properties"])
+            assert list(finding) == list(schema()["$defs"]["finding"]["properties"])
 
 
 def test_the_schema_refuses_what_is_no_report() -> None:
-    schema = json.loads((Path(bdscan.report.__file__).parent / "schema.json").read_text(encoding="utf-8"))
     said = json.loads(as_json.render(backdoored()))
     for broken in ({"verdict": "fine"}, {"p_value": 2}, {"runs": [{}]}, {"target": -1}, {"schema": "bdscan.report/2"}):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(said | broken, schema)
+            jsonschema.validate(said | broken, schema())
 
 
 def test_json_rounds_and_leaves_out_what_is_no_number() -> None:
@@ -365,12 +523,47 @@ def test_compact_json_is_one_line() -> None:
     assert json.loads(as_json.render(backdoored(), compact=True)) == json.loads(as_json.render(backdoored()))
 
 
+def test_reports_written_before_keep_their_schema_and_still_render() -> None:
+    old = replace(treated(), before=(), treatment=OLD_TREATMENT)
+    said = json.loads(as_json.render(old))
+    del said["runs_before"]
+    jsonschema.validate(said, schema())
+    assert said["treatment"]["reactivation"] == {"steps": 50, "success": 0.04}
+    assert all("99.2 %" in render(old, form) for form in ("text", "html", "markdown"))
+
+
+def test_json_holds_the_whole_treatment() -> None:
+    said = json.loads(as_json.render(treated()))
+    assert list(said["treatment"]) == list(TREATMENT)
+    assert [check["passed"] for check in said["treatment"]["checks"]] == [True, True, None]
+    assert set(said["treatment"]) <= set(schema()["$defs"]["treatment"]["properties"])
+    assert [run["probe"] for run in said["runs_before"]] == ["linf", "invert", "gradcam"]
+    assert json.loads(as_json.render(backdoored()))["runs_before"] == []
+
+
+def test_several_reports_are_one_object_a_line() -> None:
+    lines = render_all([backdoored(), treated(), unread()], "json").splitlines()
+    assert [json.loads(line)["verdict"] for line in lines] == ["backdoored", "clean", "inconclusive"]
+    assert render_all([backdoored()], "json") == render(backdoored(), "json")
+
+
 # markdown
 
 
 @pytest.mark.parametrize("make", ALL, ids=lambda make: make.__name__)
 def test_markdown_fits_a_comment(make: Callable[[], Report]) -> None:
     assert len(markdown.render(make()).encode()) < 60_000
+
+
+def test_several_reports_fit_a_comment_with_the_gravest_first() -> None:
+    clean = replace(bare(), subject=Subject(path="models/fine.pt"))
+    said = markdown.render_all([clean, unread(), backdoored(), *[backdoored()] * 29, swollen()])
+    assert len(said.encode()) < 65_536
+    verdicts = re.findall(r"^\| \*\*(\w+)\*\* \|", said, re.MULTILINE)
+    assert verdicts == ["backdoored"] * 31 + ["inconclusive", "clean"]
+    assert re.search(r"^\d+ more reports in the JSON report$", said, re.MULTILINE)
+    few = markdown.render_all([clean, unread()])
+    assert few.index("### bdscan: inconclusive") < few.index("### bdscan: clean")
 
 
 def test_markdown_lets_no_name_become_markup() -> None:
@@ -404,7 +597,7 @@ def test_html_lets_no_probe_crowd_out_another() -> None:
     assert "more findings in the JSON report" in page.text
     assert "More pictures were left out" in page.text
     assert "is looked for at one place" in page.text
-    assert [value for key, value in page.attributes if key == "alt"].count("where it looks") == 6
+    assert [value for key, value in page.attributes if key == "alt"].count("where it looks") == 12  # as many before
 
 
 def test_html_shows_strangers_names_as_words() -> None:
@@ -427,8 +620,6 @@ def test_html_holds_every_number_and_setting() -> None:
         "ran out of memory",
     ):
         assert wanted in words
-    assert "99.2 %" in words
-    assert "2.1 %" in words
 
 
 def test_html_draws_what_the_arrays_hold() -> None:
@@ -442,10 +633,37 @@ def test_html_draws_what_the_arrays_hold() -> None:
     assert "threshold 3.5" in page.text
 
 
+def test_html_puts_before_beside_after() -> None:
+    page = Page(html.render(treated()))
+    assert page.text.count("Before") >= 3
+    assert page.text.index("Before and after") < page.text.index("Subject")
+    assert "not done" in page.text
+    assert "Nothing of the kind was found" not in page.text
+    assert "`gradcam` was not run on the treated model".replace("`", "") in page.text
+    assert page.tags.count("details") == 1
+    assert "Before and after" not in Page(html.render(backdoored())).text
+
+
+def test_a_finding_is_compared_with_its_like() -> None:
+    def found(message: str, **more: object) -> Finding:
+        return Finding(level=Level.NOTE, message=message, **more)  # type: ignore[arg-type]
+
+    mask, norm = {"mask": np.eye(4)}, {"norms": np.eye(3)}
+    before = (found("a", target=1, arrays=mask), found("b", target=2, arrays=mask), found("c", arrays=norm), found("d"))
+    later = (found("z", arrays=norm), found("y", target=2, arrays=mask), found("x", target=5, arrays=mask))
+    runs, old = (
+        (Run(probe="p", findings=later),),
+        (Run(probe="p", findings=before), Run(probe="q", findings=before[:1])),
+    )
+    pairs = compare.pairs(replace(treated(), runs=runs, before=old))
+    told = {(pair.run.probe, pair.before.message): pair.after and pair.after.message for pair in pairs}
+    assert told == {("p", "a"): "x", ("p", "b"): "y", ("p", "c"): "z", ("q", "a"): None}
+
+
 def test_bars_show_the_highest_classes_and_the_target() -> None:
     for target, first, last, out in ((700, 999, 977, 976), (3, 9, 23, 24)):  # high like the first, low like the second
         finding = Finding(level=Level.NOTE, message="many", target=target, arrays={"scores": np.arange(1000.0)})
-        report = replace(backdoored(), treatment=None, runs=(Run(probe="head", findings=(finding,)),))
+        report = replace(backdoored(), runs=(Run(probe="head", findings=(finding,)),))
         page = Page(html.render(replace(report, subject=replace(report.subject, names=()))))
         assert page.tags.count("rect") == 24
         assert {target, first, last} <= {int(found) for found in re.findall(r"class (\d+):", page.text)}
@@ -468,5 +686,5 @@ def test_hotter_is_lighter() -> None:
 
 
 def test_no_form_imports_torch() -> None:
-    program = "import sys; from bdscan.report import text, json, html, markdown; sys.exit('torch' in sys.modules)"
+    program = f"import sys; from bdscan.report import {', '.join(FORMATS)}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

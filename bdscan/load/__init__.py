@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # files can be surveyed without torch, so torch comes with the first load
+    from torch import Tensor
+
     from bdscan.data import CleanSet
     from bdscan.images import Source
     from bdscan.load.contents import Contents
@@ -29,6 +32,7 @@ class Loaded:
     notes: tuple[str, ...] = ()
     wrapper: str | None = None
     prefix: str = ""
+    convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None  # from the file's names to the net's
 
 
 def load(

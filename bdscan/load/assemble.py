@@ -71,6 +71,7 @@ def assemble(
         notes=(*parts.notes, *choice.notes),
         wrapper=parts.wrapper,
         prefix=parts.prefix,
+        convert=found.candidate.convert,
     )
 
 

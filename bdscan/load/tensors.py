@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import mmap
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from bdscan.load.contents import Contents
 from bdscan.load.inert import Walk
 from bdscan.load.pickles import follow, quoted
 from bdscan.load.rebuild import Bytes, Rebuilder, dtype, flat
-from bdscan.load.unwrap import Unwrapped, strip, unwrap
+from bdscan.load.unwrap import Rebuild, Unwrapped, strip, unwrap
 from bdscan.load.zips import Archive
 from bdscan.problem import Problem
 
@@ -46,6 +47,9 @@ _PT2_TYPES = dict(
 )  # torch._export's ScalarType
 _PT2_TYPES |= {10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16"}
 
+Tree = tuple[object, Rebuild]
+_Result = TypeVar("_Result")
+
 
 @dataclass(frozen=True, eq=False)
 class Weights:
@@ -67,15 +71,7 @@ class Weights:
 
 def read(contents: Contents) -> Weights:
     """All tensors of the file, whatever its dangers: nothing in it is imported or called."""
-    try:
-        with contents.weights.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the tensors keep it open
-        found = _READERS[contents.format](data)
-    except Problem as problem:
-        message = f"the weights in `{contents.path}` cannot be read: {problem.message}"
-        raise Problem(message, hint=problem.hint, status=problem.status) from None
-    except (OSError, ValueError) as error:
-        raise Problem(f"the weights in `{contents.path}` cannot be read: {type(error).__name__}") from None
+    found = _opened(contents, _READERS)
     tensors, prefix = strip(found.tensors)
     described = f"{contents.format}, {found.kind}"
     described += f" under `{found.wrapper}`" if found.wrapper else ""
@@ -83,7 +79,24 @@ def read(contents: Contents) -> Weights:
     return Weights(tensors, found.wrapper, prefix, described, found.extra)
 
 
-def _zip(data: mmap.mmap) -> Unwrapped:
+def tree(contents: Contents) -> Tree:
+    """All that a pickled file holds, as inert records, and what makes tensors of those that describe one."""
+    return _opened(contents, _TREES)
+
+
+def _opened(contents: Contents, readers: Mapping[str, Callable[[mmap.mmap], _Result]]) -> _Result:
+    try:
+        with contents.weights.open("rb") as file:
+            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the tensors keep it open
+        return readers[contents.format](data)
+    except Problem as problem:
+        message = f"the weights in `{contents.path}` cannot be read: {problem.message}"
+        raise Problem(message, hint=problem.hint, status=problem.status) from None
+    except (OSError, ValueError) as error:
+        raise Problem(f"the weights in `{contents.path}` cannot be read: {type(error).__name__}") from None
+
+
+def _zip(data: mmap.mmap) -> Tree:
     archive = Archive(data)
     order = archive.find(f"{archive.root}/byteorder")
     if order is not None and archive.read(order, 16).strip() == b"big":
@@ -93,7 +106,7 @@ def _zip(data: mmap.mmap) -> Unwrapped:
         raise Problem(f"its members unpack to {unpacked:,} bytes: a zip bomb")
     walk = archives.main_walk(archive)
     rebuilder = Rebuilder(lambda key: _member(archive, f"data/{key}"), len(data))
-    return unwrap(_whole(walk), rebuilder.tensor)
+    return _whole(walk), rebuilder.tensor
 
 
 def _member(archive: Archive, name: str) -> Bytes | None:
@@ -105,7 +118,7 @@ def _member(archive: Archive, name: str) -> Bytes | None:
     return unpacked, 0, len(unpacked)
 
 
-def _legacy(data: mmap.mmap) -> Unwrapped:
+def _legacy(data: mmap.mmap) -> Tree:
     parts = legacy.split(data)
     if parts.problem:
         raise Problem(parts.problem)
@@ -113,11 +126,11 @@ def _legacy(data: mmap.mmap) -> Unwrapped:
     def locate(key: str) -> Bytes | None:
         return (data, *parts.spans[key]) if key in parts.spans else None
 
-    return unwrap(parts.main.value, Rebuilder(locate, len(data)).tensor)
+    return parts.main.value, Rebuilder(locate, len(data)).tensor
 
 
-def _pickle(data: mmap.mmap) -> Unwrapped:
-    return unwrap(_whole(follow(data)[0]), Rebuilder(lambda key: None, len(data)).tensor)
+def _pickle(data: mmap.mmap) -> Tree:
+    return _whole(follow(data)[0]), Rebuilder(lambda key: None, len(data)).tensor
 
 
 def _whole(walk: Walk) -> object:
@@ -186,11 +199,13 @@ def _finite(tensor: Tensor) -> bool:
     return bool(torch.isfinite(low) and torch.isfinite(high))
 
 
+def _unwrapped(read_tree: Callable[[mmap.mmap], Tree]) -> Callable[[mmap.mmap], Unwrapped]:
+    return lambda data: unwrap(*read_tree(data))
+
+
+_TREES = {"pytorch zip": _zip, "torchscript": _zip, "pytorch legacy": _legacy, "bare pickle": _pickle}
 _READERS = {
-    "pytorch zip": _zip,
-    "torchscript": _zip,
-    "pytorch legacy": _legacy,
-    "bare pickle": _pickle,
+    **{form: _unwrapped(read_tree) for form, read_tree in _TREES.items()},
     "safetensors": _safetensors,
     "pt2": _pt2,
     "onnx": _onnx,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bdscan.finding import Judgement, Run, Verdict
+from bdscan.problem import USAGE, Problem
 
-FORMATS = ("text", "json", "html", "markdown")
+FORMATS = ("text", "json", "html", "markdown", "sarif", "junit")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,15 +30,16 @@ class Subject:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything one `inspect` has to say about one file."""
+    """Everything one `inspect` or `purify` has to say about one file."""
 
     subject: Subject
-    judgement: Judgement
+    judgement: Judgement  # after a treatment: of the treated model, like `runs`
     runs: tuple[Run, ...] = ()
+    before: tuple[Run, ...] = ()  # what the same probes found before the treatment
     clean_accuracy: float | None = None
     images: int | None = None
     clean: str | None = None  # where the clean images came from
-    treatment: Mapping[str, object] | None = None
+    treatment: Mapping[str, object] | None = None  # `schema.json` says what it holds
     made_with: Mapping[str, object] = field(default_factory=dict)
 
     @property
@@ -45,7 +47,18 @@ class Report:
         return self.judgement.verdict
 
 
-def render(report: Report, form: str, **options: bool) -> str:
+def render(report: Report, form: str, **options: object) -> str:
     """The report in one of `FORMATS`; the options are the renderer's own."""
+    return render_all((report,), form, **options)
+
+
+def render_all(reports: Sequence[Report], form: str, **options: object) -> str:
+    """All reports as one text: one object a line in JSON, one document in SARIF and JUnit."""
     module = importlib.import_module(f"bdscan.report.{form}")
-    return module.render(report, **options)  # type: ignore[no-any-return]
+    if hasattr(module, "render_all"):
+        return module.render_all(reports, **options)  # type: ignore[no-any-return]
+    if form == "html" and len(reports) != 1:
+        raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
+    if form == "json" and len(reports) > 1:
+        options = {"compact": True} | options
+    return "\n".join(module.render(report, **options) for report in reports)

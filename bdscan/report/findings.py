@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from bdscan import method
 from bdscan.finding import Finding, Level, Run
-from bdscan.report import Report, charts, pictures, words
+from bdscan.report import Report, charts, figures, pictures, words
 from bdscan.report.markup import Allowance, Markup, join, prose, tag
 
 _NOT_PROBES = {
@@ -17,15 +17,15 @@ _NOT_PROBES = {
 
 def section(report: Report, run: Run, art: Allowance, text: Allowance) -> Markup:
     """Pictures count against `art`, words against `text`; the numbers that do not fit are in the JSON report."""
-    found = [_finding(report, finding, art, text) for finding in words.ranked(run)]
+    found = [article(report, finding, art, text) for finding in words.ranked(run)]
     worst = max((finding.level for finding in run.findings), default=Level.NOTE)
     return tag(
         "section",
         tag(
             "h2",
             run.probe,
-            _chip("failed") if run.failure is not None else None,
-            _chip(worst.word) if run.findings else None,
+            chip("failed") if run.failure is not None else None,
+            chip(worst.word) if run.findings else None,
         ),
         _about(run),
         tag("p", "Stopped early: ", prose(run.failure), class_="failure") if run.failure is not None else None,
@@ -43,36 +43,40 @@ def _about(run: Run) -> Markup:
     return tag("p", said, tag("span", f" {run.seconds:.1f} s", class_="quiet"), class_="about")
 
 
-def _chip(word: str) -> Markup:
-    return tag("span", word, class_=f"chip {word}")
+def chip(word: str) -> Markup:
+    """A word in a coloured pill; the word says it, the colour only helps."""
+    return tag("span", word, class_=f"chip {word.replace(' ', '-')}")
 
 
-def _finding(report: Report, finding: Finding, art: Allowance, text: Allowance) -> Markup:
+def article(
+    report: Report, finding: Finding, art: Allowance, text: Allowance, most: int = pictures.PER_FINDING
+) -> Markup:
+    """One finding: its level, its sentence, its numbers and at `most` so many pictures."""
     facts = join(tag("span", key, " ", tag("b", value)) for key, value in _numbers(report, finding))
     said = text.admit(
         join(
             (
-                tag("p", _chip(finding.level.word), " ", prose(finding.message), class_="message"),
+                tag("p", chip(finding.level.word), " ", prose(finding.message), class_="message"),
                 tag("p", facts, class_="numbers") if facts else None,
             )
         )
     )
     if not said:
         return said
-    drawn = join(art.admit(piece) for piece in _drawings(report, finding)) if art.left else None
+    drawn = join(art.admit(piece) for piece in _drawings(report, finding, most)) if art.left else None
     return tag("article", said, drawn, class_=finding.level.word)
 
 
 def _numbers(report: Report, finding: Finding) -> Iterator[tuple[str, str]]:
     if finding.score is not None:
-        yield "score", words.number(finding.score)
-        yield "threshold", "none, evidence only" if finding.threshold is None else words.number(finding.threshold)
+        yield "score", figures.number(finding.score)
+        yield "threshold", "none, evidence only" if finding.threshold is None else figures.number(finding.threshold)
     if finding.p_value is not None:
-        yield "p", words.number(finding.p_value)
+        yield "p", figures.number(finding.p_value)
     if finding.target is not None:
-        yield "target", prose(words.named(report, finding.target))
+        yield "target", prose(figures.named(report, finding.target))
     if finding.layer is not None:
-        yield "layer", words.plain(finding.layer, 120)
+        yield "layer", figures.plain(finding.layer, 120)
     if finding.channels:
         more = ", ..." if len(finding.channels) > 12 else ""
         yield "channels", ", ".join(map(str, finding.channels[:12])) + more
@@ -80,11 +84,11 @@ def _numbers(report: Report, finding: Finding) -> Iterator[tuple[str, str]]:
         yield "trigger", "shown to work on images it was not made from"
 
 
-def _drawings(report: Report, finding: Finding) -> Iterator[Markup]:
+def _drawings(report: Report, finding: Finding, most: int) -> Iterator[Markup]:
     names = report.subject.names
 
     def name(index: int) -> str:
-        return f"{index} {words.plain(names[index], 60)}" if index < len(names) else f"class {index}"
+        return f"{index} {figures.plain(names[index], 60)}" if index < len(names) else f"class {index}"
 
     arrays = finding.arrays
     if "scores" in arrays and arrays["scores"].size:
@@ -92,4 +96,4 @@ def _drawings(report: Report, finding: Finding) -> Iterator[Markup]:
     for kind, draw in (("norms", charts.norms), ("rise", charts.rise)):
         if kind in arrays and arrays[kind].size:
             yield draw(arrays[kind], finding.channels)
-    yield from pictures.strips(arrays)
+    yield from pictures.strips(arrays, most)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bdscan.report import Report, words
+from bdscan.finding import Run
+from bdscan.report import Report, compare, figures, words
 from bdscan.report.findings import section
 from bdscan.report.markup import Allowance, Markup, join, prose, table, tag
 
-_PICTURES = 1_900_000  # bytes, shared evenly: no probe can crowd out another; the whole file stays below 3 MB
-_FINDINGS = 500_000
+_PICTURES = 1_500_000  # bytes, shared evenly: no probe can crowd out another; the whole file stays below 3 MB
+_FINDINGS = 400_000
+_COMPARED = 400_000  # of pictures, and a quarter of that of words, in the comparison of before and after
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 _READING = (
@@ -34,15 +36,24 @@ _READING = (
         "These probes, at these settings and with these images, found no evidence. It proves no absence.",
     ),
 )
+_READING_TREATED = (
+    ("Trigger works", "The share of held-out images, which no purifier saw, that it sends to the target class."),
+    ("Re-tuned", "A few images with the recovered trigger and a few clean ones: what only sleeps comes back."),
+    ("ASR, RA, DER", "The trigger works; the image is seen as what it is; how much was won at what price, 1 at best."),
+)
 
 
 def render(report: Report) -> str:
     """The whole page."""
-    drawing = sum(any(finding.arrays for finding in run.findings) for run in report.runs)
-    art, text = _PICTURES // max(1, drawing), _FINDINGS // max(1, len(report.runs))
+    runs = (*report.runs, *report.before)
+    drawing = sum(any(finding.arrays for finding in run.findings) for run in runs)
+    art, text = _PICTURES // max(1, drawing), _FINDINGS // max(1, len(runs))
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
-    sections = [section(report, run, Allowance(art), Allowance(text)) for run in report.runs]
-    title = f"bdscan: {report.verdict.word}: {words.plain(Path(report.subject.path).name, 80)}"
+
+    def sections(runs: tuple[Run, ...]) -> Markup:
+        return join(section(report, run, Allowance(art), Allowance(text)) for run in runs)
+
+    title = f"bdscan: {report.verdict.word}: {figures.plain(Path(report.subject.path).name, 80)}"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -54,7 +65,16 @@ def render(report: Report) -> str:
         tag("title", title),
         tag("style", Markup(style)),
     )
-    main = tag("main", _banner(report), _facts(report), _reading(), _treatment(report), *sections)
+    main = tag(
+        "main",
+        _banner(report),
+        compare.section(report, Allowance(_COMPARED), Allowance(_COMPARED // 4)),
+        _facts(report),
+        _reading(report),
+        tag("h2", "The treated model, probed again", class_="part") if report.treatment is not None else None,
+        sections(report.runs),
+        _before(sections(report.before)),
+    )
     page = tag("html", head, tag("body", main, _footer(report)), lang="en")
     return f"<!doctype html>\n{page}"
 
@@ -63,14 +83,15 @@ def _banner(report: Report) -> Markup:
     judgement = report.judgement
     target = None
     if judgement.target is not None:
-        target = tag("p", "Target: ", prose(words.named(report, judgement.target)), class_="target")
-    p_value = None if judgement.p_value is None else tag("p", f"p = {words.number(judgement.p_value)}", class_="p")
+        target = tag("p", "Target: ", prose(figures.named(report, judgement.target)), class_="target")
+    unsaid = judgement.p_value is None or report.treatment is not None  # it is not of the treatment
+    p_value = None if unsaid else tag("p", f"p = {figures.number(judgement.p_value)}", class_="p")
     reasons = join(tag("li", prose(reason)) for reason in words.reasons(report))
     failed = words.failures(report)
     unseen = tag("p", "Not everything could look: ", prose("; ".join(failed)), class_="failure") if failed else None
     return tag(
         "header",
-        tag("p", "bdscan report", class_="eyebrow"),
+        tag("p", "bdscan report" if report.treatment is None else "bdscan purify report", class_="eyebrow"),
         tag("h1", report.verdict.word.capitalize()),
         tag("p", prose(words.sentence(report).capitalize()), ".", class_="lead"),
         tag("div", target, p_value, class_="key") if target or p_value else None,
@@ -87,7 +108,7 @@ def _facts(report: Report) -> Markup:
         None if subject.tensors_total is None else f"{subject.tensors_loaded or 0} of {subject.tensors_total} loaded"
     )
     about = (
-        ("File", words.plain(subject.path)),
+        ("File", figures.plain(subject.path)),
         ("SHA-256", tag("code", subject.sha256) if subject.sha256 else None),
         ("Format", prose(subject.format) if subject.format else None),
         ("Architecture", prose(subject.arch) if subject.arch else None),
@@ -98,8 +119,8 @@ def _facts(report: Report) -> Markup:
     )
     clean = (
         ("Images", str(report.images) if report.images else "not used" if report.clean else "none given"),
-        ("From", words.plain(report.clean) if report.clean else None),
-        ("Accuracy", words.percent(report.clean_accuracy) if report.images else None),
+        ("From", figures.plain(report.clean) if report.clean else None),
+        ("Accuracy", figures.percent(report.clean_accuracy) if report.images else None),
     )
     return tag("div", _card("Subject", about), _card("Clean data", clean), class_="cards")
 
@@ -111,18 +132,15 @@ def _card(title: str, pairs: tuple[tuple[str, str | None], ...]) -> Markup:
     return tag("section", tag("h2", title), tag("dl", rows), class_="card")
 
 
-def _reading() -> Markup:
-    pairs = join(join((tag("dt", key), tag("dd", text))) for key, text in _READING)
+def _reading(report: Report) -> Markup:
+    entries = _READING if report.treatment is None else (*_READING, *_READING_TREATED)
+    pairs = join(join((tag("dt", key), tag("dd", text))) for key, text in entries)
     return tag("section", tag("h2", "How to read this"), tag("dl", pairs), class_="card reading")
 
 
-def _treatment(report: Report) -> Markup | None:
-    if report.treatment is None:
-        return None
-    changed = table(("", "before", "after"), words.treated(report), "compare")
-    compared = {f"{key}.{when}" for key in report.treatment for when in ("before", "after")}
-    others = [(key, value) for key, value in _pairs(report.treatment) if key not in compared]
-    return tag("section", tag("h2", "Treatment"), changed, table((), others, "settings"), class_="card")
+def _before(sections: Markup) -> Markup | None:
+    title = tag("summary", "What the probes found before the treatment")
+    return tag("details", title, sections) if sections else None
 
 
 def _pairs(items: Mapping[str, object]) -> Iterator[tuple[str, str]]:
@@ -130,13 +148,15 @@ def _pairs(items: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             yield from _pairs({f"{key}.{inner}": held for inner, held in value.items()})
         else:
-            yield words.plain(key, 80), words.plain("-" if value is None else value, 300)
+            yield figures.plain(key, 80), figures.plain("-" if value is None else value, 300)
 
 
 def _footer(report: Report) -> Markup:
-    rows = [
-        (f"{run.probe}.{key}", words.plain(value, 300)) for run in report.runs for key, value in run.settings.items()
-    ]
+    treated = (report.treatment or {}).get("settings")
+    named = [(f"{run.probe}.{key}", value) for run in report.runs for key, value in run.settings.items()]
+    if isinstance(treated, Mapping):
+        named = [*_pairs({"treatment": treated}), *named]
+    rows = [(figures.plain(key, 160), figures.plain(value, 300)) for key, value in named]
     settings = tag("section", tag("h2", "Every setting"), table(("setting", "value"), rows, "settings"), class_="card")
     made = tag("section", tag("h2", "Made with"), table((), _pairs(report.made_with), "settings"), class_="card")
     quiet = "The file under suspicion was read, never run, and not changed."

@@ -26,7 +26,7 @@ def render(report: Report, compact: bool = False) -> str:
 def document(report: Report) -> dict[str, Any]:
     """The report as plain values: nothing but what JSON knows, no NaN, no infinity."""
     subject, judgement = report.subject, report.judgement
-    found: dict[str, Any] = _tame(
+    found: dict[str, Any] = tame(
         {
             "schema": SCHEMA,
             "subject": {
@@ -49,6 +49,7 @@ def document(report: Report) -> dict[str, Any]:
             "clean_accuracy": report.clean_accuracy,
             "images": report.images,
             "runs": [_run(run) for run in report.runs],
+            "runs_before": [_run(run) for run in report.before],
             "treatment": report.treatment,
             "made_with": report.made_with,
         }
@@ -90,17 +91,18 @@ def _per_class(finding: Finding) -> dict[str, object] | None:
     return {name: finding.arrays.get(name, ()) for name in names}
 
 
-def _tame(value: object) -> Any:
+def tame(value: object) -> Any:
+    """Nothing but what JSON knows."""
     if value is None or isinstance(value, str | bool):
         return value
     if isinstance(value, Level | Verdict):
         return value.word
     if isinstance(value, Mapping):
-        return {str(key): _tame(inner) for key, inner in value.items()}
+        return {str(key): tame(inner) for key, inner in value.items()}
     if isinstance(value, np.ndarray | np.generic):
-        return _tame(value.tolist())
+        return tame(value.tolist())
     if isinstance(value, list | tuple):
-        return [_tame(inner) for inner in value]
+        return [tame(inner) for inner in value]
     return _figure(value)
 
 

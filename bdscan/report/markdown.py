@@ -2,33 +2,72 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 
 from bdscan.finding import Level
-from bdscan.report import Report, words
+from bdscan.report import Report, changes, figures, treatment, words
 
-_BUDGET = 16_000  # bytes for each of the three lists; with the rest cut to size the whole stays below 60 kB
+_WHOLE = 60_000  # bytes: GitHub takes 65,536 characters in a comment and 1 MiB in a job summary
+_BUDGET = 11_000  # bytes for each of the long lists; with the rest cut to size one report stays below the whole
+_SHORT = 4_000  # for each of the four lists that only a treatment has
 _CUT = 400
 _PIPE = "\\|"
 
 
+def render_all(reports: Sequence[Report]) -> str:
+    """One report as it is; of several the verdicts, the gravest first, then as many reports as fit."""
+    if len(reports) == 1:
+        return render(reports[0])
+    gravest = sorted(reports, key=lambda report: -report.verdict)
+    lines = [f"### bdscan: {len(reports)} models", "", "| verdict | file | |", "|---|---|---|"]
+    said = ((f"**{each.verdict.word}**", _code(each.subject.path), _prose(words.sentence(each))) for each in gravest)
+    parts = ["\n".join([*lines, *_within((_row(*cells) for cells in said), "more models", _BUDGET)])]
+    left = _WHOLE - len(parts[0].encode())
+    for told, report in enumerate(gravest):
+        part = render(report)
+        left -= len(part.encode()) + 100  # and what joins it to the others
+        if left < 0:
+            parts.append(f"{len(gravest) - told} more reports in the JSON report")
+            break
+        parts.append(part)
+    return "\n\n".join(parts)
+
+
 def render(report: Report) -> str:
     """No pictures, no links, and nothing a stranger's class name could turn into either."""
-    lines = [*_head(report), *_within(_table(report), "more rows"), ""]
+    lines = [*_head(report), *_treated(report)]
+    lines += ["| probe | level | finding | score | threshold | p |", "|---|---|---|--:|--:|--:|"]
+    lines += [*_within(_table(report), "more rows", _BUDGET), ""]
     reasons = words.reasons(report)
     if reasons:
         lines += ["**Because**", ""]
-        lines += [*_within((f"- {_prose(reason)}" for reason in reasons), "more reasons"), ""]
-    changed = words.treated(report)
-    if changed:
-        lines += ["| treatment | before | after |", "|---|---|---|"]
-        lines += [*_within((_row(*map(_prose, row)) for row in changed), "more rows"), ""]
+        lines += [*_within((f"- {_prose(reason)}" for reason in reasons), "more reasons", _BUDGET), ""]
     return "\n".join([*lines, f"**Next:** {_prose(words.hint(report), 1000)}"])
+
+
+def _treated(report: Report) -> Iterator[str]:
+    """Nothing, where nothing was treated."""
+    yield from _list("Treatment", (f"- {label}: {_prose(told)}" for label, told in changes.done(report)))
+    changed = [_row(*map(_prose, change)) for change in changes.measured(report)]
+    yield from _list("", changed, "| | before | after |", "|---|--:|--:|")
+    checks = (f"- **{check.word}**: {_prose(check.message)}" for check in treatment.checks(report))
+    yield from _list("Checks", checks)
+    tried = [_row(*map(_prose, trial)) for trial in treatment.tried(report)]
+    head = "| tried | time | clean accuracy | recovered trigger | outcome | why |"
+    yield from _list("", tried, head, "|---|--:|--:|--:|---|---|")
+
+
+def _list(title: str, rows: Iterable[str], *head: str) -> Iterator[str]:
+    shown = [*_within(rows, "more rows", _SHORT)]
+    if shown:
+        yield from (f"**{title}**", "") if title else ()
+        yield from (*head, *shown, "")
 
 
 def _head(report: Report) -> Iterator[str]:
     judgement, subject = report.judgement, report.subject
-    p_value = "" if judgement.p_value is None else f" (p = {words.number(judgement.p_value)})"
+    unsaid = judgement.p_value is None or report.treatment is not None
+    p_value = "" if unsaid else f" (p = {figures.number(judgement.p_value)})"
     yield f"### bdscan: {report.verdict.word}"
     yield ""
     yield f"{_prose(words.sentence(report).capitalize())}{p_value}."
@@ -37,10 +76,8 @@ def _head(report: Report) -> Iterator[str]:
     yield f"- model: {_prose(words.model(report))}"
     yield f"- clean images: {_prose(words.clean_data(report))}"
     if judgement.target is not None:
-        yield f"- target: {_prose(words.named(report, judgement.target))}"
+        yield f"- target: {_prose(figures.named(report, judgement.target))}"
     yield ""
-    yield "| probe | level | finding | score | threshold | p |"
-    yield "|---|---|---|--:|--:|--:|"
 
 
 def _table(report: Report) -> Iterator[str]:
@@ -51,17 +88,17 @@ def _table(report: Report) -> Iterator[str]:
             yield _row(_code(run.probe), "-", "nothing to report", "-", "-", "-")
         for finding in words.ranked(run):
             level = "-" if finding.level is Level.NOTE else f"**{finding.level.word}**"
-            figures = (words.number(value) for value in (finding.score, finding.threshold, finding.p_value))
-            yield _row(_code(run.probe), level, _prose(finding.message), *figures)
+            measured = (figures.number(value) for value in (finding.score, finding.threshold, finding.p_value))
+            yield _row(_code(run.probe), level, _prose(finding.message), *measured)
 
 
 def _row(*cells: str) -> str:
     return f"| {' | '.join(cell.replace('|', _PIPE) for cell in cells)} |"
 
 
-def _within(lines: Iterable[str], what: str) -> Iterator[str]:
+def _within(lines: Iterable[str], what: str, left: int) -> Iterator[str]:
     """As many lines as fit, then how many did not."""
-    left, dropped = _BUDGET, 0
+    dropped = 0
     for line in lines:
         left -= len(line.encode()) + 1
         if left > 0:
@@ -74,14 +111,14 @@ def _within(lines: Iterable[str], what: str) -> Iterator[str]:
 
 def _prose(text: str, limit: int = _CUT) -> str:
     """Words as words, literals in backticks as code."""
-    parts = words.plain(text, limit).split("`")
+    parts = figures.plain(text, limit).split("`")
     if len(parts) % 2 == 0:  # a backtick without its fellow
         parts[-2:] = ["'".join(parts[-2:])]
     return "".join(_code(part) if place % 2 else _escape(part) for place, part in enumerate(parts))
 
 
 def _code(text: str) -> str:
-    inner = words.plain(text, _CUT).replace("`", "'")
+    inner = figures.plain(text, _CUT).replace("`", "'")
     return f"`{inner}`" if inner.strip() else ""
 
 

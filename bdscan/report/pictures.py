@@ -22,9 +22,8 @@ _MAGMA = "000004 180f3d 440f76 721f81 9e2f7f cd4071 f1605d fd9668 feca8d fcfdbf"
 _STEPS = np.array([[int(step[i : i + 2], 16) for i in (0, 2, 4)] for step in _MAGMA.split()], dtype=np.float64)
 
 
-def strips(arrays: Mapping[str, Array]) -> Iterator[Markup]:
-    """Every picture that a finding brings, no more than `PER_FINDING`."""
-    left = PER_FINDING
+def strips(arrays: Mapping[str, Array], left: int = PER_FINDING) -> Iterator[Markup]:
+    """Every picture that a finding brings, as many as are `left`."""
     if "mask" in arrays:
         figures = list(_trigger(arrays["mask"], arrays.get("pattern")))
         left -= len(figures)

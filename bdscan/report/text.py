@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bdscan.finding import Level, Run, Verdict
-from bdscan.report import Report, words
+from bdscan.report import Report, changes, figures, treatment, words
 
 _STYLES = {
     Verdict.CLEAN: "bold green",
@@ -68,34 +68,52 @@ def _run(run: Run) -> Iterator[tuple[Text | str, ...]]:
     for finding in shown:
         level = "-" if finding.level is Level.NOTE else finding.level.word
         numbers = words.evidence(finding)
-        message = words.plain(finding.message) + (f" ({numbers})" if numbers else "")
+        message = figures.plain(finding.message) + (f" ({numbers})" if numbers else "")
         yield run.probe, Text(level, style=_LEVELS[finding.level]), message
     if len(found) > len(shown):
         yield run.probe, "-", f"{len(found) - len(shown)} more in the HTML and JSON reports"
     if run.failure is not None:
-        yield run.probe, Text("failed", style="yellow"), words.plain(run.failure)
+        yield run.probe, Text("failed", style="yellow"), figures.plain(run.failure)
     elif not run.findings:
         yield run.probe, "-", "nothing to report"
 
 
 def _verdict(report: Report) -> Iterator[tuple[Text | str, ...]]:
     subject, judgement = report.subject, report.judgement
-    yield "file", words.plain(subject.path)
+    yield "file", figures.plain(subject.path)
     if subject.format:
-        yield "format", words.plain(subject.format)
+        yield "format", figures.plain(subject.format)
     if subject.sha256:
-        yield "sha256", words.plain(subject.sha256)
+        yield "sha256", figures.plain(subject.sha256)
     yield "model", words.model(report)
     yield "images", words.clean_data(report)
     verdict = Text(report.verdict.word, style=_STYLES[report.verdict]).append(f": {words.sentence(report)}", style="")
-    if judgement.p_value is not None:
-        verdict.append(f" (p = {words.number(judgement.p_value)})", style="")
+    if judgement.p_value is not None and report.treatment is None:  # it is not of the treatment
+        verdict.append(f" (p = {figures.number(judgement.p_value)})", style="")
     yield "verdict", verdict
     if judgement.target is not None:
-        yield "target", words.named(report, judgement.target)
+        yield "target", figures.named(report, judgement.target)
     yield from _listed("because", words.reasons(report))
     yield from _listed("failed", words.failures(report))
-    yield from _listed("treated", [f"{what}: {before} -> {after}" for what, before, after in words.treated(report)])
+    yield from _treated(report)
+
+
+def _treated(report: Report) -> Iterator[tuple[str, str]]:
+    if report.treatment is None:
+        return
+    yield from _listed("treated", [f"{label}: {told}" for label, told in changes.done(report)])
+    yield from _listed("changed", [_change(*change) for change in changes.measured(report)])
+    yield from _listed("checks", [f"{check.word}: {check.message}" for check in treatment.checks(report)])
+    yield from _listed("tried", [_trial(trial) for trial in treatment.tried(report)])
+
+
+def _change(what: str, before: str, after: str) -> str:
+    return f"{what}: {after}" if before == "-" else f"{what}: {before} -> {after}"
+
+
+def _trial(trial: treatment.Trial) -> str:
+    measured = f"clean accuracy {trial.clean_accuracy}, recovered trigger {trial.success}"
+    return f"{trial.method}: {trial.outcome} ({trial.seconds}, {measured})" + (f": {trial.why}" if trial.why else "")
 
 
 def _listed(label: str, lines: list[str]) -> Iterator[tuple[str, str]]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 import shlex
-import unicodedata
-from collections.abc import Mapping
 
 from bdscan.finding import Finding, Level, Run, Verdict
-from bdscan.report import Report
+from bdscan.report import Report, treatment
+from bdscan.report.figures import number, percent, plain
 
 _SENTENCES = {
     Verdict.CLEAN: "no evidence of a backdoor found at this sensitivity",
@@ -19,35 +17,6 @@ _SENTENCES = {
 _DANGEROUS = "this file is dangerous to load: opening it the usual way may run code of its own"
 _REASONS = 20
 _FILE_PROBE = "artifact"  # the one probe that speaks about the file and not about the net in it
-_HIDDEN = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Co",
-    "Zl",
-    "Zp",
-)  # control, bidirectional, surrogate: what can rewrite the lines around it
-
-
-def plain(text: object, limit: int = 2000) -> str:
-    """A stranger's text on one line, with everything invisible made visible and an end to it."""
-    shown = "".join(_visible(char) for char in str(text)[: limit + 1])
-    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
-
-
-def _visible(char: str) -> str:
-    if unicodedata.category(char) not in _HIDDEN:
-        return char
-    return " " if char in "\n\t" else char.encode("unicode_escape", "surrogatepass").decode("ascii")
-
-
-def number(value: float | None) -> str:
-    """Four significant digits, or a dash."""
-    return "-" if value is None or not math.isfinite(value) else f"{value:.4g}"
-
-
-def percent(share: float | None) -> str:
-    return "-" if share is None or not math.isfinite(share) else f"{100 * share:.1f} %"
 
 
 def evidence(finding: Finding) -> str:
@@ -66,17 +35,11 @@ def ranked(run: Run) -> list[Finding]:
     return sorted(run.findings, key=lambda finding: -finding.level)
 
 
-def named(report: Report, target: int) -> str:
-    """The class by number and, where it has one, by name."""
-    names = report.subject.names
-    if not 0 <= target < len(names):
-        return f"class {target}"
-    return "class {} `{}`".format(target, plain(names[target], 80).replace("`", "'"))
-
-
 def sentence(report: Report) -> str:
     """The verdict as a person would say it; never the word `safe`."""
-    return _DANGEROUS if _only_the_file(report) else _SENTENCES[report.verdict]
+    if report.treatment is not None:
+        return treatment.sentence(report)
+    return _DANGEROUS if only_the_file(report) else _SENTENCES[report.verdict]
 
 
 def model(report: Report) -> str:
@@ -115,22 +78,33 @@ def failures(report: Report) -> list[str]:
     return [f"{run.probe}: {plain(run.failure)}" for run in report.runs if run.failure is not None]
 
 
+def unread(report: Report) -> bool:
+    """Whether something broke that had to work before there could be a judgement."""
+    return report.verdict is Verdict.INCONCLUSIVE and bool(failures(report)) and report.subject.classes is None
+
+
 def hint(report: Report) -> str:
     """What to do next."""
     if report.treatment is not None:
-        return _after_treatment(report.treatment)
+        return treatment.hint(report)
     path = shlex.quote(plain(report.subject.path))
     clean = shlex.quote(plain(report.clean)) if report.clean else "DATA"
-    if _only_the_file(report):
+    if only_the_file(report):
         return "do not open this file with torch.load or pickle; ask its maker for the weights as safetensors"
     if report.verdict is Verdict.BACKDOORED:
-        return "do not deploy it: get the model from another source, or train one on data you trust"
+        return f"do not deploy it: get the model from another source, or {_cure(report, path, clean)}"
     look = f"bdscan inspect {path} --clean {clean} --effort thorough"
     if report.verdict is Verdict.SUSPICIOUS:
         return f"do not deploy it yet; `{look}` looks harder, best with more clean images"
     if report.verdict is Verdict.CLEAN:
         return f"this holds for the probes and settings of this report; `{look}` looks harder"
     return _unsettled(report, look)
+
+
+def _cure(report: Report, path: str, clean: str) -> str:
+    if report.subject.classes is None or not report.images:
+        return "train one on data you trust"
+    return f"try `bdscan purify {path} --clean {clean} --method auto --output FILE`"
 
 
 def _unsettled(report: Report, look: str) -> str:
@@ -149,27 +123,7 @@ def _unsettled(report: Report, look: str) -> str:
     return f"bring more clean images, or look harder: `{look}`"
 
 
-def _after_treatment(treatment: Mapping[str, object]) -> str:
-    verdict = treatment.get("verdict")
-    after = verdict.get("after") if isinstance(verdict, Mapping) else None
-    if after == Verdict.CLEAN.word:
-        return "use the purified file, and keep the original: it is evidence"
-    return "the backdoor could not be shown gone: try another `--method`, or more clean images"
-
-
-def _only_the_file(report: Report) -> bool:
+def only_the_file(report: Report) -> bool:
+    """Whether all that is grave is about the file and not about the net in it."""
     grave = {run.probe for run in report.runs for finding in run.findings if finding.level >= Level.BACKDOOR}
     return report.verdict is Verdict.BACKDOORED and grave == {_FILE_PROBE}
-
-
-def treated(report: Report) -> list[tuple[str, str, str]]:
-    """What the treatment changed: what, before, after."""
-    rows = []
-    for key, value in (report.treatment or {}).items():
-        if isinstance(value, Mapping) and "before" in value and "after" in value:
-            rows.append((key.replace("_", " "), _told(value["before"]), _told(value["after"])))
-    return rows
-
-
-def _told(value: object) -> str:
-    return percent(float(value)) if isinstance(value, int | float) else plain("-" if value is None else value)

@@ -44,7 +44,11 @@ class Graph:
 
 def read(path: Path) -> Graph:
     """Parse, follow the first output back to the image, and read every tensor on the way."""
-    model = _parse(path)
+    return followed(parse(path), path)
+
+
+def followed(model: Any, path: Path) -> Graph:
+    """What of a parsed file leads from the image to the first output; its tensors may lie in files beside `path`."""
     graph = model.graph
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
     if opset < _OLDEST:
@@ -65,7 +69,8 @@ def read(path: Path) -> Graph:
     return Graph(nodes, constants, images[0].name, output, dims, len(initial), len(constants), notes)
 
 
-def _parse(path: Path) -> Any:
+def parse(path: Path) -> Any:
+    """The file as protobuf, its functions written out in full."""
     try:
         import onnx
         from google.protobuf.message import DecodeError  # type: ignore[import-untyped]

@@ -1,0 +1,165 @@
+"""The reports for code scanning: one SARIF 2.1.0 document, one run, one result for each model that is not clean."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from bdscan import __version__
+from bdscan.report import Report, figures, words
+from bdscan.report.json import tame
+from bdscan.report.rules import RULES, Rule, rule
+
+_SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
+_MOST = 25_000  # results a run: above it GitHub refuses the file
+_MESSAGE = 1_500  # characters; GitHub takes no more than 10 MB, compressed
+_NOTIFICATIONS = 1_000
+_TAGS = ("security", "machine-learning", "supply-chain")  # GitHub shows ten a rule
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
+
+
+def render(report: Report) -> str:
+    return render_all((report,))
+
+
+def render_all(reports: Sequence[Report]) -> str:
+    """All models in one run: GitHub refuses several runs of one tool and category."""
+    return json.dumps(document(reports), indent=2, allow_nan=False)
+
+
+def document(reports: Sequence[Report]) -> dict[str, Any]:
+    """The log as plain values; nothing in it differs from one run to the next while the models stay the same."""
+    root = _root()
+    broken = [(found, report) for report in reports if (found := rule(report)) is not None]
+    broken.sort(key=lambda pair: RULES.index(pair[0]))
+    notes = [note for report in reports for note in _notifications(report, root)]
+    if len(broken) > _MOST:
+        notes.insert(0, _notification(f"{len(broken) - _MOST} more results are in the JSON report", "warning"))
+    run = {
+        "tool": {"driver": {"name": "bdscan", "version": __version__, "rules": [_rule(each) for each in RULES]}},
+        "automationDetails": {"id": _category(reports)},
+        "columnKind": "unicodeCodePoints",
+        "invocations": [
+            {
+                "executionSuccessful": not any(words.unread(report) for report in reports),
+                "toolExecutionNotifications": notes[:_NOTIFICATIONS],
+            }
+        ],
+        "artifacts": _once(_artifact(report, root) for report in reports[:_MOST]),
+        "results": [_result(found, report, root) for found, report in broken[:_MOST]],
+    }
+    return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
+
+
+def _category(reports: Sequence[Report]) -> str:
+    """What GitHub tells one analysis from another by: up to the last slash."""
+    treated = any(report.treatment is not None for report in reports)
+    return "bdscan/purify/" if treated else "bdscan/inspect/"
+
+
+def _rule(each: Rule) -> dict[str, Any]:
+    severity = {} if each.severity is None else {"security-severity": each.severity}
+    return {
+        "id": each.id,
+        "name": each.name,
+        "shortDescription": {"text": each.short},
+        "fullDescription": {"text": each.full},
+        "help": {"text": each.help.replace("`", "'"), "markdown": each.help},
+        "defaultConfiguration": {"level": each.level},
+        "properties": {"tags": [*_TAGS, *each.tags], "precision": each.precision, **severity},
+    }
+
+
+def _result(found: Rule, report: Report, root: Path) -> dict[str, Any]:
+    path, sha256 = _subject(report)
+    location = _location(path, root)
+    # Of the rule and the bytes: an alert that was dismissed comes back when the weights change, and not when the
+    # scan is repeated or the file is moved (GitHub adds the path by itself).
+    of = f"{found.id}\0{sha256 or location['uri']}"
+    judged = {
+        "verdict": report.verdict.word,
+        "p_value": report.judgement.p_value,
+        "target": report.judgement.target,
+        "images": report.images,
+        "clean_accuracy": report.clean_accuracy,
+    }
+    return {
+        "ruleId": found.id,
+        "ruleIndex": RULES.index(found),
+        "level": found.level,
+        "message": {"text": _message(report)},
+        "locations": [{"physicalLocation": {"artifactLocation": location, "region": {"startLine": 1}}}],
+        "partialFingerprints": {"primaryLocationLineHash": f"{hashlib.sha256(of.encode()).hexdigest()[:16]}:1"},
+        "properties": tame(judged),
+    }
+
+
+def _message(report: Report) -> str:
+    """The verdict first: where there is little room, only the first sentence is shown."""
+    said = [words.sentence(report).capitalize()]
+    if report.judgement.target is not None:
+        said.append(f"Target: {figures.named(report, report.judgement.target)}")
+    because = words.reasons(report) + words.failures(report)
+    if because:
+        said.append(f"Because: {'; '.join(because)}")
+    next_ = f" Next: {figures.plain(words.hint(report), 400)}."
+    return _literal(figures.plain(". ".join(said), _MESSAGE - len(next_)) + "." + next_)
+
+
+def _literal(text: str) -> str:
+    """Braces would be placeholders, and brackets links."""
+    for mark, meant in (("\\", "\\\\"), ("[", "\\["), ("]", "\\]"), ("{", "{{"), ("}", "}}")):
+        text = text.replace(mark, meant)
+    return text
+
+
+def _notifications(report: Report, root: Path) -> Iterator[dict[str, Any]]:
+    level = "error" if words.unread(report) else "warning"
+    for failure in words.failures(report):
+        place = {"physicalLocation": {"artifactLocation": _location(report.subject.path, root)}}
+        yield {**_notification(failure, level), "locations": [place]}
+
+
+def _notification(text: str, level: str) -> dict[str, Any]:
+    return {"level": level, "message": {"text": _literal(figures.plain(text, _MESSAGE))}}
+
+
+def _artifact(report: Report, root: Path) -> dict[str, Any]:
+    path, sha256 = _subject(report)
+    found: dict[str, Any] = {"location": _location(path, root), "roles": ["analysisTarget"]}
+    return found if sha256 is None else {**found, "hashes": {"sha-256": sha256}}
+
+
+def _once(artifacts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [*{json.dumps(each, sort_keys=True): each for each in artifacts}.values()]
+
+
+def _subject(report: Report) -> tuple[str, str | None]:
+    """The file that the verdict is about: the treated one, where it was written."""
+    treated = report.treatment or {}
+    output, sha256 = treated.get("output"), treated.get("sha256")
+    if isinstance(output, str):
+        return output, sha256 if isinstance(sha256, str) else None
+    return report.subject.path, report.subject.sha256
+
+
+def _location(path: str, root: Path) -> dict[str, str]:
+    """Relative to the repository where it lies inside, as GitHub asks; an address stays one."""
+    if _ADDRESS.match(path):
+        return {"uri": quote(path.encode("utf-8", "surrogateescape"), safe=":/?&=@%+~")}
+    whole = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays the name that the repository knows
+    if not whole.is_relative_to(root):
+        return {"uri": whole.as_uri()}
+    return {"uri": quote(os.fsencode(whole.relative_to(root).as_posix())), "uriBaseId": "%SRCROOT%"}
+
+
+def _root() -> Path:
+    """The nearest folder above with a `.git`, else the working directory."""
+    here = Path.cwd()
+    return next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
