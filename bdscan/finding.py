@@ -46,7 +46,8 @@ class Finding:
 
     `arrays` holds the evidence a person can look at. Names with a meaning for reports:
     `scores` and `p_values` (one number a class), `mask` and `pattern` (a recovered trigger, HxW and HxWxC in [0, 1]),
-    `change` (one that is added, HxWxC), `flow` (one that displaces, HxWx2, shares of the side),
+    `change` (one that is added, HxWxC), `flow` (one that displaces, HxWx2, shares of the side), `room` (how large the
+    trigger was allowed to be, in the unit of its form),
     `images` (N x H x W x C, uint8) beside `heat` (N x H x W in [0, 1]) or `stamped` (N x H x W x C, uint8),
     `norms` (channels x 3: the mean l-inf, l1 and l2 of each channel's map), `rise` (channels x 3: how far each rises
     with the trigger on, in standard deviations over clean images).
@@ -61,6 +62,7 @@ class Finding:
     layer: str | None = None
     channels: tuple[int, ...] = ()
     statistic: str | None = None  # the name under which `bdscan.reference` knows how clean nets score
+    form: str | None = None  # of the recovered trigger: a key of `bdscan.trigger.FORMS`
     shown: bool = False  # a trigger was demonstrated on images it was not made from
     arrays: Mapping[str, Array] = field(default_factory=dict, compare=False)
 

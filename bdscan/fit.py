@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
-Loss = Callable[[Tensor, Tensor, Tensor], Tensor]  # logits, labels, indices into the training set
+Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]  # net, pixels, labels, their places in the set
 
 
 def crop_and_flip(pixels: Tensor, generator: torch.Generator, *, flip: bool = True, pad: int = 4) -> Tensor:
@@ -53,6 +53,11 @@ def _cpu_has_bf16() -> bool:
     return bool(check()) if check is not None else False
 
 
+def cross_entropy(net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+    """The plain objective."""
+    return F.cross_entropy(net(pixels).float(), labels)
+
+
 def fit(
     net: nn.Module,
     images: Tensor,
@@ -66,7 +71,7 @@ def fit(
     schedule: str = "one-cycle",
     seed: int = 0,
     augment: Augment | None = None,
-    loss: Loss | None = None,
+    objective: Objective | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     half: bool = True,
@@ -86,10 +91,9 @@ def fit(
             pixels, truth = images[index].to(device).float().div_(255), labels[index].to(device)
             if augment is not None:
                 pixels = augment(pixels, generator)
+            pixels = pixels.contiguous(memory_format=torch.channels_last)
             with autocast(device, half):
-                logits = net(pixels.contiguous(memory_format=torch.channels_last))
-            logits = logits.float()
-            value = F.cross_entropy(logits, truth) if loss is None else loss(logits, truth, index)
+                value = (objective or cross_entropy)(net, pixels, truth, index)
             optimiser.zero_grad(set_to_none=True)
             value.backward()
             optimiser.step()

@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,6 +81,18 @@ def configure(room: str, name: str, settings: Mapping[str, str]) -> Any:
             raise Problem(said, hint=f"`bdscan methods {name}` lists them", status=USAGE)
         values[key] = _read(name, key, text, fields[key].default)
     return kind(**values)
+
+
+def given(texts: Sequence[str]) -> dict[str, dict[str, str]]:
+    """`METHOD.SETTING=VALUE`, as the user writes them, taken apart."""
+    found: dict[str, dict[str, str]] = {}
+    for text in texts:
+        left, equals, value = text.partition("=")
+        name, dot, key = left.partition(".")
+        if not (equals and dot and name and key):
+            raise Problem(f"`--set {text}` is not METHOD.SETTING=VALUE", status=USAGE)
+        found.setdefault(name, {})[key] = value
+    return found
 
 
 def settings(method: Any) -> dict[str, object]:

@@ -10,6 +10,7 @@ os.environ["COLUMNS"] = "100"
 os.environ.pop("FORCE_COLOR", None)
 
 import socket
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,3 +110,19 @@ def twins() -> dict[str, SuspectModel]:
         ).suspect
         for name in ("clean", "backdoored")
     }
+
+
+def run(*arguments: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    """Exit status, stdout and stderr of one call."""
+    from bdscan.cli import main
+
+    monkeypatch.setattr(sys, "argv", ["bdscan", *arguments])
+    with pytest.raises(SystemExit) as left:
+        main()
+    spoken = capsys.readouterr()
+    return int(left.value.code or 0), spoken.out, spoken.err
+
+
+@pytest.fixture
+def bdscan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch):  # type: ignore[no-untyped-def]
+    return lambda *arguments: run(*arguments, capsys=capsys, monkeypatch=monkeypatch)

@@ -2,40 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
+from bdscan.bench import said
+from bdscan.bench.choices import Baseline, Effort
+from bdscan.bench.purify import purify
+from bdscan.problem import USAGE, Problem
 
-if TYPE_CHECKING:
-    from bdscan.bench.jobs import Job, Result
-    from bdscan.bench.labels import Labelled
-    from bdscan.bench.seen import Seen
+__all__ = ["Effort", "app"]
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,
     help="Measures bdscan on models whose truth is known.",
 )
-
-
-class Effort(StrEnum):
-    """How long the user is ready to wait."""
-
-    fast = "fast"
-    standard = "standard"
-    thorough = "thorough"
-
-
-class Baseline(StrEnum):
-    """What to compare with."""
-
-    cleanse = "cleanse"
 
 
 @app.callback()
@@ -63,19 +46,19 @@ def detect(
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Inspect labelled models and print AUC, detection and false alarms."""
+    from bdscan.bench import present, seen
     from bdscan.bench.jobs import Job, run
     from bdscan.bench.labels import read
 
-    _writable(output)
+    said.writable(output)
     labels = read(models)
-    said = shlex.join(["bdscan", *sys.argv[1:]])
     work = [
         Job(
             name=label.name,
             method=method,
             model=str(label.model),
             clean=clean,
-            arch=_arch(arch, label),
+            arch=said.arch(arch, label),
             normalize=normalize,
             probes=tuple(probe or ()),
             effort=effort.value,
@@ -87,12 +70,14 @@ def detect(
         for method in ("inspect", *([baseline.value] if baseline else []))
         for label in labels
     ]
-    made = run(work, results, workers=jobs, said=said, tell=_tell)
-    _present(_seen(labels, work, made), output, said)
-    failed = [result for result in made if result["failure"] is not None]
-    if failed:
-        typer.echo(f"bdscan: {len(failed)} of {len(made)} jobs failed; the same command tries them again", err=True)
-        raise typer.Exit(COULD_NOT_TELL)
+    made = run(work, results, workers=jobs, said=said.command(), tell=said.tell)
+    by_name = {label.name: label for label in labels}
+    found = [seen.read(by_name[job.name], result) for job, result in zip(work, made, strict=True)]
+    said.present(present.grids(found), lambda: present.document(found, said.command()), output)
+    said.failures(made)
+
+
+app.command()(purify)
 
 
 @app.command()
@@ -124,12 +109,12 @@ def reference(
             method="inspect",
             model=str(label.model),
             clean=spec,
-            arch=_arch(arch, label),
+            arch=said.arch(arch, label),
             probes=tuple(probe or CALIBRATED),
         )
         for label, spec in labels
     ]
-    made = run(work, results, workers=jobs, said=shlex.join(["bdscan", *sys.argv[1:]]), tell=_tell)
+    made = run(work, results, workers=jobs, said=said.command(), tell=said.tell)
     scores, nets = gather(made, [label for label, _ in labels])
     measured = by_statistic(scores)
     write(output or STATISTICS, measured, nets)
@@ -137,50 +122,3 @@ def reference(
     for net, judgement in zip(nets, judged(scores), strict=True):
         p = "none" if judgement.p_value is None else f"{judgement.p_value:.3g}"
         typer.echo(f"{net['name']}: judged by the other nets, {judgement.verdict.word}, p = {p}")
-
-
-def _writable(output: Path | None) -> None:
-    """Known before hours of work, not after."""
-    if output is not None and output.suffix not in (".json", ".md"):
-        raise Problem(f"`{output}` is neither .json nor .md", status=USAGE)
-    if output is not None and not output.parent.is_dir():
-        raise Problem(f"cannot write `{output}`: it lies in a folder that does not exist", status=USAGE)
-
-
-def _arch(told: str, label: Labelled) -> str:
-    if not told.endswith(".py"):
-        return told
-    return f"{told}:{label.arch}" if label.arch else "auto"
-
-
-def _tell(result: Result, done: int, total: int) -> None:
-    job, failure = result["job"], result["failure"]
-    said = f"failed, {failure}" if failure else f"{result['seconds']:.0f} s"
-    typer.echo(f"{done}/{total} {job['name']} ({job['method']}): {said}", err=True)
-
-
-def _seen(labels: list[Labelled], work: list[Job], made: list[Result]) -> list[Seen]:
-    from bdscan.bench.seen import read
-
-    by_name = {label.name: label for label in labels}
-    return [read(by_name[job.name], result) for job, result in zip(work, made, strict=True)]
-
-
-def _present(seen: list[Seen], output: Path | None, said: str) -> None:
-    import json
-
-    from rich.console import Console
-
-    from bdscan.bench import present, tables
-
-    grids = present.grids(seen)
-    console = Console()
-    if not console.is_terminal:
-        console.width = 200  # piped: nobody's window, and a cut number is no number
-    for grid in grids:
-        console.print(tables.rich(grid))
-    if output is not None:
-        as_json = output.suffix == ".json"
-        text = json.dumps(present.document(seen, said), indent=1) if as_json else tables.markdown(grids)
-        output.write_text(text + "\n", encoding="utf-8")
-        typer.echo(f"bdscan: wrote {output}", err=True)

@@ -27,7 +27,7 @@ class Job:
     """All that a worker is told: never the truth about the model."""
 
     name: str
-    method: str  # inspect | cleanse
+    method: str  # inspect | cleanse | purify
     model: str
     clean: str | None = None
     arch: str = "auto"
@@ -44,8 +44,17 @@ class Job:
         """The same for the same work on the same bytes by the same version."""
         with Path(self.model).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        told = json.dumps([__version__, digest, {**asdict(self), "model": ""}], sort_keys=True)  # wherever it lies
+        told = json.dumps([__version__, digest, self.asked()], sort_keys=True)
         return hashlib.sha256(told.encode()).hexdigest()
+
+    def asked(self) -> dict[str, Any]:
+        """All that the result depends on beside the model's bytes, which count wherever they lie."""
+        return {**asdict(self), "model": ""}
+
+    @property
+    def lacking(self) -> bool:
+        """Whether something is gone that was to be left beside the result."""
+        return False
 
     def file(self, results: Path) -> Path:
         return results / f"{self.name}.{self.method}.json"
@@ -95,7 +104,7 @@ def done(job: Job, results: Path) -> Result | None:
     except (OSError, ValueError):
         return None
     same = isinstance(result, dict) and result.get("key") == job.key and result.get("failure") is None
-    return result if same else None
+    return result if same and not job.lacking else None
 
 
 class _Processes:

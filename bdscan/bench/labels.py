@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,9 @@ class Labelled:
     attack: str | None = None
     rate: float = 0.0
     target: int | None = None
+    mode: str = ""  # `a2a`: every class goes to the next one
+    source: int | None = None  # the only class on which the trigger works
+    settings: Mapping[str, str] = field(default_factory=dict)  # of the plant, where the attack is one of bdscan's
     accuracy: float | None = None
     success: float | None = None
 
@@ -66,6 +70,11 @@ def read(folder: Path) -> list[Labelled]:
     return found
 
 
+def beside(model: Path) -> Labelled:
+    """The label of one model."""
+    return _label(model.with_name(f"{model.stem}.json"), model)
+
+
 def _label(path: Path, model: Path) -> Labelled:
     try:
         told = json.loads(path.read_text(encoding="utf-8"))
@@ -78,10 +87,13 @@ def _label(path: Path, model: Path) -> Labelled:
             attack=told["attack"],
             rate=float(told.get("rate") or 0),
             target=_maybe(int, told.get("target")),
+            mode=str(told.get("mode") or ""),
+            source=_maybe(int, told.get("source")),
+            settings={str(key): str(value) for key, value in dict(told.get("settings") or {}).items()},
             accuracy=_maybe(float, told.get("acc")),
             success=_maybe(float, told.get("asr")),
         )
-    except (ValueError, TypeError) as error:
+    except (OSError, ValueError, TypeError) as error:
         raise Problem(f"`{path}` is not a label: {error}", status=USAGE) from None
 
 

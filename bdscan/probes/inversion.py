@@ -132,6 +132,7 @@ class Inversion(Probe):
             score=score,
             p_value=p,
             threshold=self.threshold if p is not None else None,
+            form=name,
             shown=shown,
             statistic=f"relabelling.{name}",
             arrays={"becomes": np.array(found.becomes), **found.evidence},
@@ -176,6 +177,7 @@ class Inversion(Probe):
             threshold=self.threshold,
             p_value=float(adjusted[target]),
             target=target,
+            form=name,
             statistic=f"inversion.{name}",
             arrays={"scores": scores, "p_values": p, **arms.form.evidence(arm)},
         )
@@ -219,8 +221,13 @@ class Inversion(Probe):
             score=mine - others,
             threshold=self.gap,
             target=target,
+            form=name,
             shown=shown,
-            arrays={**equal.form.evidence(arm), **_pictures(judged_by, target, equal.form.evidence(arm))},
+            arrays={
+                "room": np.array(budget),
+                **equal.form.evidence(arm),
+                **_pictures(judged_by, target, equal.form.evidence(arm)),
+            },
         )
 
 

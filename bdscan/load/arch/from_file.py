@@ -23,8 +23,8 @@ def candidates(spec: str, outline: Outline, classes: int | None) -> Iterator[Can
     """The factory called in every way it can be, with every number of classes the tensors allow."""
     place, _, name = spec.rpartition(":")
     path = Path(place).expanduser()
-    factory = getattr(_module(path), name, None)
-    if not callable(factory):
+    factory = function(path, name)
+    if factory is None:
         raise Problem(f"`{path}` has no function `{name}`", status=USAGE)
     calls = list(_calls(factory, [classes] if classes else _counts(outline)))
     if not calls:
@@ -32,6 +32,12 @@ def candidates(spec: str, outline: Outline, classes: int | None) -> Iterator[Can
         raise Problem(said, hint="write a factory of the form `def net(num_classes): ...`", status=USAGE)
     for call in calls:
         yield Candidate(name=f"{path.name}:{name}", build=partial(_build, call, path, name), sizes=_SIZES, whole=True)
+
+
+def function(path: Path, name: str) -> Callable[..., Any] | None:
+    """What the user's own file calls by this name, if it can be called."""
+    found = getattr(_module(path), name, None)
+    return found if callable(found) else None
 
 
 def _module(path: Path) -> ModuleType:

@@ -1,0 +1,60 @@
+"""Options and exit codes, nothing else."""
+
+from __future__ import annotations
+
+import sys
+from typing import Annotated
+
+import typer
+
+from bdscan import __version__
+from bdscan.bench.commands import app as bench
+from bdscan.cli.inspect import inspect
+from bdscan.cli.methods import methods
+from bdscan.cli.purify import purify
+from bdscan.cli.said import FOUND, OUR_FAULT, crash, say
+from bdscan.problem import COULD_NOT_TELL, Problem
+
+__all__ = ["FOUND", "OUR_FAULT", "app", "main"]
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Finds backdoors in image classifiers and removes them. Nothing in a suspect file ever runs.",
+    epilog="Exit status: 0 clean or cleaned, 1 found, 2 wrong usage, 3 could not tell, 4 our own fault.",
+)
+app.command()(inspect)
+app.command()(purify)
+app.command()(methods)
+app.add_typer(bench, name="bench")
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"bdscan {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True, help="Show it.")] = False,
+) -> None:
+    pass
+
+
+def main() -> None:
+    """The console script: every way out has its own status."""
+    try:
+        app()
+    except Problem as problem:
+        say(problem.message, problem.hint)
+        sys.exit(problem.status)
+    except KeyboardInterrupt:
+        say("stopped")
+        sys.exit(COULD_NOT_TELL)
+    except Exception:  # noqa: BLE001 - the last line of defence
+        crash()
+        sys.exit(OUR_FAULT)

@@ -1,0 +1,64 @@
+"""What the options may be."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+
+from bdscan.problem import USAGE, Problem
+
+
+class Format(StrEnum):
+    """How the report is written."""
+
+    text = "text"
+    json = "json"
+    html = "html"
+    markdown = "markdown"
+    sarif = "sarif"
+    junit = "junit"
+
+
+class FailOn(StrEnum):
+    """The least verdict that is a finding."""
+
+    suspicious = "suspicious"
+    backdoored = "backdoored"
+
+
+class Device(StrEnum):
+    """Where the net runs."""
+
+    auto = "auto"
+    cpu = "cpu"
+    cuda = "cuda"
+
+
+_SUFFIXES = {
+    ".json": Format.json,
+    ".html": Format.html,
+    ".htm": Format.html,
+    ".md": Format.markdown,
+    ".sarif": Format.sarif,
+    ".xml": Format.junit,
+    ".txt": Format.text,
+}
+
+
+def by_suffix(output: Path) -> Format:
+    """The form that the file's name asks for."""
+    name = output.name.lower().replace(".sarif.json", ".sarif")
+    return _SUFFIXES.get(Path(name).suffix, Format.text)
+
+
+def settings(given: Sequence[str]) -> dict[str, dict[str, str]]:
+    """`--set METHOD.SETTING=VALUE`, taken apart."""
+    found: dict[str, dict[str, str]] = {}
+    for text in given:
+        left, equals, value = text.partition("=")
+        name, dot, key = left.partition(".")
+        if not (equals and dot and name and key):
+            raise Problem(f"`--set {text}` is not METHOD.SETTING=VALUE", status=USAGE)
+        found.setdefault(name, {})[key] = value
+    return found

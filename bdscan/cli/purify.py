@@ -1,0 +1,70 @@
+"""`bdscan purify`: one file in, one cleaned file out, and a report on both."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bdscan.bench.commands import Effort
+from bdscan.cli import said
+from bdscan.cli.choices import Device, FailOn, Format, settings
+
+
+def purify(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or a folder holding one.")],
+    clean: Annotated[str, typer.Option(help="Images you trust: a folder, .npz, .tar or cifar10:ROOT.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="Where the cleaned model goes.")],
+    method: Annotated[str, typer.Option(help="auto, or one of the purifiers of `bdscan methods`.")] = "auto",
+    report: Annotated[list[Path] | None, typer.Option(help="Write the report here (repeatable).")] = None,
+    form: Annotated[Format | None, typer.Option("--format", help="By default text, or by the report's suffix.")] = None,
+    onnx: Annotated[Path | None, typer.Option(help="Export the cleaned model to this file as well.")] = None,
+    trigger: Annotated[
+        str | None, typer.Option(metavar="FILE", help="A trigger you know, to be measured: .png with alpha or .npz.")
+    ] = None,
+    target: Annotated[int | None, typer.Option(min=0, help="The class that this trigger leads to.")] = None,
+    arch: Annotated[str, typer.Option(help="auto, torchvision:NAME, timm:NAME or FILE.py:factory.")] = "auto",
+    normalize: Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")] = "auto",
+    classes: Annotated[Path | None, typer.Option(help="Class names in the model's order.")] = None,
+    probe: Annotated[list[str] | None, typer.Option(help="Only this probe, before and after (repeatable).")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")] = None,
+    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
+    budget: Annotated[float | None, typer.Option(help="Seconds it may take in all.")] = None,
+    device: Annotated[Device, typer.Option(help="Where the net runs.")] = Device.auto,
+    seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
+    fail_on: Annotated[FailOn, typer.Option(help="The least verdict that exits with 1.")] = FailOn.suspicious,
+) -> None:
+    """Remove a backdoor, and verify that without knowing the trigger."""
+    from bdscan import pipeline
+    from bdscan.progress import Bar
+
+    reports = said.forms(report or [], form)
+    for path, _ in reports:
+        said.writable(path)
+    with Bar() as bar:
+        options = pipeline.Cure(
+            clean=clean,
+            output=output,
+            onnx=onnx,
+            method=method,
+            trigger=trigger,
+            target=target,
+            arch=arch,
+            normalize=normalize,
+            classes=classes,
+            probes=tuple(probe or ()),
+            settings=settings(set_ or []),
+            effort=effort.value,
+            budget=budget,
+            device=device.value,
+            seed=seed,
+            show=bar.show,
+        )
+        done = pipeline.purify(model, options)
+    said.say(f"wrote {output}")
+    for path, each in reports:
+        said.write(path, said.rendered([done], each, fail_on, many=False))
+    if not reports:
+        typer.echo(said.rendered([done], form or Format.text, fail_on, many=False, terminal=True))
+    raise typer.Exit(said.status_of(done, fail_on))

@@ -1,0 +1,97 @@
+"""What goes to the user: reports where they are wanted, everything else to stderr."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from bdscan import __version__
+from bdscan.cli.choices import FailOn, Format, by_suffix
+from bdscan.finding import Verdict
+from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
+
+if TYPE_CHECKING:
+    from bdscan.report import Report
+
+FOUND = 1
+OUR_FAULT = 4
+GRAVEST_FIRST = (OUR_FAULT, FOUND, COULD_NOT_TELL, 0)
+LINE_BY_LINE = (Format.text, Format.json)  # told as they come; the others are one document
+
+
+def say(message: str, hint: str = "") -> None:
+    """One sentence for a person."""
+    typer.echo(f"bdscan: {message}", err=True)
+    if hint:
+        typer.echo(f"hint: {hint}", err=True)
+
+
+def crash() -> None:
+    """A bug of ours, told as one."""
+    traceback.print_exc(file=sys.stderr)
+    say("this is our own fault; please report it with the lines above")
+
+
+def forms(outputs: Sequence[Path], given: Format | None) -> list[tuple[Path, Format]]:
+    """Each output and its form: by its suffix, or as asked for where there is only one."""
+    return [(path, given if given and len(outputs) == 1 else by_suffix(path)) for path in outputs]
+
+
+def writable(output: Path) -> None:
+    """Found out before the work instead of after it."""
+    if output.is_dir() or not output.parent.is_dir():
+        what = "is a folder" if output.is_dir() else "lies in a folder that does not exist"
+        raise Problem(f"cannot write `{output}`: it {what}", status=USAGE)
+
+
+def write(output: Path, text: str) -> None:
+    """Whole or not at all."""
+    part = output.with_name(f".{output.name}.part")
+    try:
+        part.write_text(text + "\n", encoding="utf-8")
+        part.replace(output)
+    except OSError as error:
+        part.unlink(missing_ok=True)
+        raise Problem(f"cannot write `{output}`: {error.strerror}", status=USAGE) from None
+    say(f"wrote {output}")
+
+
+def rendered(reports: Sequence[Report], form: Format, fail_on: FailOn, *, many: bool, terminal: bool = False) -> str:
+    """The reports as one text."""
+    from bdscan.report import render_all
+
+    options: dict[Format, dict[str, object]] = {
+        Format.json: {"compact": many},
+        Format.text: {"colour": terminal and sys.stdout.isatty()},
+        Format.junit: {"fail_on": least(fail_on)},
+    }
+    return render_all(reports, form.value, **options.get(form, {}))
+
+
+def least(fail_on: FailOn) -> Verdict:
+    """The least verdict that is a finding."""
+    return Verdict.SUSPICIOUS if fail_on is FailOn.suspicious else Verdict.BACKDOORED
+
+
+def status_of(report: Report, fail_on: FailOn) -> int:
+    """The exit status of one report."""
+    if any(run.failure and run.failure.startswith("our fault") for run in report.runs if run.probe == "load"):
+        return OUR_FAULT
+    if report.verdict >= least(fail_on):
+        return FOUND
+    return COULD_NOT_TELL if report.verdict is Verdict.INCONCLUSIVE else 0
+
+
+def unread(path: str, failure: str) -> Report:
+    """The report on a file that could not be judged at all."""
+    from bdscan.finding import Run
+    from bdscan.judge import judge
+    from bdscan.report import Report, Subject
+
+    runs = (Run(probe="load", failure=failure),)
+    return Report(subject=Subject(path=path), judgement=judge(runs), runs=runs, made_with={"bdscan": __version__})

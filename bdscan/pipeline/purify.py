@@ -1,0 +1,269 @@
+"""The second verb: probe, purify, verify, write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bdscan import method
+from bdscan.case import Case
+from bdscan.finding import Finding
+from bdscan.judge import judge
+from bdscan.load.contents import Contents, survey
+from bdscan.pipeline.inspect import look, made_with, opened, select, sensitivity_of, subject_of
+from bdscan.pipeline.outcome import Outcome
+from bdscan.pipeline.runner import Options, OutOfTime, Runner, seeded
+from bdscan.preflight import preflight
+from bdscan.probes import Probe
+from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
+from bdscan.report import Report
+
+if TYPE_CHECKING:
+    from bdscan.known import KnownTrigger
+    from bdscan.load import Loaded
+    from bdscan.purify import Purifier, Treated
+
+AUTO = "auto"
+BASELINE = "finetune"  # there to be compared with; `auto` does not hope for it
+WORKING_SHARE = 0.8  # to work with; what is kept back settles whether it worked (UNIT keeps a fifth as well)
+PROBED = 500  # images that the probes work with, as when they were calibrated
+FEWEST = 40  # with fewer there is nothing to judge by
+TRIGGERS = 3  # recovered ones that are put to the cleaned net; more of a kind tell nothing new
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cure(Options):
+    """What the user asked for, and by which method."""
+
+    method: str = AUTO
+    output: Path
+    onnx: Path | None = None
+    trigger: str | None = None  # the user's own, to be measured and nothing else
+    target: int | None = None  # of that trigger
+
+
+def purify(path: str, options: Cure) -> Report:
+    """Take the backdoor out of one file's net, try to find it again, and write the cleaned net."""
+    try:
+        return _purify(path, options)
+    except KeyboardInterrupt:
+        raise Problem("stopped by the user; nothing was written", status=COULD_NOT_TELL) from None
+
+
+def _purify(path: str, options: Cure) -> Report:
+    begun = time.monotonic()
+    purifiers = chosen(options)
+    probes = select(replace(options, settings=_for("probes", options)))
+    contents = survey(path)
+    loaded = _ready(contents, options)
+    trigger = _known(loaded, options)
+    runner = Runner(options, begun)
+    case = _before(probes, contents, loaded, runner, options)
+    outcomes = list(_tried(purifiers, probes, case, runner, options))
+    if runner.interrupted:
+        raise KeyboardInterrupt
+    best = min(outcomes, key=lambda outcome: outcome.rank)
+    verdict = judge(case.runs).verdict
+    report = Report(
+        subject=subject_of(contents, loaded),
+        judgement=best.judgement,
+        runs=best.runs,
+        before=case.runs,
+        clean_accuracy=best.accuracy.after,
+        images=len(loaded.clean) if loaded.clean is not None else None,
+        clean=options.clean,
+        treatment=best.told(verdict, outcomes if len(purifiers) > 1 else ()),
+        made_with=made_with(options, loaded, time.monotonic() - begun),
+    )
+    if trigger is not None:
+        told = {**(report.treatment or {}), "known_trigger": _measured(trigger, case, best, options.target)}
+        report = replace(report, treatment=told)
+    return _written(report, contents, loaded, best, options)
+
+
+def chosen(options: Cure) -> list[tuple[str, Purifier]]:
+    """The purifiers to try, each with its settings, the cheap before the dear."""
+    rooms = (*method.names("probes"), *method.names("purify"))
+    for name in options.settings:
+        method.known(name, list(rooms))
+    given = _for("purify", options)
+    if options.method != AUTO:
+        return [(options.method, method.configure("purify", options.method, given.get(options.method, {})))]
+    found = [(n, method.configure("purify", n, given.get(n, {}))) for n in method.names("purify") if n != BASELINE]
+    return sorted(found, key=lambda pair: pair[1].cost)
+
+
+def _for(room: str, options: Cure) -> dict[str, Mapping[str, str]]:
+    return {name: given for name, given in options.settings.items() if name in method.names(room)}
+
+
+def _ready(contents: Contents, options: Cure) -> Loaded:
+    """Everything that can go wrong before the work, does so here."""
+    from bdscan import write
+
+    if options.clean is None:
+        raise Problem("purifying needs clean images", hint="--clean DATA", status=USAGE)
+    loaded = opened(contents, options)
+    write.ready(contents, loaded, options.output, onnx=options.onnx)
+    clean = loaded.clean
+    assert clean is not None
+    if len(clean) < FEWEST:
+        raise Problem(f"{len(clean)} clean images are too few to purify with", hint=f"give {FEWEST} or more")
+    if len(clean.labels.unique()) < 2:
+        raise Problem("the clean images are all of one class: a net trained on them forgets the others")
+    doubt = next((doubt for doubt in (preflight(loaded).failure or "").split("; ") if _fatal(doubt)), None)
+    if doubt is not None:
+        raise Problem(f"nothing to purify: {doubt}", hint="`bdscan inspect` tells more", status=COULD_NOT_TELL)
+    return loaded
+
+
+def _fatal(doubt: str) -> bool:
+    """What makes training on these images meaningless, rather than its judgement uncertain."""
+    return any(word in doubt for word in ("near chance", "not finite", "are probabilities", "the same answer"))
+
+
+def _before(
+    probes: Sequence[tuple[str, Probe]], contents: Contents, loaded: Loaded, runner: Runner, options: Cure
+) -> Case:
+    """What the probes say of the suspect; `clean` and `held_out` are then those that everything else goes by."""
+    assert loaded.clean is not None
+    working, held_out = loaded.clean.split(WORKING_SHARE, options.seed)
+    case = Case(
+        contents=contents,
+        suspect=loaded.suspect,
+        clean=working,
+        held_out=held_out,
+        effort=options.effort,
+        seed=options.seed,
+        runs=(preflight(loaded),),
+    )
+    return _probed(probes, case, runner)
+
+
+def _probed(probes: Sequence[tuple[str, Probe]], case: Case, runner: Runner) -> Case:
+    """The case with the probes' runs; they work with as many images as when they were calibrated."""
+    assert case.clean is not None
+    some = case.clean if len(case.clean) <= PROBED else case.clean.split(PROBED / len(case.clean), case.seed)[0]
+    return replace(case, runs=look(list(probes), replace(case, clean=some), runner).runs)
+
+
+def _tried(
+    purifiers: Sequence[tuple[str, Purifier]],
+    probes: Sequence[tuple[str, Probe]],
+    case: Case,
+    runner: Runner,
+    options: Cure,
+) -> Iterator[Outcome]:
+    """One outcome after the other, until one is cured or nothing is left to try."""
+    refused, done = [], 0
+    for name, purifier in purifiers:
+        _stop(runner, done)
+        try:
+            outcome = _treat(name, purifier, probes, case, runner)
+        except OutOfTime:
+            runner.stopped = f"stopped: the budget of {options.budget:g} s is spent"
+            break
+        except Problem as problem:
+            refused.append(problem)
+            continue
+        done += 1
+        yield outcome
+        if outcome.cured or runner.stopped:
+            return
+    if not done:
+        _stop(runner, done)
+        raise refused[0]
+
+
+def _stop(runner: Runner, done: int) -> None:
+    if runner.stopped and not done:
+        raise Problem(f"{runner.stopped}; nothing was purified and nothing written", status=COULD_NOT_TELL)
+
+
+def _treat(name: str, purifier: Purifier, probes: Sequence[tuple[str, Probe]], case: Case, runner: Runner) -> Outcome:
+    """Purify, compare, and, where that looks well, probe again."""
+    from bdscan import verify
+
+    suspect, clean, held_out = case.suspect, case.clean, case.held_out
+    assert suspect is not None
+    assert clean is not None
+    assert held_out is not None
+    begun = time.monotonic()
+    with seeded(case.seed):
+        treated: Treated = purifier(replace(case, held_out=None, progress=runner.progress(name)))
+    seconds = time.monotonic() - begun
+    cleaned = treated.suspect
+    triggers = _triggers(case)
+    progress = runner.progress("verify")
+    with seeded(case.seed):
+        accuracy = verify.compare(suspect, cleaned, held_out)
+        obeyed = verify.obedience(suspect, cleaned, clean, held_out, triggers, seed=case.seed, progress=progress)
+        checks = tuple(verify.checks(accuracy, obeyed, None, suspect.name))
+        woken = None
+        if triggers and all(check.passed is not False for check in checks):
+            woken = verify.reactivation(cleaned, clean, held_out, triggers[0], seed=case.seed, progress=progress)
+            checks = tuple(verify.checks(accuracy, obeyed, woken, suspect.name))
+    file = tuple(run for run in case.runs if run.probe == "preflight")
+    after = replace(case, suspect=cleaned, runs=file)
+    looks = [(probe, configured) for probe, configured in probes if configured.needs != "file"]
+    after = sensitivity_of(_probed(looks, after, runner), runner)
+    return Outcome(
+        method=name,
+        settings=method.settings(purifier),
+        treated=treated,
+        seconds=seconds,
+        accuracy=accuracy,
+        obeyed=obeyed,
+        checks=checks,
+        woken=woken,
+        runs=after.runs,
+    )
+
+
+def _triggers(case: Case) -> tuple[Finding, ...]:
+    """The recovered triggers that a cleaned net has to withstand: one of a form and class."""
+    found = [f for f in case.triggers() if f.target is not None]
+    found = [f for f in found if f.shown] or found[:1]
+    return tuple({(f.form, f.target): f for f in found}.values())[:TRIGGERS]
+
+
+def _known(loaded: Loaded, options: Cure) -> KnownTrigger | None:
+    from bdscan import known
+
+    if options.trigger is None:
+        return None
+    if options.target is not None and options.target >= loaded.suspect.classes:
+        raise Problem(f"there is no class {options.target}: the net has {loaded.suspect.classes}", status=USAGE)
+    return known.read(options.trigger, loaded.suspect.shape)
+
+
+def _measured(trigger: KnownTrigger, case: Case, best: Outcome, target: int | None) -> dict[str, object]:
+    """ACC, ASR, RA and DER, for somebody who has the trigger; nothing was chosen by them."""
+    from bdscan import known
+
+    suspect, held_out = case.suspect, case.held_out
+    assert suspect is not None
+    assert held_out is not None
+    before = known.measure(suspect, trigger, held_out, target)
+    after = known.measure(best.treated.suspect, trigger, held_out, before.target)
+    return {
+        "file": trigger.file,
+        "target": before.target,
+        "accuracy": {"before": before.accuracy, "after": after.accuracy},
+        "asr": {"before": before.asr, "after": after.asr},
+        "ra": {"before": before.ra, "after": after.ra},
+        "der": known.der(before, after),
+    }
+
+
+def _written(report: Report, contents: Contents, loaded: Loaded, best: Outcome, options: Cure) -> Report:
+    from bdscan.write import write
+    from bdscan.write.card import card
+
+    done = write(contents, loaded, best.treated.suspect, options.output, card=card(report), onnx=options.onnx)
+    treatment = dict(report.treatment or {})
+    notes = [*best.treated.notes, *done.notes]
+    return replace(report, treatment={**treatment, "output": str(done.output), "sha256": done.sha256, "notes": notes})

@@ -1,0 +1,204 @@
+"""Unlearning: recovered triggers, kept alive against a net that learns to answer them as if they were not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bdscan.case import Case
+from bdscan.data import CleanSet
+from bdscan.invert import Progress, invert
+from bdscan.model import SuspectModel
+from bdscan.statistics import cauchy, holm
+from bdscan.trigger import Form
+
+SUSPECT = 0.05  # p over all classes from which a class is worth unlearning
+ROOM = 1.2  # a trigger may grow to this times its smallest size: the attacker's is seldom the smallest
+PACE = 1 / 3  # of inversion's rate: a trigger follows the net, it need not be found
+GENERAL = ("patch", "smooth", "warp")  # where no form was shown: local, global, and moved pixels
+COPIES = 3  # of each trigger, from different starts
+IMAGES = 16  # a copy, in each step of its search
+
+
+@dataclass(frozen=True)
+class Suspicion:
+    """A class, and the form of trigger that leads to it."""
+
+    form: str
+    target: int
+    shown: bool = False
+
+
+def suspicions(case: Case) -> tuple[Suspicion, ...]:
+    """What the probes would have unlearned: triggers they showed, else the class that stands out, in general forms."""
+    found = [f for run in case.runs for f in run.findings if f.shown and f.target is not None]
+    shown = {Suspicion(f.form, f.target, True): None for f in found if f.form and f.target is not None}
+    others = {f.target for f in found if f.target is not None} - {s.target for s in shown}
+    if not shown and not others:
+        others = {c for c in [_standing_out(case)] if c is not None}
+    return (*shown, *(Suspicion(form, target) for target in sorted(others) for form in GENERAL))
+
+
+def _standing_out(case: Case) -> int | None:
+    ps = [f.arrays["p_values"] for run in case.runs for f in run.findings if "p_values" in f.arrays]
+    if not ps:
+        return None
+    adjusted = holm(np.array([cauchy(column) for column in np.stack(ps).T]))
+    return int(np.argmin(adjusted)) if float(adjusted.min()) <= SUSPECT else None
+
+
+def told(suspect: SuspectModel, wanted: Sequence[Suspicion]) -> tuple[str, ...]:
+    """What was unlearned, as the report says it."""
+    if not wanted:
+        return ("no probe pointed to a class, so no trigger was unlearned",)
+    forms: dict[tuple[int, bool], list[str]] = {}
+    for one in wanted:
+        forms.setdefault((one.target, one.shown), []).append(f"`{one.form}`")
+    return tuple(
+        f"unlearned {', '.join(names)} triggers for {suspect.name(target)}"
+        + ("" if shown else ", the class that stands out")
+        for (target, shown), names in forms.items()
+    )
+
+
+class Pseudo:
+    """Triggers as the net at hand sees them: they start from inversion and climb while the net unlearns."""
+
+    def __init__(
+        self,
+        suspect: SuspectModel,
+        clean: CleanSet,
+        wanted: Sequence[Suspicion],
+        *,
+        steps: int,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+        self.turn = 0
+        self.kinds = [
+            _Kind(suspect, clean, suspicion, steps=steps, seed=seed, progress=progress) for suspicion in wanted
+        ]
+
+    def stamp(self, pixels: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
+        """The next kind's triggers on images of other classes, and which images those are."""
+        kind = self.kinds[self.turn % len(self.kinds)]
+        chosen = (labels != kind.target).nonzero()[:most, 0]
+        copy = torch.randint(COPIES, (len(chosen),), generator=self.generator).to(pixels.device)
+        return kind.form.stamp(pixels[chosen], copy), chosen
+
+    def climb(self) -> None:
+        """One step of the triggers just used, against the gradient that the net has followed."""
+        self.kinds[self.turn % len(self.kinds)].climb()
+        self.turn += 1
+
+
+class _Kind:
+    """Some copies of one trigger, and how far they may grow."""
+
+    def __init__(
+        self,
+        suspect: SuspectModel,
+        clean: CleanSet,
+        suspicion: Suspicion,
+        *,
+        steps: int,
+        seed: int,
+        progress: Progress,
+    ) -> None:
+        self.target = suspicion.target
+        arms = invert(
+            suspect,
+            clean,
+            suspicion.form,
+            (suspicion.target,) * COPIES,
+            steps=steps,
+            images=IMAGES * COPIES,
+            seed=seed,
+            progress=progress,
+        )
+        self.form: Form = arms.form
+        self.room = ROOM * float(arms.size[arms.reached].min() if arms.reached.any() else arms.size.min())
+        self.form.limit(self.room)
+        for parameter in self.form.parameters:
+            parameter.requires_grad_(True)
+        self.optimiser = torch.optim.Adam(self.form.parameters, lr=PACE * self.form.rate, betas=(0.5, 0.9))
+
+    def climb(self) -> None:
+        for parameter in self.form.parameters:
+            if parameter.grad is not None:
+                parameter.grad.neg_()
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.form.limit(self.room)
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """The objective: say of clean images what the teacher says, and say it of triggered ones too.
+
+    A share `keep` of it is the teacher's softened answers (which keep the accuracy that few images cannot teach
+    again), the rest the labels; `weight` is that of the triggered images beside the clean ones.
+    """
+
+    teacher: nn.Module
+    pseudo: Pseudo | None = None
+    keep: float = 0.9
+    heat: float = 4.0
+    weight: float = 1.0
+    stamped: int = 32  # images a step
+
+    def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+        told = self.told(pixels)
+        loss = self.alike(net(pixels), told, labels)
+        if self.pseudo is not None:
+            triggered, chosen = self.pseudo.stamp(pixels, labels, self.stamped)
+            if len(chosen):
+                with fixed_statistics(net):
+                    loss = loss + self.weight * self.alike(net(triggered), told[chosen], labels[chosen])
+        return loss
+
+    def told(self, pixels: Tensor) -> Tensor:
+        """The teacher's answers."""
+        with torch.no_grad():
+            answers: Tensor = self.teacher(pixels)
+        return answers.float()
+
+    def alike(self, logits: Tensor, told: Tensor, labels: Tensor) -> Tensor:
+        """How far these answers are from the teacher's and from the truth."""
+        logits = logits.float()
+        loss = (1 - self.keep) * F.cross_entropy(logits, labels)
+        if self.keep:
+            soft = F.softmax(told / self.heat, 1)
+            softly = F.kl_div(F.log_softmax(logits / self.heat, 1), soft, reduction="batchmean")
+            loss = loss + self.keep * self.heat**2 * softly
+        return loss
+
+    def after_step(self, net: nn.Module) -> None:
+        """The triggers answer the net's step with one of their own."""
+        if self.pseudo is not None:
+            self.pseudo.climb()
+
+
+@contextmanager
+def fixed_statistics(net: nn.Module) -> Iterator[None]:
+    """What passes through now is normalised by its own batch, and leaves no trace in the running statistics:
+    those are for clean images."""
+    norms = [m for m in net.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
+    usual = [m.momentum for m in norms]
+    counted = [m.num_batches_tracked.clone() if m.num_batches_tracked is not None else None for m in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum, count in zip(norms, usual, counted, strict=True):
+            norm.momentum = momentum
+            if count is not None and norm.num_batches_tracked is not None:
+                norm.num_batches_tracked.copy_(count)
