@@ -40,7 +40,7 @@ class KnownTrigger:
 class Obeyed:
     """How a net fares with a trigger: its accuracy without, and with it the attack's success and what resists."""
 
-    target: int
+    target: int | None  # None: each class has its own
     accuracy: float
     asr: float  # of the images that are not of the target class, the share that goes there
     ra: float  # of the same images, the share that keeps its own label

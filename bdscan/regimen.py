@@ -17,7 +17,7 @@ from bdscan.model import SuspectModel
 
 BATCHES = 12  # an epoch has at least so many, however few the images: steps are what changes a net
 LARGEST, SMALLEST = 128, 16
-MIRRORED = 0.02  # accuracy that a net may lose on mirrored images and still have been trained on such
+MIRRORED = 0.05  # accuracy that a net may lose on mirrored images and still have been trained on such
 CROP = 8  # a shift of at most side / 8: four pixels of 32, as CIFAR nets are trained
 
 

@@ -111,7 +111,8 @@ def obedience(
         stamp, target = stamper(trigger.arrays), trigger.target
         if stamp is None or target is None:
             continue
-        again = _again(after, clean, held_out, trigger, seed, progress) if trigger.form else (None, None)
+        known = trigger.form is not None and "room" in trigger.arrays
+        again = _again(after, clean, held_out, trigger, seed, progress) if known else (None, None)
         found.append(
             Obedience(
                 target=target,

@@ -55,8 +55,9 @@ COMMANDS = [each for each in shown() if not each.command.startswith(NOT_HERE)]
 
 
 def marks(each: Shown) -> list[pytest.MarkDecorator]:
-    """A scan with all probes takes a minute or two."""
-    return [pytest.mark.slow] if "inspect" in each.command and "--probe" not in each.command else []
+    """A scan with all probes takes a minute or two, a cure longer."""
+    long = any(verb in each.command for verb in ("inspect", "purify")) and "--probe" not in each.command
+    return [pytest.mark.slow] if long else []
 
 
 @pytest.fixture
@@ -95,8 +96,9 @@ def test_a_command_does_what_is_shown(each: Shown, desk: Path) -> None:
         printed = printed[starts[0] + len(words) :]
 
 
-def test_the_probes_table_is_the_files_first_lines() -> None:
-    table = "\n".join(f"| `{name}` | {summary('probes', name)} |" for name in names("probes"))
+@pytest.mark.parametrize("room", ["probes", "purify"])
+def test_the_tables_are_the_files_first_lines(room: str) -> None:
+    table = "\n".join(f"| `{name}` | {summary(room, name)} |" for name in names(room))
     assert table in README, f"the table should read:\n{table}"
 
 

@@ -51,9 +51,8 @@ class Job:
         """All that the result depends on beside the model's bytes, which count wherever they lie."""
         return {**asdict(self), "model": ""}
 
-    @property
-    def lacking(self) -> bool:
-        """Whether something is gone that was to be left beside the result."""
+    def lacking(self, result: Result) -> bool:
+        """Whether something is gone that was to stay beside the result."""
         return False
 
     def file(self, results: Path) -> Path:
@@ -104,7 +103,7 @@ def done(job: Job, results: Path) -> Result | None:
     except (OSError, ValueError):
         return None
     same = isinstance(result, dict) and result.get("key") == job.key and result.get("failure") is None
-    return result if same and not job.lacking else None
+    return result if same and not job.lacking(result) else None
 
 
 class _Processes:

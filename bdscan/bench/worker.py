@@ -11,18 +11,22 @@ from typing import Any, cast
 import torch
 
 from bdscan import __version__
+from bdscan.bench import cure
 from bdscan.bench.cleanse import Cleansing, cleanse
 from bdscan.bench.jobs import Job
 from bdscan.bench.passes import counted
+from bdscan.bench.purification import Purification
 from bdscan.pipeline import Options, inspect
 from bdscan.problem import USAGE, Problem
 
 
 def do(job: Job) -> dict[str, Any]:
     """The outcome, its cost and what it was made with."""
+    made_with = {"bdscan": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    if isinstance(job, Purification):
+        return {**cure.do(job), "made_with": made_with}
     with counted() as passes:
         outcome = {"inspect": _inspect, "cleanse": _cleanse}[job.method](job)
-    made_with = {"bdscan": __version__, "torch": torch.__version__, "python": platform.python_version()}
     return {**outcome, "passes": passes.forward, "gradients": passes.gradient, "made_with": made_with}
 
 
@@ -64,9 +68,11 @@ def _cleanse(job: Job) -> dict[str, Any]:
 
 def main(told: Path, outcome: Path) -> int:
     """Exit status 0, or a problem's own with its sentence as the last line."""
-    fields = json.loads(told.read_text(encoding="utf-8"))
+    read = json.loads(told.read_text(encoding="utf-8"))
+    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
+    kind = Purification if fields["method"] == "purify" else Job
     try:
-        made = do(Job(**{**fields, "probes": tuple(fields["probes"])}))
+        made = do(kind(**fields))
     except Problem as problem:
         sys.stderr.write(f"{problem.message}\n")
         return problem.status

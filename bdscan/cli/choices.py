@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from pathlib import Path
-
-from bdscan.problem import USAGE, Problem
 
 
 class Format(StrEnum):
@@ -50,15 +47,3 @@ def by_suffix(output: Path) -> Format:
     """The form that the file's name asks for."""
     name = output.name.lower().replace(".sarif.json", ".sarif")
     return _SUFFIXES.get(Path(name).suffix, Format.text)
-
-
-def settings(given: Sequence[str]) -> dict[str, dict[str, str]]:
-    """`--set METHOD.SETTING=VALUE`, taken apart."""
-    found: dict[str, dict[str, str]] = {}
-    for text in given:
-        left, equals, value = text.partition("=")
-        name, dot, key = left.partition(".")
-        if not (equals and dot and name and key):
-            raise Problem(f"`--set {text}` is not METHOD.SETTING=VALUE", status=USAGE)
-        found.setdefault(name, {})[key] = value
-    return found

@@ -9,7 +9,8 @@ import typer
 
 from bdscan.bench.commands import Effort
 from bdscan.cli import said
-from bdscan.cli.choices import Device, FailOn, Format, settings
+from bdscan.cli.choices import Device, FailOn, Format
+from bdscan.method import given
 from bdscan.problem import USAGE, Problem
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def inspect(
             normalize=normalize,
             classes=classes,
             probes=tuple(probe or ()),
-            settings=settings(set_ or []),
+            settings=given(set_ or []),
             effort=effort.value,
             budget=budget,
             device=device.value,

@@ -9,7 +9,8 @@ import typer
 
 from bdscan.bench.commands import Effort
 from bdscan.cli import said
-from bdscan.cli.choices import Device, FailOn, Format, settings
+from bdscan.cli.choices import Device, FailOn, Format
+from bdscan.method import given
 
 
 def purify(
@@ -54,7 +55,7 @@ def purify(
             normalize=normalize,
             classes=classes,
             probes=tuple(probe or ()),
-            settings=settings(set_ or []),
+            settings=given(set_ or []),
             effort=effort.value,
             budget=budget,
             device=device.value,

@@ -1,0 +1,57 @@
+"""The triggers a cure may be guided by: those that probes showed, else fresh ones for the class they suspect."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from bdscan.case import Case
+from bdscan.finding import Finding
+from bdscan.problem import Problem
+from bdscan.trigger import Form, Stamp, stamper
+from bdscan.unlearn import COPIES, Pseudo, suspicions
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """A recovered trigger, and the class it leads to."""
+
+    target: int
+    stamp: Stamp
+
+
+def triggers(case: Case, steps: int) -> tuple[Shown, ...]:
+    """Raises `Problem` where nothing was recovered and no class is suspected."""
+    found = [_shown(finding) for run in case.runs for finding in run.findings if finding.shown]
+    recorded = tuple(trigger for trigger in found if trigger is not None)
+    return recorded or _afresh(case, steps)
+
+
+def _shown(finding: Finding) -> Shown | None:
+    stamp = stamper(finding.arrays)
+    return Shown(finding.target, stamp) if stamp is not None and finding.target is not None else None
+
+
+def _afresh(case: Case, steps: int) -> tuple[Shown, ...]:
+    assert case.suspect is not None
+    assert case.clean is not None
+    wanted = suspicions(case)
+    if not wanted:
+        raise Problem(
+            "no trigger was recovered and no class is suspected, so there is nothing to prune by",
+            hint="take a method that needs no trigger, such as `fst`",
+        )
+    pseudo = Pseudo(case.suspect, case.clean, wanted, steps=steps, seed=case.seed, progress=case.progress)
+    for kind in pseudo.kinds:
+        for parameter in kind.form.parameters:
+            parameter.requires_grad_(False)
+    return tuple(
+        Shown(kind.target, partial(_stamped, kind.form, copy)) for kind in pseudo.kinds for copy in range(COPIES)
+    )
+
+
+def _stamped(form: Form, copy: int, pixels: Tensor) -> Tensor:
+    return form.stamp(pixels, torch.full((len(pixels),), copy, device=pixels.device))

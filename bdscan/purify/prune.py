@@ -1,0 +1,235 @@
+"""Zeroes the channels that answer the recovered trigger, as long as clean accuracy can spare them.
+
+What it does
+    Ranks channels by how far the largest value of their map (l-inf) rises when the recovered triggers are stamped on
+    clean images, in standard deviations over those images, at every layer or at the last. Walks down that ranking and
+    zeroes what makes a channel: the norm's scale and shift and the convolution before it. A channel is spared where
+    zeroing it takes nothing from the triggers, or takes accuracy on a selection split below a floor. What is left of
+    the net is then tuned for a few epochs: towards the suspect's answers to clean images, on those images and on the
+    same with the triggers on.
+
+Why it removes a backdoor
+    A trigger has to be told apart from everything else, and some channels do little but that: they rise far above
+    all that clean images ask of them. Without them the trigger is not seen, and clean images hardly miss them.
+
+When it fails
+    Where the recovered trigger is not the attacker's and takes another way through the net; where channels do both
+    jobs, so that the floor is reached first (narrow nets, triggers over the whole image). It needs a recovered
+    trigger, or at least a suspected class.
+
+Reference
+    Cheng et al. 2020 (arXiv 2002.12162), who prune the last convolution and bring a success of 82 % down to 48 %.
+    Scoring in standard deviations, at all layers, the walk with its two conditions and the tuning are added here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from bdscan.case import Case
+from bdscan.data import CleanSet
+from bdscan.model import SuspectModel
+from bdscan.problem import USAGE, Problem
+from bdscan.purify import Purifier, Treated
+from bdscan.purify._channels import Channel, Site, by_site, peaks, restore, sites, with_feeders, zero
+from bdscan.purify._shown import Shown, triggers
+from bdscan.regimen import accuracy, course, prescribe
+from bdscan.unlearn import Lesson, fixed_statistics
+
+BATCH = 100  # images at once
+
+
+@dataclass(frozen=True)
+class Prune(Purifier):
+    """Settings and the cure."""
+
+    layers: str = "all"  # or "last", the paper's
+    rise: float = 2.0  # standard deviations that a channel rises at least
+    floor: float = 0.02  # accuracy on the selection split that pruning may cost
+    share: float = 0.25  # of the clean images: the selection split
+    images: int = 100  # with each trigger on, to score channels by and to see what still works
+    tries: int = 60  # steps down the ranking; in wide nets a step takes several channels
+    steps: int = 100  # of inversion, where no trigger was shown
+    epochs: int = 5  # of tuning; 0: none
+    rate: float = 0.01  # of tuning, as in plain fine-tuning
+
+    cost: ClassVar[int] = 2
+
+    def __call__(self, case: Case) -> Treated:
+        assert case.suspect is not None
+        assert case.clean is not None
+        where = self._where(case.suspect)
+        working, judging = case.clean.split(1 - self.share, case.seed)
+        if not len(judging):
+            raise Problem("too few images to set some apart for selection", hint="give at least two a class")
+        suspect, case = case.suspect, replace(case, clean=working)
+        shown = triggers(case, self.steps)
+        walk = _Walk(suspect, judging, shown, self.images)
+        start = walk.standing()
+        taken = self._down(case, walk, self._ranked(case, where, working, shown), start)
+        if not taken:
+            raise Problem(
+                "no channel that answers the trigger can be spared",
+                hint="raise `prune.floor`, or take another method",
+            )
+        pruned = walk.standing()
+        some = judging.take(torch.arange(min(8, len(judging)))).pixels.to(walk.net.device)
+        zeroed = with_feeders(walk.net, where, taken, some)
+        if self.epochs:
+            self._tune(case, walk.net, zeroed, shown)
+        notes = (_counted(where, taken), _told(start, pruned, walk.standing(), len(judging)))
+        return Treated(suspect=walk.net, notes=notes)
+
+    def _where(self, suspect: SuspectModel) -> tuple[Site, ...]:
+        if self.layers not in ("all", "last"):
+            raise Problem(f"`prune.layers` is `all` or `last`, not `{self.layers}`", status=USAGE)
+        found = sites(suspect)
+        if not found:
+            raise Problem("the net has no channels to prune: no convolution and no transformer's neurons")
+        return found if self.layers == "all" else found[-1:]
+
+    def _ranked(
+        self, case: Case, where: Sequence[Site], working: CleanSet, shown: Sequence[Shown]
+    ) -> list[list[Channel]]:
+        """Channels that rise enough with any of the triggers, the highest first, in so many steps."""
+        assert case.suspect is not None
+        rises = torch.stack([_rises(case.suspect, where, _others(working, t.target, self.images), t) for t in shown])
+        highest = rises.amax(0)
+        channels = [(site.name, index) for site in where for index in range(site.channels)]
+        order = [i for i in highest.argsort(descending=True, stable=True).tolist() if highest[i] >= self.rise]
+        each = -(-len(order) // self.tries)
+        return [[channels[i] for i in order[at : at + each]] for at in range(0, len(order), max(1, each))]
+
+    def _down(self, case: Case, walk: _Walk, ranked: list[list[Channel]], start: _Standing) -> list[Channel]:
+        now, taken = start, list[Channel]()
+        for done, channels in enumerate(ranked, start=1):
+            case.progress(done, len(ranked), "pruning")
+            zero(walk.net, channels)
+            after = walk.standing()
+            if after.lead < now.lead and start.accuracy - after.accuracy <= self.floor * walk.earned(start, after):
+                now, taken = after, [*taken, *channels]
+            else:
+                restore(walk.net, walk.original, channels)
+        return taken
+
+    def _tune(self, case: Case, net: SuspectModel, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
+        assert case.suspect is not None
+        assert case.clean is not None
+        regimen = prescribe(case.suspect, case.clean, self.epochs, 0)
+        course(
+            case,
+            net.net,
+            regimen,
+            "tuning what is left",
+            rate=self.rate,
+            objective=partial(_taught, Lesson(teacher=case.suspect.net), shown),
+            after_step=partial(_hold, net, zeroed),
+        )
+
+
+@dataclass(frozen=True)
+class _Standing:
+    """Of a net on the way: accuracy, and how well the triggers work, on the selection split."""
+
+    accuracy: float
+    success: float  # share of images that follow, on average over the triggers
+    lead: float  # of the target's logit over the best other, likewise: falls before success does
+
+
+class _Walk:
+    """A copy of the suspect that loses channels, and what that does to it."""
+
+    def __init__(self, original: SuspectModel, judging: CleanSet, shown: Sequence[Shown], images: int) -> None:
+        self.original, self.net, self.judging = original, original.clone(), judging
+        self.shown = [(trigger, _others(judging, trigger.target, images)) for trigger in shown]
+        unstamped = [_leads(original, Shown(t.target, lambda pixels: pixels), images) for t, images in self.shown]
+        self.plain = sum(float(lead.mean()) for lead in unstamped) / len(unstamped)
+
+    def earned(self, start: _Standing, now: _Standing) -> float:
+        """The share of the floor that may be spent: half at once, the rest as the triggers' effect on the lead goes."""
+        gone = (start.lead - now.lead) / max(start.lead - self.plain, 1e-6)
+        return (1 + min(1.0, gone)) / 2
+
+    def standing(self) -> _Standing:
+        leads = [_leads(self.net, trigger, images) for trigger, images in self.shown]
+        return _Standing(
+            accuracy=accuracy(self.net, self.judging),
+            success=sum(float((lead > 0).float().mean()) for lead in leads) / len(leads),
+            lead=sum(float(lead.mean()) for lead in leads) / len(leads),
+        )
+
+
+@torch.no_grad()
+def _leads(suspect: SuspectModel, trigger: Shown, images: CleanSet) -> Tensor:
+    """By how much the target's logit exceeds the best other one, with the trigger on."""
+    found = []
+    for pixels, _ in images.batches(BATCH, suspect.device):
+        logits = suspect(trigger.stamp(pixels)).float()
+        target = logits[:, trigger.target].clone()
+        logits[:, trigger.target] = -torch.inf
+        found.append(target - logits.amax(1))
+    return torch.cat(found)
+
+
+@torch.no_grad()
+def _rises(suspect: SuspectModel, where: Sequence[Site], images: CleanSet, trigger: Shown) -> Tensor:
+    """How far each channel's l-inf rises with the trigger on, in standard deviations over clean images."""
+    plain: list[Tensor] = []
+    stamped: list[Tensor] = []
+    with peaks(suspect, where) as seen:
+        for pixels, _ in images.batches(BATCH, suspect.device):
+            for shown, kept in ((pixels, plain), (trigger.stamp(pixels), stamped)):
+                suspect(shown)
+                kept.append(torch.cat([seen[site.name] for site in where], 1))
+    before, after = torch.cat(plain), torch.cat(stamped)
+    spread = before.std(0, correction=0)
+    least = 0.01 * spread.mean().clamp(min=1e-12)  # a channel that is silent on clean images has no spread
+    return (after.mean(0) - before.mean(0)) / (spread + least)
+
+
+def _others(images: CleanSet, target: int, most: int) -> CleanSet:
+    """Images of other classes, every n-th if there are too many."""
+    index = (images.labels != target).nonzero()[:, 0]
+    return images.take(index[:: -(-len(index) // most)])
+
+
+def _taught(
+    lesson: Lesson, shown: Sequence[Shown], net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor
+) -> Tensor:
+    """What the suspect says of clean images, of those and, with one trigger a batch, of stamped ones: tuning on clean
+    images alone brings part of a backdoor back through the channels that are left."""
+    trigger = shown[int(index[0]) % len(shown)]
+    with torch.no_grad():
+        stamped = trigger.stamp(pixels)
+    told = lesson.told(pixels)
+    loss = lesson.alike(net(pixels), told, labels)
+    with fixed_statistics(net):
+        return loss + lesson.alike(net(stamped), told, labels)
+
+
+def _hold(suspect: SuspectModel, zeroed: Sequence[Channel], _: nn.Module) -> None:
+    """Pruned channels stay pruned while the rest is tuned."""
+    zero(suspect, zeroed)
+
+
+def _counted(where: Sequence[Site], taken: Sequence[Channel]) -> str:
+    """How many channels of which layer."""
+    total = sum(site.channels for site in where)
+    each = by_site(taken)
+    counts = ", ".join(f"{len(each[s.name])} of {s.channels} in `{s.name}`" for s in where if s.name in each)
+    return f"pruned {len(taken)} of {total} channels: {counts}"
+
+
+def _told(start: _Standing, pruned: _Standing, end: _Standing, images: int) -> str:
+    tuned = "" if end == pruned else f", after tuning {end.accuracy:.1%} and {end.success:.0%}"
+    return (
+        f"on {images} images set apart for selection, pruning took accuracy from {start.accuracy:.1%} to "
+        f"{pruned.accuracy:.1%} and the recovered triggers' success from {start.success:.0%} to {pruned.success:.0%}"
+        f"{tuned}"
+    )

@@ -1,0 +1,91 @@
+"""What is unlearned, and that unlearning leaves no trace where only clean images may."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from planted_net import TARGET, images, net
+from torch import nn
+
+from bdscan.case import Case
+from bdscan.finding import Finding, Level, Run
+from bdscan.reactivate import follow
+from bdscan.regimen import prescribe
+from bdscan.trigger import stamper
+from bdscan.unlearn import GENERAL, Pseudo, Suspicion, fixed_statistics, suspicions
+from bdscan.verify import Accuracy, Obedience, Reactivation, checks
+
+
+def found(**told: object) -> Case:
+    finding = Finding(level=Level.NOTE, message="m", **told)  # type: ignore[arg-type]
+    return Case(runs=(Run(probe="p", family="f", findings=(finding,)),))
+
+
+def test_a_shown_trigger_is_unlearned_in_its_own_form() -> None:
+    assert suspicions(found(shown=True, target=2, form="warp")) == (Suspicion("warp", 2, True),)
+
+
+def test_a_class_that_stands_out_is_unlearned_in_general_forms() -> None:
+    p = np.array([0.5, 1e-5, 0.9, 0.4])
+    assert suspicions(found(arrays={"p_values": p})) == tuple(Suspicion(form, 1) for form in GENERAL)
+
+
+def test_where_nothing_stands_out_nothing_is_unlearned() -> None:
+    assert suspicions(found(arrays={"p_values": np.array([0.5, 0.3, 0.9])})) == ()
+    assert suspicions(Case()) == ()
+
+
+def test_triggered_images_leave_no_trace_in_the_running_statistics() -> None:
+    norm = nn.BatchNorm2d(3).train()
+    norm(torch.rand(8, 3, 4, 4))
+    before = [t.clone() for t in (norm.running_mean, norm.running_var, norm.num_batches_tracked) if t is not None]
+    with fixed_statistics(norm):
+        norm(torch.rand(8, 3, 4, 4) + 9)
+    after = [norm.running_mean, norm.running_var, norm.num_batches_tracked]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True) if b is not None)
+    norm(torch.rand(8, 3, 4, 4) + 9)
+    assert norm.running_mean is not None
+    assert not torch.equal(before[0], norm.running_mean)
+
+
+def test_pseudo_triggers_work_on_the_suspect_and_stay_in_their_room() -> None:
+    suspect, clean = net(backdoored=True), images(240, 3)
+    pseudo = Pseudo(suspect, clean, [Suspicion("patch", TARGET)], steps=30, seed=0, progress=lambda *_: None)
+    kind = pseudo.kinds[0]
+    evidence = stamper(kind.form.evidence(0))
+    assert evidence is not None
+    assert follow(suspect, images(120, 5), TARGET, evidence) >= 0.8
+    pixels, labels = clean.pixels[:64], clean.labels[:64]
+    stamped, chosen = pseudo.stamp(pixels, labels, 16)
+    assert len(chosen) == 16
+    assert bool((labels[chosen] != TARGET).all())
+    before = [p.detach().clone() for p in kind.form.parameters]
+    (suspect(stamped).logsumexp(1).mean()).backward()  # type: ignore[no-untyped-call]
+    pseudo.climb()
+    assert any(not torch.equal(a, b) for a, b in zip(before, kind.form.parameters, strict=True))
+    assert float(kind.form.size().detach().max()) <= kind.room * 1.001
+
+
+def test_few_images_are_trained_on_in_more_epochs_of_smaller_batches() -> None:
+    suspect = net(backdoored=False)
+    many, few = prescribe(suspect, images(2400, 3), 10, 150), prescribe(suspect, images(60, 3), 10, 150)
+    assert few.batch < many.batch
+    assert few.epochs > many.epochs
+    assert few.epochs * (60 // few.batch) >= 150
+
+
+def test_a_check_fails_where_the_net_still_obeys_or_forgot_too_much() -> None:
+    fine = Accuracy(before=0.9, after=0.89, images=500, p_value=0.4, same=0.95, divergence=0.1)
+    worse = Accuracy(before=0.9, after=0.8, images=500, p_value=1e-6, same=0.8, divergence=1.0)
+    gone = Obedience(target=1, form="patch", before=1.0, after=0.02, recovers=0.9, reinverted=0.2, control=0.15)
+    moved = Obedience(target=1, form="patch", before=1.0, after=0.02, recovers=0.9, reinverted=0.95, control=0.15)
+    asleep = Reactivation(before=0.02, retuned=0.1, retuned_control=0.1, pushed=0.3, pushed_control=0.25)
+    woken = Reactivation(before=0.02, retuned=0.95, retuned_control=0.1, pushed=0.9, pushed_control=0.1)
+
+    def failed(accuracy: Accuracy, obeyed: Obedience, after: Reactivation) -> list[str]:
+        return [check.name for check in checks(accuracy, [obeyed], after, str) if check.passed is False]
+
+    assert failed(fine, gone, asleep) == []
+    assert failed(worse, gone, asleep) == ["clean accuracy"]
+    assert failed(fine, moved, asleep) == ["fresh search"]
+    assert failed(fine, gone, woken) == ["re-tuning", "small push"]
