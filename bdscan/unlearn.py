@@ -19,7 +19,7 @@ from bdscan.statistics import cauchy, holm
 from bdscan.trigger import Form
 
 SUSPECT = 0.05  # p over all classes from which a class is worth unlearning
-ROOM = 1.2  # a trigger may grow to this times its smallest size: the attacker's is seldom the smallest
+ROOM = 1.8  # a trigger may grow to this times its smallest size; with 1.2 an eighth of a warp's victims still followed
 PACE = 1 / 3  # of inversion's rate: a trigger follows the net, it need not be found
 GENERAL = ("patch", "smooth", "warp")  # where no form was shown: local, global, and moved pixels
 COPIES = 3  # of each trigger, from different starts

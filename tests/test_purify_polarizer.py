@@ -33,7 +33,7 @@ NETS: dict[str, tuple[Callable[..., nn.Module], int, int]] = {  # how to build i
     "vgg11_bn": (partial(vgg11, norm=True), 32, 8),
     "mobilenet_v2": (zoo.mobilenet_v2, 32, 35),
     "densenet121": (zoo.densenet121, 32, 120),
-    "convnext_tiny": (zoo.convnext_tiny, 32, 40),
+    "convnext_tiny": (zoo.convnext_tiny, 32, 36),
 }
 
 

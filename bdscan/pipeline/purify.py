@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from bdscan import method
 from bdscan.case import Case
-from bdscan.finding import Finding
+from bdscan.finding import Finding, Run
 from bdscan.judge import judge
 from bdscan.load.contents import Contents, survey
 from bdscan.pipeline.inspect import look, made_with, opened, select, sensitivity_of, subject_of
@@ -162,7 +162,7 @@ def _tried(
     for name, purifier in purifiers:
         _stop(runner, done)
         try:
-            outcome = _treat(name, purifier, probes, case, runner)
+            outcome = _treat(name, purifier, probes, case, runner, last=(name, purifier) == purifiers[-1])
         except OutOfTime:
             runner.stopped = f"stopped: the budget of {options.budget:g} s is spent"
             break
@@ -183,33 +183,40 @@ def _stop(runner: Runner, done: int) -> None:
         raise Problem(f"{runner.stopped}; nothing was purified and nothing written", status=COULD_NOT_TELL)
 
 
-def _treat(name: str, purifier: Purifier, probes: Sequence[tuple[str, Probe]], case: Case, runner: Runner) -> Outcome:
-    """Purify, compare, and, where that looks well, probe again."""
+def _treat(
+    name: str, purifier: Purifier, probes: Sequence[tuple[str, Probe]], case: Case, runner: Runner, *, last: bool
+) -> Outcome:
+    """Purify, compare, and, where that looks well or nothing else is left to try, probe again."""
+    begun = time.monotonic()
+    with seeded(case.seed):
+        treated = purifier(replace(case, held_out=None, progress=runner.progress(name)))
+    outcome = _compared(name, purifier, treated, time.monotonic() - begun, case, runner)
+    file = tuple(run for run in case.runs if run.probe == "preflight")
+    if outcome.failed and not last:
+        skipped = Run(probe="inspect", failure="not probed again, since a check had failed already")
+        return replace(outcome, runs=(*file, skipped))
+    after = replace(case, suspect=treated.suspect, runs=file)
+    looks = [(probe, configured) for probe, configured in probes if configured.needs != "file"]
+    return replace(outcome, runs=sensitivity_of(_probed(looks, after, runner), runner).runs)
+
+
+def _compared(name: str, purifier: Purifier, treated: Treated, seconds: float, case: Case, runner: Runner) -> Outcome:
+    """What the cleaned net still knows, and whether it still obeys; the dear questions only after the cheap."""
     from bdscan import verify
 
     suspect, clean, held_out = case.suspect, case.clean, case.held_out
     assert suspect is not None
     assert clean is not None
     assert held_out is not None
-    begun = time.monotonic()
-    with seeded(case.seed):
-        treated: Treated = purifier(replace(case, held_out=None, progress=runner.progress(name)))
-    seconds = time.monotonic() - begun
-    cleaned = treated.suspect
-    triggers = _triggers(case)
+    cleaned, triggers, woken = treated.suspect, _triggers(case), None
     progress = runner.progress("verify")
     with seeded(case.seed):
         accuracy = verify.compare(suspect, cleaned, held_out)
         obeyed = verify.obedience(suspect, cleaned, clean, held_out, triggers, seed=case.seed, progress=progress)
         checks = tuple(verify.checks(accuracy, obeyed, None, suspect.name))
-        woken = None
         if triggers and all(check.passed is not False for check in checks):
             woken = verify.reactivation(cleaned, clean, held_out, triggers[0], seed=case.seed, progress=progress)
             checks = tuple(verify.checks(accuracy, obeyed, woken, suspect.name))
-    file = tuple(run for run in case.runs if run.probe == "preflight")
-    after = replace(case, suspect=cleaned, runs=file)
-    looks = [(probe, configured) for probe, configured in probes if configured.needs != "file"]
-    after = sensitivity_of(_probed(looks, after, runner), runner)
     return Outcome(
         method=name,
         settings=method.settings(purifier),
@@ -219,14 +226,15 @@ def _treat(name: str, purifier: Purifier, probes: Sequence[tuple[str, Probe]], c
         obeyed=obeyed,
         checks=checks,
         woken=woken,
-        runs=after.runs,
     )
 
 
 def _triggers(case: Case) -> tuple[Finding, ...]:
-    """The recovered triggers that a cleaned net has to withstand: one of a form and class."""
-    found = [f for f in case.triggers() if f.target is not None]
-    found = [f for f in found if f.shown] or found[:1]
+    """The triggers that were shown, one of a form and class: what a cleaned net has to withstand.
+
+    Others are left out, since clean nets have natural triggers too and are no sicker for it.
+    """
+    found = [f for f in case.triggers() if f.shown and f.target is not None]
     return tuple({(f.form, f.target): f for f in found}.values())[:TRIGGERS]
 
 

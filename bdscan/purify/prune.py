@@ -59,7 +59,7 @@ class Prune(Purifier):
     epochs: int = 5  # of tuning; 0: none
     rate: float = 0.01  # of tuning, as in plain fine-tuning
 
-    cost: ClassVar[int] = 2
+    cost: ClassVar[int] = 3
 
     def __call__(self, case: Case) -> Treated:
         assert case.suspect is not None
