@@ -92,7 +92,8 @@ def _drawings(report: Report, finding: Finding, most: int) -> Iterator[Markup]:
 
     arrays = finding.arrays
     if "scores" in arrays and arrays["scores"].size:
-        yield charts.bars(arrays["scores"], name, finding.target, finding.threshold)
+        against = finding.threshold if finding.p_value is None else None  # that of a p-value is no place among scores
+        yield charts.bars(arrays["scores"], name, finding.target, against)
     for kind, draw in (("norms", charts.norms), ("rise", charts.rise)):
         if kind in arrays and arrays[kind].size:
             yield draw(arrays[kind], finding.channels)
