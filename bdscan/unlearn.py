@@ -99,6 +99,15 @@ class Pseudo:
         self.turn += 1
 
 
+def pseudo_for(case: Case, wanted: Sequence[Suspicion], steps: int) -> Pseudo | None:
+    """Triggers to unlearn, where there is something to suspect."""
+    assert case.suspect is not None
+    assert case.clean is not None
+    if not wanted:
+        return None
+    return Pseudo(case.suspect, case.clean, wanted, steps=steps, seed=case.seed, progress=case.progress)
+
+
 class _Kind:
     """Some copies of one trigger, and how far they may grow."""
 

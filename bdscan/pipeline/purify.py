@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 AUTO = "auto"
 BASELINE = "finetune"  # there to be compared with; `auto` does not hope for it
 WORKING_SHARE = 0.8  # to work with; what is kept back settles whether it worked (UNIT keeps a fifth as well)
-PROBED = 500  # images that the probes work with, as when they were calibrated
+PROBED = 250  # images that the probes work with, as when they were calibrated
 FEWEST = 40  # with fewer there is nothing to judge by
 TRIGGERS = 3  # recovered ones that are put to the cleaned net; more of a kind tell nothing new
 

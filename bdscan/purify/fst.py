@@ -34,7 +34,7 @@ from bdscan.case import Case
 from bdscan.model import SuspectModel
 from bdscan.purify import Purifier, Treated
 from bdscan.regimen import course, prescribe
-from bdscan.unlearn import Lesson, Pseudo, suspicions, told
+from bdscan.unlearn import Lesson, pseudo_for, suspicions, told
 
 
 @dataclass(frozen=True)
@@ -60,9 +60,7 @@ class Fst(Purifier):
         assert suspect is not None
         assert clean is not None
         wanted = suspicions(case) if self.unlearn else ()
-        pseudo = None
-        if wanted:
-            pseudo = Pseudo(suspect, clean, wanted, steps=self.search, seed=case.seed, progress=case.progress)
+        pseudo = pseudo_for(case, wanted, self.search)
         lesson = Lesson(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn)
         cleaned = suspect.clone()
         shift = _Shift(cleaned, self._alpha(suspect), case.seed)
@@ -86,7 +84,10 @@ class Fst(Purifier):
             objective=objective,
             after_step=after_step,
         )
-        return Treated(suspect=cleaned, notes=(shift.said, *told(suspect, wanted), f"trained {regimen.said}"))
+        return Treated(
+            suspect=cleaned,
+            notes=(shift.said, *(told(suspect, wanted) if self.unlearn else ()), f"trained {regimen.said}"),
+        )
 
     def _alpha(self, suspect: SuspectModel) -> float:
         """The inner product grows with the square of the head's norm, which differs tenfold between nets."""

@@ -36,7 +36,7 @@ from bdscan.case import Case
 from bdscan.model import SuspectModel
 from bdscan.purify import Purifier, Treated
 from bdscan.regimen import course, prescribe
-from bdscan.unlearn import Lesson, Pseudo, fixed_statistics, suspicions, told
+from bdscan.unlearn import Lesson, Pseudo, fixed_statistics, pseudo_for, suspicions, told
 
 
 @dataclass(frozen=True)
@@ -62,9 +62,7 @@ class Nba(Purifier):
         assert suspect is not None
         assert clean is not None
         wanted = suspicions(case) if self.unlearn else ()
-        pseudo = None
-        if wanted:
-            pseudo = Pseudo(suspect, clean, wanted, steps=self.search, seed=case.seed, progress=case.progress)
+        pseudo = pseudo_for(case, wanted, self.search)
         teacher, student = suspect.clone(), suspect.clone()
         if self.teacher:
             gently = Lesson(suspect.net, keep=self.keep, heat=self.heat)
@@ -82,7 +80,9 @@ class Nba(Purifier):
             objective=alignment,
             after_step=alignment.lesson.after_step,
         )
-        return Treated(suspect=student, notes=(*told(suspect, wanted), f"aligned for {regimen.said}"))
+        return Treated(
+            suspect=student, notes=(*(told(suspect, wanted) if self.unlearn else ()), f"aligned for {regimen.said}")
+        )
 
 
 class _Alignment:

@@ -43,7 +43,7 @@ from bdscan.model import SuspectModel
 from bdscan.problem import USAGE, Problem
 from bdscan.purify import Purifier, Treated
 from bdscan.regimen import prescribe
-from bdscan.unlearn import Lesson, Pseudo, Suspicion, fixed_statistics, suspicions, told
+from bdscan.unlearn import Lesson, Suspicion, fixed_statistics, pseudo_for, suspicions, told
 
 HOP = 0.1  # a step of the attack, in pixels: the authors'
 SURE = 1.0001  # the authors': the logarithm stays finite where the net is sure of a wrong class
@@ -82,16 +82,16 @@ class Polarizer(Purifier):
         trained = self._train(case, plugged, wanted)
         plugged.fold()
         _check(cleaned)
-        return Treated(suspect=cleaned, notes=(_said(chosen), *told(suspect, wanted), trained))
+        return Treated(
+            suspect=cleaned, notes=(_said(chosen), *(told(suspect, wanted) if self.unlearn else ()), trained)
+        )
 
     def _train(self, case: Case, plugged: Plugged, wanted: tuple[Suspicion, ...]) -> str:
         """Both levels, step by step; says for how long and against what."""
         suspect, clean = case.suspect, case.clean
         assert suspect is not None
         assert clean is not None
-        pseudo = None
-        if wanted:
-            pseudo = Pseudo(suspect, clean, wanted, steps=self.search, seed=case.seed, progress=case.progress)
+        pseudo = pseudo_for(case, wanted, self.search)
         lesson = Lesson(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped)
         weight = 0.0 if any(suspicion.shown for suspicion in wanted) else self.attacked
 
