@@ -15,7 +15,7 @@ from bdscan.data import CleanSet
 from bdscan.fit import Augment, Objective, crop_and_flip, fit
 from bdscan.model import SuspectModel
 
-BATCHES = 12  # an epoch has at least so many, however few the images: steps are what changes a net
+BATCHES = 3  # an epoch has at least so many; smaller ones make for noisier steps and worse batch statistics
 LARGEST, SMALLEST = 128, 16
 MIRRORED = 0.05  # accuracy that a net may lose on mirrored images and still have been trained on such
 CROP = 8  # a shift of at most side / 8: four pixels of 32, as CIFAR nets are trained

@@ -18,10 +18,11 @@ HOME = ROOT / "bdscan"
 # Each room's floor. A new room must be given one here: that is where one decides what it may import.
 FLOORS = {
     **dict.fromkeys(("bdscan", "finding", "method", "problem", "statistics", "progress"), 0),
-    **dict.fromkeys(("judge", "reference", "report", "model", "data", "trigger"), 1),
+    **dict.fromkeys(("judge", "reference", "report", "policy", "model", "data", "trigger"), 1),
     **dict.fromkeys(
         (
             "case",
+            "cache",
             "load",
             "images",
             "disguise",
@@ -49,7 +50,19 @@ FLOORS = {
 }
 
 # What must be importable without torch: these start in a tenth of a second.
-LIGHT = ("finding", "method", "problem", "statistics", "judge", "report", "probes.artifact", "cli", "__main__")
+LIGHT = (
+    "finding",
+    "method",
+    "problem",
+    "statistics",
+    "judge",
+    "report",
+    "policy",
+    "cache",
+    "probes.artifact",
+    "cli",
+    "__main__",
+)
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
 UNSAFE = re.compile(r"(eval|exec|__import__|pickle\.loads?|torch\.(jit|export|hub)\.\w+|joblib\.load)")
 

@@ -64,6 +64,8 @@ def marks(each: Shown) -> list[pytest.MarkDecorator]:
 def desk(tmp_path: Path) -> Path:
     """Where a reader types: beside the samples, but what is written goes elsewhere."""
     (tmp_path / "samples").symlink_to(ROOT / "samples")
+    (policy,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (tmp_path / "bdscan.toml").write_text(policy, encoding="utf-8")
     return tmp_path
 
 

@@ -21,7 +21,10 @@ from bdscan.report.rules import RULES
 # The schema as its editors published it, with every `additionalProperties: false` in place.
 SCHEMA = Path(__file__).parent / "schemas" / "sarif-2.1.0-rtm.5.json"
 VALIDATOR = jsonschema.Draft4Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
-IDS = ["dangerous-file", "backdoored-model", "unproven-treatment", "suspicious-model", "unjudged-model"]
+IDS = [
+    *("dangerous-file", "backdoored-model", "unproven-treatment", "suspicious-model"),
+    *("refused-by-policy", "unjudged-model"),
+]
 
 
 def dangerous() -> Report:

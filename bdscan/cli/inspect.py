@@ -1,25 +1,34 @@
-"""`bdscan inspect`: many files, one report each, the gravest decides the exit status."""
+"""`bdscan inspect`: many models, one report each, the gravest decides the exit status."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
 from bdscan.bench.commands import Effort
 from bdscan.cli import said
 from bdscan.cli.choices import Device, FailOn, Format
+from bdscan.cli.telling import Teller
 from bdscan.method import given
 from bdscan.problem import USAGE, Problem
 
 if TYPE_CHECKING:
+    from bdscan.cache import Cache
+    from bdscan.load.gather import Gathered
     from bdscan.pipeline import Options
+    from bdscan.policy import Policy
     from bdscan.report import Report
+
+_Value = TypeVar("_Value")
 
 
 def inspect(
-    models: Annotated[list[str], typer.Argument(metavar="MODEL...", help="Checkpoints, or folders holding one.")],
+    context: typer.Context,
+    models: Annotated[list[str], typer.Argument(metavar="PATH...", help="Models, folders of models, or patterns.")],
     clean: Annotated[str | None, typer.Option(help="Images you trust: a folder, .npz, .tar or cifar10:ROOT.")] = None,
     arch: Annotated[str, typer.Option(help="auto, torchvision:NAME, timm:NAME or FILE.py:factory.")] = "auto",
     normalize: Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")] = "auto",
@@ -34,18 +43,36 @@ def inspect(
     output: Annotated[list[Path] | None, typer.Option(help="Write the report here (repeatable).")] = None,
     fail_on: Annotated[FailOn, typer.Option(help="The least verdict that exits with 1.")] = FailOn.suspicious,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")] = False,
+    policy: Annotated[Path | None, typer.Option(metavar="FILE", help="What your team asks of models, in TOML.")] = None,
+    cache: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep reports here, and show them again while the bytes of model and images, the options and all "
+            "versions are the same. Whoever can write there can forge a verdict.",
+        ),
+    ] = None,
 ) -> None:
-    """Look for a backdoor in a checkpoint."""
-    from bdscan.pipeline import Options, select
+    """Look for a backdoor in each model."""
+    from bdscan.load.gather import gather
+    from bdscan.pipeline import Options
+    from bdscan.policy import Policy, read
     from bdscan.progress import Bar
 
-    outputs, many = said.forms(output or [], form), len(models) > 1
-    told = form or Format.text
-    if many and Format.html in (*(each for _, each in outputs), told):
-        raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
+    rules, today = read(policy) if policy else Policy(), datetime.now(UTC).date()
+    fail_on = FailOn(_wins(context, "fail_on", fail_on, rules.fail_on))
+    effort = Effort(_wins(context, "effort", effort, rules.effort))
+    budget = _wins(context, "budget", budget, rules.budget)
+    outputs, told = said.forms(output or [], form), form or Format.text
     for path, _ in outputs:
         said.writable(path)
-    reports: list[Report] = []
+    gathered = gather(models)
+    if gathered.left_out:
+        said.say(gathered.left_out)
+    count = len(gathered.models) + len(gathered.problems)
+    if count > 1 and Format.html in (*(each for _, each in outputs), told):
+        raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
+    teller = Teller(outputs, told, fail_on, many=gathered.listed or count > 1)
     with Bar() as bar:
         options = Options(
             clean=clean,
@@ -60,20 +87,69 @@ def inspect(
             seed=seed,
             show=bar.show,
         )
-        select(options)  # wrong settings are told before anything is read
-        for model in models:
-            reports.append(_one(model, options))
+        for report in _reports(gathered, options, cache):
             bar.stop()
-            if outputs:
-                said.say(f"{model}: {reports[-1].verdict.word}")
-            elif told in said.LINE_BY_LINE:
-                typer.echo(said.rendered(reports[-1:], told, fail_on, many=many, terminal=True))
-    if not outputs and told not in said.LINE_BY_LINE:
-        typer.echo(said.rendered(reports, told, fail_on, many=many))
-    for path, each in outputs:
-        said.write(path, said.rendered(reports, each, fail_on, many=many))
-    statuses = [said.status_of(report, fail_on) for report in reports]
-    raise typer.Exit(0 if exit_zero else next(code for code in said.GRAVEST_FIRST if code in statuses))
+            teller.tell(rules.applied(report, today))
+    _unused(rules, teller.sha256, today)
+    status = teller.finish()
+    raise typer.Exit(0 if exit_zero else status)
+
+
+def _wins(context: typer.Context, option: str, here: _Value, in_file: _Value | None) -> _Value:
+    """The command line, where the option was given there; else the policy, where it has one."""
+    source = context.get_parameter_source(option)
+    given_here = source is not None and source.name == "COMMANDLINE"
+    return here if given_here or in_file is None else in_file
+
+
+def _unused(rules: Policy, seen: set[str | None], today: date) -> None:
+    """What lets nothing pass, though somebody thinks it does."""
+    expired = rules.expired(today)
+    for each in expired:
+        said.say(f"the acceptance of {each.sha256[:12]}… expired on {each.expires} and does not count: {each.reason}")
+    for each in rules.unused(seen):
+        if each not in expired:
+            said.say(f"the acceptance of {each.sha256[:12]}… fits none of the files that were looked at: {each.reason}")
+
+
+def _reports(gathered: Gathered, options: Options, folder: Path | None) -> Iterator[Report]:
+    """One for each model, and one for each name behind which there is none."""
+    from bdscan.pipeline import select
+
+    cache = None
+    if folder is not None:
+        cache = _cache(folder, options)
+    elif gathered.models:
+        select(options)  # wrong settings are told before anything is read; a report in the cache had right ones
+    for path, problem in gathered.problems:
+        said.say(problem.message, problem.hint)
+        yield said.unread(path, problem.message)
+    for path in gathered.models:
+        yield _one(path, options) if cache is None else _kept(path, options, cache)
+
+
+def _cache(folder: Path, options: Options) -> Cache:
+    from bdscan.cache import Cache
+
+    if folder.exists() and not folder.is_dir():
+        raise Problem(f"the cache `{folder}` is not a folder", status=USAGE)
+    # A report that was cut short is never kept, so the time it had does not matter.
+    asked = {name: value for name, value in vars(options).items() if name not in {"show", "budget"}}
+    return Cache(folder, asked)
+
+
+def _kept(path: str, options: Options, cache: Cache) -> Report:
+    key = cache.key(path)
+    if key is not None and (kept := cache.get(key)) is not None:
+        said.say(f"{path}: unchanged, the report is from the cache")
+        return kept
+    report = _one(path, options)
+    if key is not None:
+        try:
+            cache.put(key, report)
+        except Problem as problem:  # the report is what counts
+            said.say(problem.message, problem.hint)
+    return report
 
 
 def _one(path: str, options: Options) -> Report:

@@ -25,10 +25,14 @@ LINE_BY_LINE = (Format.text, Format.json)  # told as they come; the others are o
 
 
 def say(message: str, hint: str = "") -> None:
-    """One sentence for a person."""
-    typer.echo(f"bdscan: {message}", err=True)
+    """One sentence for a person; a file's name may hold anything, and must not drive the terminal."""
+    typer.echo(f"bdscan: {_printable(message)}", err=True)
     if hint:
-        typer.echo(f"hint: {hint}", err=True)
+        typer.echo(f"hint: {_printable(hint)}", err=True)
+
+
+def _printable(text: str) -> str:
+    return "".join(each if each.isprintable() else ascii(each)[1:-1] for each in text)
 
 
 def crash() -> None:
@@ -82,9 +86,9 @@ def status_of(report: Report, fail_on: FailOn) -> int:
     """The exit status of one report."""
     if any(run.failure and run.failure.startswith("our fault") for run in report.runs if run.probe == "load"):
         return OUR_FAULT
-    if report.verdict >= least(fail_on):
+    if report.found(least(fail_on)):
         return FOUND
-    return COULD_NOT_TELL if report.verdict is Verdict.INCONCLUSIVE else 0
+    return COULD_NOT_TELL if report.undecided else 0
 
 
 def unread(path: str, failure: str) -> Report:

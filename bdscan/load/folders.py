@@ -12,8 +12,8 @@ from bdscan.finding import Level
 from bdscan.load.danger import Danger
 from bdscan.problem import Problem
 
-_WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as timm and Hugging Face name them; the safer one first
-_SHARDED = tuple(f"{name}.index.json" for name in _WEIGHTS)
+WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as timm and Hugging Face name them; the safer one first
+SHARDED = tuple(f"{name}.index.json" for name in WEIGHTS)
 _LONGEST_CONFIG = 4 << 20  # bytes; with the names of ImageNet-21k's classes it is about one megabyte
 
 
@@ -41,9 +41,9 @@ def resolve(path: Path) -> Folder:
 
 
 def _inside(folder: Path) -> Folder:
-    found = [folder / name for name in _WEIGHTS if (folder / name).is_file()]
+    found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
     if not found:
-        if any((folder / name).is_file() for name in _SHARDED):
+        if any((folder / name).is_file() for name in SHARDED):
             raise Problem(
                 f"the weights in `{folder}` are split over several files", hint="save them as one `model.safetensors`"
             )

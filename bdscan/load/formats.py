@@ -13,7 +13,7 @@ from bdscan.load.inert import Walk
 from bdscan.load.pickles import dangers, follow
 from bdscan.problem import Problem
 
-_LFS = b"version https://git-lfs.github.com/spec/"
+LFS = b"version https://git-lfs.github.com/spec/"
 _STRANGERS = (  # what users hand over by mistake
     (b"\x1f\x8b", "a gzip archive", "unpack it and name the model file"),
     (b"BZh", "a bzip2 archive", "unpack it and name the model file"),
@@ -42,7 +42,7 @@ class Found:
 def examine(data: mmap) -> Found:
     """Reads the whole file in its own format; a `Problem` where it has none that is known."""
     head = data[:4096]
-    if head.startswith(_LFS):
+    if head.startswith(LFS):
         raise Problem("it is a git-LFS pointer, not the model itself", hint="run `git lfs pull` in its repository")
     if head[:2] == b"PK":
         kind, found, pickles = archives.examine(data)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import date
 
 from bdscan.finding import Judgement, Run, Verdict
 from bdscan.problem import USAGE, Problem
@@ -29,6 +30,15 @@ class Subject:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Acceptance:
+    """Somebody's decision to let a finding pass, for a while."""
+
+    sha256: str
+    reason: str
+    expires: date  # the last day on which it holds
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything one `inspect` or `purify` has to say about one file."""
 
@@ -41,10 +51,22 @@ class Report:
     clean: str | None = None  # where the clean images came from
     treatment: Mapping[str, object] | None = None  # `schema.json` says what it holds
     made_with: Mapping[str, object] = field(default_factory=dict)
+    accepted: Acceptance | None = None  # what was found is known and let pass
+    refused: tuple[str, ...] = ()  # what a policy asks for and the model does not give: a finding
+    unmet: tuple[str, ...] = ()  # what a policy asks for and nobody could tell
 
     @property
     def verdict(self) -> Verdict:
         return self.judgement.verdict
+
+    def found(self, least: Verdict) -> bool:
+        """Whether it blocks: a verdict of at least this, or a policy that refuses the model; unless accepted."""
+        return self.accepted is None and (self.verdict >= least or bool(self.refused))
+
+    @property
+    def undecided(self) -> bool:
+        """Whether something could not be told that had to be; an acceptance does not change that."""
+        return self.verdict is Verdict.INCONCLUSIVE or bool(self.unmet)
 
 
 def render(report: Report, form: str, **options: object) -> str:

@@ -87,6 +87,7 @@ def _banner(report: Report) -> Markup:
     unsaid = judgement.p_value is None or report.treatment is not None  # it is not of the treatment
     p_value = None if unsaid else tag("p", f"p = {figures.number(judgement.p_value)}", class_="p")
     reasons = join(tag("li", prose(reason)) for reason in words.reasons(report))
+    accepted = tag("p", "Accepted ", prose(words.accepted(report)), class_="next") if report.accepted else None
     failed = words.failures(report)
     unseen = tag("p", "Not everything could look: ", prose("; ".join(failed)), class_="failure") if failed else None
     return tag(
@@ -95,6 +96,7 @@ def _banner(report: Report) -> Markup:
         tag("h1", report.verdict.word.capitalize()),
         tag("p", prose(words.sentence(report).capitalize()), ".", class_="lead"),
         tag("div", target, p_value, class_="key") if target or p_value else None,
+        accepted,
         tag("ul", reasons) if reasons else None,
         unseen,
         tag("p", tag("strong", "Next: "), prose(words.hint(report)), class_="next"),

@@ -25,7 +25,7 @@ def render(report: Report, compact: bool = False) -> str:
 
 def document(report: Report) -> dict[str, Any]:
     """The report as plain values: nothing but what JSON knows, no NaN, no infinity."""
-    subject, judgement = report.subject, report.judgement
+    subject, judgement, accepted = report.subject, report.judgement, report.accepted
     found: dict[str, Any] = tame(
         {
             "schema": SCHEMA,
@@ -52,6 +52,9 @@ def document(report: Report) -> dict[str, Any]:
             "runs_before": [_run(run) for run in report.before],
             "treatment": report.treatment,
             "made_with": report.made_with,
+            "accepted": accepted and {"reason": accepted.reason, "expires": accepted.expires},
+            "refused": report.refused,
+            "unmet": report.unmet,
         }
     )
     return found

@@ -48,9 +48,9 @@ def _case(report: Report, fail_on: Verdict) -> ElementTree.Element:
 
 
 def _outcome(report: Report, fail_on: Verdict) -> str | None:
-    if report.verdict >= fail_on or treatment.failed(report):
+    if report.found(fail_on) or treatment.failed(report):
         return "failure"
-    return "error" if report.verdict is Verdict.INCONCLUSIVE else None
+    return "error" if report.undecided else None
 
 
 def _seconds(report: Report) -> float:

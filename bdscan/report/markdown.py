@@ -20,7 +20,7 @@ def render_all(reports: Sequence[Report]) -> str:
         return render(reports[0])
     gravest = sorted(reports, key=lambda report: -report.verdict)
     lines = [f"### bdscan: {len(reports)} models", "", "| verdict | file | |", "|---|---|---|"]
-    said = ((f"**{each.verdict.word}**", _code(each.subject.path), _prose(words.sentence(each))) for each in gravest)
+    said = ((f"**{each.verdict.word}**", _code(each.subject.path), _prose(_remark(each))) for each in gravest)
     parts = ["\n".join([*lines, *_within((_row(*cells) for cells in said), "more models", _BUDGET)])]
     left = _WHOLE - len(parts[0].encode())
     for told, report in enumerate(gravest):
@@ -43,6 +43,12 @@ def render(report: Report) -> str:
         lines += ["**Because**", ""]
         lines += [*_within((f"- {_prose(reason)}" for reason in reasons), "more reasons", _BUDGET), ""]
     return "\n".join([*lines, f"**Next:** {_prose(words.hint(report), 1000)}"])
+
+
+def _remark(report: Report) -> str:
+    """What the table of all models says beside the verdict."""
+    held = words.accepted(report)
+    return f"accepted {held}" if held else "; ".join((words.sentence(report), *report.refused, *report.unmet))
 
 
 def _treated(report: Report) -> Iterator[str]:
@@ -77,6 +83,8 @@ def _head(report: Report) -> Iterator[str]:
     yield f"- clean images: {_prose(words.clean_data(report))}"
     if judgement.target is not None:
         yield f"- target: {_prose(figures.named(report, judgement.target))}"
+    if report.accepted:
+        yield f"- accepted: {_prose(words.accepted(report))}"
     yield ""
 
 

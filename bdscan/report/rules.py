@@ -68,6 +68,16 @@ UNPROVEN = Rule(
     full="The model was purified, and no probe objects to it, but a check of the treatment failed.",
     help=f"Try another `--method`, or bring more clean images. {_READ_ON}",
 )
+REFUSED = Rule(
+    id="refused-by-policy",
+    name="RefusedByPolicy",
+    level="error",
+    severity="5.0",
+    precision="very-high",
+    short="The model is below what the policy asks for",
+    full="The policy that the scan was given sets a limit, such as the least clean accuracy, that the model misses.",
+    help="Bring a better model, or change the policy. The message says which limit it was.",
+)
 # A warning and not a note: what nobody could judge has not passed the gate.
 UNJUDGED = Rule(
     id="unjudged-model",
@@ -80,7 +90,7 @@ UNJUDGED = Rule(
     help="Mend what the message names and scan again: most often a file that cannot be read without running code, no "
     "clean images, or images prepared otherwise than the model expects.",
 )
-RULES = (DANGEROUS, BACKDOORED, UNPROVEN, SUSPICIOUS, UNJUDGED)  # the gravest first
+RULES = (DANGEROUS, BACKDOORED, UNPROVEN, SUSPICIOUS, REFUSED, UNJUDGED)  # the gravest first
 
 _BY_VERDICT = {
     Verdict.BACKDOORED: BACKDOORED,
@@ -93,4 +103,10 @@ def rule(report: Report) -> Rule | None:
     """The one rule that the report breaks, or None."""
     if words.only_the_file(report):
         return DANGEROUS
-    return _BY_VERDICT.get(report.verdict) or (UNPROVEN if treatment.failed(report) else None)
+    if report.refused and report.verdict < Verdict.SUSPICIOUS:
+        return REFUSED
+    if report.verdict in _BY_VERDICT:
+        return _BY_VERDICT[report.verdict]
+    if treatment.failed(report):
+        return UNPROVEN
+    return UNJUDGED if report.unmet else None

@@ -89,6 +89,7 @@ def _result(found: Rule, report: Report, root: Path) -> dict[str, Any]:
         "images": report.images,
         "clean_accuracy": report.clean_accuracy,
     }
+    suppressed = report.accepted and {"kind": "external", "justification": _literal(words.accepted(report))}
     return {
         "ruleId": found.id,
         "ruleIndex": RULES.index(found),
@@ -97,6 +98,7 @@ def _result(found: Rule, report: Report, root: Path) -> dict[str, Any]:
         "locations": [{"physicalLocation": {"artifactLocation": location, "region": {"startLine": 1}}}],
         "partialFingerprints": {"primaryLocationLineHash": f"{hashlib.sha256(of.encode()).hexdigest()[:16]}:1"},
         "properties": tame(judged),
+        **({"suppressions": [suppressed]} if suppressed else {}),
     }
 
 

@@ -93,6 +93,8 @@ def _verdict(report: Report) -> Iterator[tuple[Text | str, ...]]:
     yield "verdict", verdict
     if judgement.target is not None:
         yield "target", figures.named(report, judgement.target)
+    if report.accepted:
+        yield "accepted", words.accepted(report)
     yield from _listed("because", words.reasons(report))
     yield from _listed("failed", words.failures(report))
     yield from _treated(report)

@@ -69,9 +69,16 @@ def clean_data(report: Report) -> str:
 def reasons(report: Report) -> list[str]:
     """What the verdict rests on, less what `failures` says already."""
     failed = failures(report)
-    told = [said for said in map(plain, report.judgement.reasons) if said not in failed]
+    because = (*report.refused, *report.unmet, *report.judgement.reasons)
+    told = [said for said in map(plain, because) if said not in failed]
     more = len(told) - _REASONS
     return told if more <= 0 else [*told[:_REASONS], f"{more} more reasons in the JSON report"]
+
+
+def accepted(report: Report) -> str:
+    """Until when and why a finding passes all the same; empty where it does not."""
+    held = report.accepted
+    return "" if held is None else plain(f"until {held.expires} because: {held.reason}")
 
 
 def failures(report: Report) -> list[str]:

@@ -1,0 +1,67 @@
+"""Reports go out as they come; only what one document must hold together is kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import typer
+
+from bdscan.cli import said
+from bdscan.cli.choices import FailOn, Format
+
+if TYPE_CHECKING:
+    from bdscan.finding import Finding
+    from bdscan.report import Report
+
+_FIGURES = ("scores", "p_values")  # the arrays that other forms than HTML show
+
+
+class Teller:
+    """One call's output: to stdout line by line, or to files and in one-document forms at the end."""
+
+    def __init__(self, outputs: list[tuple[Path, Format]], told: Format, fail_on: FailOn, *, many: bool) -> None:
+        self._outputs, self._told, self._fail_on, self._many = outputs, told, fail_on, many
+        self._pictures = Format.html in (told, *(form for _, form in outputs))
+        self._later: list[Report] = []
+        self.statuses: set[int] = set()
+        self.sha256: set[str | None] = set()  # of all that was looked at
+
+    def tell(self, report: Report) -> None:
+        self.statuses.add(said.status_of(report, self._fail_on))
+        self.sha256.add(report.subject.sha256)
+        if self._outputs:
+            said.say(f"{report.subject.path}: {', '.join(_outcome(report))}")
+        elif self._told in said.LINE_BY_LINE:
+            typer.echo(said.rendered([report], self._told, self._fail_on, many=self._many, terminal=True))
+            return
+        self._later.append(report if self._pictures else _without_pictures(report))
+
+    def finish(self) -> int:
+        """Writes what was kept; the gravest of all statuses."""
+        if not self._outputs and self._told not in said.LINE_BY_LINE:
+            typer.echo(said.rendered(self._later, self._told, self._fail_on, many=self._many))
+        for path, form in self._outputs:
+            said.write(path, said.rendered(self._later, form, self._fail_on, many=self._many))
+        return next(code for code in said.GRAVEST_FIRST if code in self.statuses)
+
+
+def _outcome(report: Report) -> Iterator[str]:
+    """The verdict, and what a policy makes of it."""
+    yield report.verdict.word
+    if report.accepted:
+        yield f"accepted until {report.accepted.expires}"
+    yield from report.refused
+    yield from report.unmet
+
+
+def _without_pictures(report: Report) -> Report:
+    """HTML alone shows them, and holds one model; those of a thousand models would fill the memory."""
+
+    def lighter(finding: Finding) -> Finding:
+        return replace(finding, arrays={name: finding.arrays[name] for name in _FIGURES if name in finding.arrays})
+
+    runs = tuple(replace(run, findings=tuple(map(lighter, run.findings))) for run in report.runs)
+    return replace(report, runs=runs)
