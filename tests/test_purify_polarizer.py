@@ -7,7 +7,6 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-import timm
 import torch
 import torchvision.models as zoo
 from planted_net import CLASSES, TARGET, images, net
@@ -122,6 +121,7 @@ def test_only_layers_that_can_take_a_plug_are_chosen() -> None:
 
 
 def test_other_libraries_nets_have_places_too() -> None:
+    timm = pytest.importorskip("timm")
     suspect = wrapped(timm.create_model("convnext_atto", num_classes=5), 32, 5)
     assert len(places(suspect)) > 4
 
