@@ -119,7 +119,7 @@ def test_it_can_be_stopped(name: str) -> None:
     """Progress is asked often, and what it raises comes through."""
     suspect = net(backdoored=True)
     before = suspect.digest()
-    calls = iter(range(3))
+    calls = iter(range(1))
 
     def progress(done: int, total: int, what: str) -> None:
         assert 0 < done <= total
