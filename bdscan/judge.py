@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bdscan.finding import Array, Finding, Judgement, Level, Run, Verdict
-from bdscan.statistics import cauchy, holm
+from bdscan.statistics import holm, pooled
 
 CERTAIN = 0.001  # with two families and a demonstration on top; the scale of detection practice
 ALERT = 0.01
@@ -65,8 +65,7 @@ def _behaviour(runs: Sequence[Run]) -> _Behaviour:
     whole = [f.p_value for run in runs for f in run.findings if f.p_value is not None and _of_whole_net(f)]
     if not families:
         return _Behaviour(_least(whole), None, (), shown)
-    stacked = np.stack(list(families.values()))
-    combined = np.array([cauchy(column) for column in stacked.T])
+    combined = pooled(list(families.values()))
     adjusted = holm(combined)
     target = _named(adjusted, shown)
     pointing = tuple(sorted(name for name, p in families.items() if p[target] <= AGREES))
@@ -98,7 +97,7 @@ def _per_family(runs: Sequence[Run]) -> dict[str, Array]:
         for finding in run.findings:
             if run.family != FILE and "p_values" in finding.arrays:
                 found.setdefault(run.family or run.probe, []).append(finding.arrays["p_values"])
-    return {name: np.array([cauchy(column) for column in np.stack(ps).T]) for name, ps in sorted(found.items())}
+    return {name: pooled(ps) for name, ps in sorted(found.items())}
 
 
 def _least(p: Sequence[float]) -> float | None:

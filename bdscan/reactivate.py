@@ -23,14 +23,22 @@ Progress = Callable[[int, int, str], None]
 
 def follow(suspect: SuspectModel, clean: CleanSet, target: int, change: Callable[[Tensor], Tensor]) -> float:
     """The share of the other classes' images that go to the target once changed."""
-    hits = total = 0
+    return follow_or_stay(suspect, clean, target, change)[0]
+
+
+def follow_or_stay(
+    suspect: SuspectModel, clean: CleanSet, target: int, change: Callable[[Tensor], Tensor]
+) -> tuple[float, float]:
+    """The same, and the share that is still seen as what it is."""
+    hits = right = total = 0
     with torch.no_grad():
         for pixels, labels in clean.batches(250, suspect.device):
             others = labels != target
             if bool(others.any()):
                 went = suspect(change(pixels[others])).argmax(1)
                 hits, total = hits + int((went == target).sum()), total + len(went)
-    return hits / total if total else 0.0
+                right += int((went == labels[others]).sum())
+    return (hits / total, right / total) if total else (0.0, 0.0)
 
 
 def retune(

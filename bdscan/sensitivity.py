@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
 from bdscan import method
@@ -15,7 +14,7 @@ from bdscan.finding import Finding, Level
 from bdscan.fit import fit
 from bdscan.model import SuspectModel
 from bdscan.plant import Plant, success
-from bdscan.statistics import cauchy, holm
+from bdscan.statistics import holm, pooled
 
 NAME = "sensitivity"
 PROBES = ("head", "margin", "inversion")  # quick, and of three families
@@ -105,5 +104,5 @@ def _stamped(plant: Plant, images: torch.Tensor) -> torch.Tensor:
 def _p_of(findings: list[Finding], target: int) -> float:
     """The planted class's p over all classes, from the findings that carry one p a class."""
     ps = [f.arrays["p_values"] for f in findings if "p_values" in f.arrays]
-    combined = np.array([cauchy(column) for column in np.stack(ps).T])
+    combined = pooled(ps)
     return float(holm(combined)[target])

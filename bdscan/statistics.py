@@ -108,6 +108,11 @@ def cauchy(p: Array | Sequence[float], weights: Array | Sequence[float] | None =
     return math.atan2(1, total) / math.pi
 
 
+def pooled(p: Sequence[Array]) -> Array:
+    """One p-value a class from several sets of them (`cauchy`, class by class)."""
+    return np.array([cauchy(column) for column in np.stack(p).T])
+
+
 def conformal(score: float, reference: Array | Sequence[float]) -> float:
     """The share of the reference (and the score itself) that is at least as large: an exact p-value."""
     values = np.asarray(reference, dtype=float)

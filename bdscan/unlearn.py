@@ -15,7 +15,7 @@ from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.invert import Progress, invert
 from bdscan.model import SuspectModel
-from bdscan.statistics import cauchy, holm
+from bdscan.statistics import holm, pooled
 from bdscan.trigger import Form
 
 SUSPECT = 0.05  # p over all classes from which a class is worth unlearning
@@ -49,7 +49,7 @@ def _standing_out(case: Case) -> int | None:
     ps = [f.arrays["p_values"] for run in case.runs for f in run.findings if "p_values" in f.arrays]
     if not ps:
         return None
-    adjusted = holm(np.array([cauchy(column) for column in np.stack(ps).T]))
+    adjusted = holm(pooled(ps))
     return int(np.argmin(adjusted)) if float(adjusted.min()) <= SUSPECT else None
 
 

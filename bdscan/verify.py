@@ -14,9 +14,9 @@ from bdscan.data import CleanSet
 from bdscan.finding import Finding
 from bdscan.invert import contest, invert, success
 from bdscan.model import SuspectModel
-from bdscan.reactivate import follow, push, retune
+from bdscan.reactivate import follow, follow_or_stay, push, retune
 from bdscan.statistics import mcnemar
-from bdscan.trigger import Stamp, stamper
+from bdscan.trigger import stamper
 
 LOST = 0.05  # clean accuracy whose loss makes a cure a failure, where the paired test is sure of a loss
 SURE = 0.05  # p of that test
@@ -113,28 +113,19 @@ def obedience(
             continue
         known = trigger.form is not None and "room" in trigger.arrays
         again = _again(after, clean, held_out, trigger, seed, progress) if known else (None, None)
+        still, recovers = follow_or_stay(after, held_out, target, stamp)
         found.append(
             Obedience(
                 target=target,
                 form=trigger.form,
                 before=follow(before, held_out, target, stamp),
-                after=follow(after, held_out, target, stamp),
-                recovers=_recovers(after, held_out, target, stamp),
+                after=still,
+                recovers=recovers,
                 reinverted=again[0],
                 control=again[1],
             )
         )
     return found
-
-
-def _recovers(model: SuspectModel, images: CleanSet, target: int, stamp: Stamp) -> float:
-    right = total = 0
-    with torch.no_grad():
-        for pixels, labels in images.batches(250, model.device):
-            others = labels != target
-            right += int((model(stamp(pixels)).argmax(1) == labels)[others].sum())
-            total += int(others.sum())
-    return right / total if total else 0.0
 
 
 def _again(

@@ -110,14 +110,17 @@ def test_a_known_trigger_is_measured_and_nothing_else(ward: Path, bdscan: Bdscan
     mask, pattern = np.zeros((16, 16), np.float32), np.zeros((16, 16, 3), np.float32)
     mask[-4:, -4:] = 1
     pattern[-4:, -4:] = ((np.arange(4)[:, None] + np.arange(4)) % 2)[..., None]
-    np.savez(ward / "trigger.npz", mask=mask, pattern=pattern)
+    larger = {"mask": mask.repeat(2, 0).repeat(2, 1), "pattern": pattern.repeat(2, 0).repeat(2, 1)}
+    np.savez(ward / "trigger.npz", **larger)
     common = ("--method", "nba", "--format", "json")
     _, plain, _ = bdscan(*arguments(ward, "backdoored", *common))
     without = sha256(ward / "out.pt")
     (ward / "out.pt").unlink()
     (ward / "out.md").unlink()
     _, out, _ = bdscan(*arguments(ward, "backdoored", *common, "--trigger", str(ward / "trigger.npz")))
-    known = told(out)["treatment"]["known_trigger"]
+    treatment = told(out)["treatment"]
+    assert any("was scaled from 32x32" in note for note in treatment["notes"])
+    known = treatment["known_trigger"]
     assert known["target"] == TARGET
     assert known["asr"]["before"] >= 0.9
     assert known["asr"]["after"] <= 0.25

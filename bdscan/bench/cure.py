@@ -24,6 +24,7 @@ from bdscan.model import Normalised, SuspectModel
 from bdscan.pipeline import Cure, purify
 from bdscan.pipeline.purify import WORKING_SHARE
 from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
+from bdscan.regimen import accuracy
 
 if TYPE_CHECKING:
     from bdscan.report import Report
@@ -97,7 +98,7 @@ def measured(job: Purification, report: Report, before: Loaded, after: Loaded) -
     known = truth.trigger(label, job.triggers)
     told = {"on": "test" if job.test else "held out", "images": len(images), "seen": seen, **_of(report)}
     if known is None:
-        plain = {when: truth.accuracy(net, images) for when, net in (("before", suspect), ("after", cleaned))}
+        plain = {when: accuracy(net, images) for when, net in (("before", suspect), ("after", cleaned))}
         return {**told, "trigger": None, "accuracy": plain, "asr": None, "ra": None, "der": None}
     was, now = truth.obeyed(suspect, known, images), truth.obeyed(cleaned, known, images)
     facts = {"trigger": known.name, "target": was.target, "all_to_all": known.all_to_all, "source": known.source}

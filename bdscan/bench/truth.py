@@ -17,6 +17,7 @@ from bdscan.load.arch.from_file import function
 from bdscan.model import SuspectModel
 from bdscan.plant import Plant
 from bdscan.problem import USAGE, Problem
+from bdscan.regimen import accuracy
 
 ALL_TO_ALL = "a2a"  # the label's `mode`
 BATCH = 250  # images at once
@@ -56,15 +57,6 @@ def trigger(label: Labelled, triggers: str | None) -> Trigger | None:
     if found.target is None and not found.all_to_all:
         raise Problem(f"the label of `{label.name}` names neither a `target` nor the mode `{ALL_TO_ALL}`", status=USAGE)
     return found
-
-
-def accuracy(suspect: SuspectModel, images: CleanSet) -> float:
-    """Without any trigger."""
-    right = 0
-    with torch.no_grad():
-        for pixels, labels in images.batches(BATCH, suspect.device):
-            right += int((suspect(pixels).argmax(1) == labels).sum())
-    return right / len(images)
 
 
 def obeyed(suspect: SuspectModel, trigger: Trigger, images: CleanSet) -> Obeyed:

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from bdscan import method
 from bdscan.case import Case
@@ -16,7 +16,7 @@ from bdscan.load.contents import Contents, survey
 from bdscan.pipeline.inspect import look, made_with, opened, select, sensitivity_of, subject_of
 from bdscan.pipeline.outcome import Outcome
 from bdscan.pipeline.runner import Options, OutOfTime, Runner, seeded
-from bdscan.preflight import preflight
+from bdscan.preflight import doubts_about, preflight
 from bdscan.probes import Probe
 from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
 from bdscan.report import Report
@@ -58,15 +58,18 @@ def _purify(path: str, options: Cure) -> Report:
     purifiers = chosen(options)
     probes = select(replace(options, settings=_for("probes", options)))
     contents = survey(path)
-    loaded = _ready(contents, options)
+    loaded, flown = _ready(contents, options)
     trigger = _known(loaded, options)
     runner = Runner(options, begun)
-    case = _before(probes, contents, loaded, runner, options)
+    case = _before(probes, contents, loaded, flown, runner, options)
     outcomes = list(_tried(purifiers, probes, case, runner, options))
     if runner.interrupted:
         raise KeyboardInterrupt
     best = min(outcomes, key=lambda outcome: outcome.rank)
-    verdict = judge(case.runs).verdict
+    treatment = best.told(judge(case.runs).verdict, outcomes if len(purifiers) > 1 else ())
+    if trigger is not None:
+        treatment["notes"] += trigger.notes
+        treatment["known_trigger"] = _measured(trigger, case, best, options.target)
     report = Report(
         subject=subject_of(contents, loaded),
         judgement=best.judgement,
@@ -75,12 +78,9 @@ def _purify(path: str, options: Cure) -> Report:
         clean_accuracy=best.accuracy.after,
         images=len(loaded.clean) if loaded.clean is not None else None,
         clean=options.clean,
-        treatment=best.told(verdict, outcomes if len(purifiers) > 1 else ()),
+        treatment=treatment,
         made_with=made_with(options, loaded, time.monotonic() - begun),
     )
-    if trigger is not None:
-        told = {**(report.treatment or {}), "known_trigger": _measured(trigger, case, best, options.target)}
-        report = replace(report, treatment=told)
     return _written(report, contents, loaded, best, options)
 
 
@@ -100,7 +100,7 @@ def _for(room: str, options: Cure) -> dict[str, Mapping[str, str]]:
     return {name: given for name, given in options.settings.items() if name in method.names(room)}
 
 
-def _ready(contents: Contents, options: Cure) -> Loaded:
+def _ready(contents: Contents, options: Cure) -> tuple[Loaded, Run]:
     """Everything that can go wrong before the work, does so here."""
     from bdscan import write
 
@@ -114,19 +114,15 @@ def _ready(contents: Contents, options: Cure) -> Loaded:
         raise Problem(f"{len(clean)} clean images are too few to purify with", hint=f"give {FEWEST} or more")
     if len(clean.labels.unique()) < 2:
         raise Problem("the clean images are all of one class: a net trained on them forgets the others")
-    doubt = next((doubt for doubt in (preflight(loaded).failure or "").split("; ") if _fatal(doubt)), None)
-    if doubt is not None:
-        raise Problem(f"nothing to purify: {doubt}", hint="`bdscan inspect` tells more", status=COULD_NOT_TELL)
-    return loaded
-
-
-def _fatal(doubt: str) -> bool:
-    """What makes training on these images meaningless, rather than its judgement uncertain."""
-    return any(word in doubt for word in ("near chance", "not finite", "are probabilities", "the same answer"))
+    doubts = doubts_about(loaded)
+    hopeless = next((doubt.said for doubt in doubts if doubt.hopeless), None)
+    if hopeless is not None:
+        raise Problem(f"nothing to purify: {hopeless}", hint="`bdscan inspect` tells more", status=COULD_NOT_TELL)
+    return loaded, preflight(loaded, doubts)
 
 
 def _before(
-    probes: Sequence[tuple[str, Probe]], contents: Contents, loaded: Loaded, runner: Runner, options: Cure
+    probes: Sequence[tuple[str, Probe]], contents: Contents, loaded: Loaded, flown: Run, runner: Runner, options: Cure
 ) -> Case:
     """What the probes say of the suspect; `clean` and `held_out` are then those that everything else goes by."""
     assert loaded.clean is not None
@@ -138,16 +134,18 @@ def _before(
         held_out=held_out,
         effort=options.effort,
         seed=options.seed,
-        runs=(preflight(loaded),),
+        runs=(flown,),
     )
     return _probed(probes, case, runner)
 
 
-def _probed(probes: Sequence[tuple[str, Probe]], case: Case, runner: Runner) -> Case:
-    """The case with the probes' runs; they work with as many images as when they were calibrated."""
+def _probed(probes: Sequence[tuple[str, Probe]], case: Case, runner: Runner, *, checked: bool = False) -> Case:
+    """The case with the probes' runs; they work with as many images as when they were calibrated, and so does the
+    self-check."""
     assert case.clean is not None
     some = case.clean if len(case.clean) <= PROBED else case.clean.split(PROBED / len(case.clean), case.seed)[0]
-    return replace(case, runs=look(list(probes), replace(case, clean=some), runner).runs)
+    looked = look(list(probes), replace(case, clean=some), runner)
+    return replace(case, runs=(sensitivity_of(looked, runner) if checked else looked).runs)
 
 
 def _tried(
@@ -197,7 +195,7 @@ def _treat(
         return replace(outcome, runs=(*file, skipped))
     after = replace(case, suspect=treated.suspect, runs=file)
     looks = [(probe, configured) for probe, configured in probes if configured.needs != "file"]
-    return replace(outcome, runs=sensitivity_of(_probed(looks, after, runner), runner).runs)
+    return replace(outcome, runs=_probed(looks, after, runner, checked=True).runs)
 
 
 def _compared(name: str, purifier: Purifier, treated: Treated, seconds: float, case: Case, runner: Runner) -> Outcome:
@@ -272,6 +270,6 @@ def _written(report: Report, contents: Contents, loaded: Loaded, best: Outcome, 
     from bdscan.write.card import card
 
     done = write(contents, loaded, best.treated.suspect, options.output, card=card(report), onnx=options.onnx)
-    treatment = dict(report.treatment or {})
-    notes = [*best.treated.notes, *done.notes]
+    treatment: dict[str, Any] = dict(report.treatment or {})
+    notes = [*treatment["notes"], *done.notes]
     return replace(report, treatment={**treatment, "output": str(done.output), "sha256": done.sha256, "notes": notes})

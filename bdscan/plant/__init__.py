@@ -2,20 +2,42 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bdscan.finding import Array
+from bdscan.fit import Objective, fit
+from bdscan.model import SuspectModel
 from bdscan.problem import USAGE, Problem
 
 CHUNK = 512  # images held as floats at a time
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Ground:
+    """What a trigger that must first be made is made from."""
+
+    images: Tensor  # uint8, NCHW: the training set before it is poisoned
+    labels: Tensor
+    target: int
+    net: SuspectModel | None = None  # trained on them; for triggers that need a net
+    seed: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """How a net learns a trigger that learns with it."""
+
+    objective: Objective
+    after_step: Callable[[nn.Module], None]
 
 
 class Plant(ABC):
@@ -24,8 +46,25 @@ class Plant(ABC):
     share: ClassVar[float] = 0.1  # of all training images, as usually published
     cover_share: ClassVar[float] = 0.0  # beside that share: images that look triggered and keep their label
     clean_label: ClassVar[bool] = False  # poisons only images that are of the target class already
+    needs_net: ClassVar[bool] = False  # `prepare` wants a net that somebody trained on clean images
     source: int | None = None  # the only class on which the trigger works
     all_to_all: bool = False  # every class goes to the next, instead of all to the target
+
+    def prepare(self, ground: Ground) -> Plant:
+        """The trigger, made: most are fixed by their settings and need nothing."""
+        return self
+
+    def learned(self) -> dict[str, Tensor]:
+        """What was made beside the settings, and has to be kept with them to show the trigger again."""
+        return {}
+
+    def recall(self, learned: Mapping[str, Tensor]) -> Plant:
+        """The trigger as it was when that was kept."""
+        return self
+
+    def lesson(self, target: int, share: float, seed: int) -> Lesson | None:
+        """For triggers that are learned together with the net: no training set holds them."""
+        return None
 
     @abstractmethod
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -47,6 +86,17 @@ class Plant(ABC):
         """The images on which the trigger changes the answer."""
         moved = self.label(labels, target, classes) != labels
         return moved if self.source is None else moved & (labels == self.source)
+
+    def _with(self, **made: object) -> Self:
+        """A copy that carries, beside its settings, what was made for it."""
+        ready = copy.copy(self)
+        vars(ready).update(made)
+        return ready
+
+
+def unmade(name: str) -> Problem:
+    """For whoever shows a trigger that has not been made."""
+    return Problem(f"`{name}` is no fixed trigger: it has to be made first", hint="`prepare` it", status=USAGE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,6 +136,27 @@ def poison(
     _stamp(stamped, cover, plant.cover, generator)
     told = labels if plant.clean_label else torch.where(poisoned, plant.label(labels, target, classes), labels)
     return Poisoned(stamped, told.clone(), poisoned, cover)
+
+
+def implant(
+    net: nn.Module,
+    plant: Plant,
+    images: Tensor,
+    labels: Tensor,
+    *,
+    target: int,
+    classes: int,
+    share: float | None = None,
+    seed: int = 0,
+    **course: Any,
+) -> nn.Module:
+    """Train `net` in place on images that a prepared plant has poisoned; `course` is for `fit`."""
+    lesson = plant.lesson(target, plant.share if share is None else share, seed)
+    if lesson is not None:
+        parts = {"objective": lesson.objective, "after_step": lesson.after_step}
+        return fit(net, images, labels, seed=seed, **parts, **course)
+    bad = poison(images, labels, plant, target=target, classes=classes, share=share, seed=seed)
+    return fit(net, bad.images, bad.labels, seed=seed, **course)
 
 
 def success(

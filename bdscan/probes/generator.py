@@ -44,7 +44,7 @@ from bdscan.finding import Array, Finding, Level
 from bdscan.fit import autocast
 from bdscan.model import SuspectModel
 from bdscan.probes import Probe
-from bdscan.statistics import cauchy
+from bdscan.statistics import pooled
 from bdscan.subspace import OwnSpaces, own_spaces
 
 LEVELS = 5  # amounts, from the largest to the smallest
@@ -103,7 +103,7 @@ class Generator(Probe):
         found = [f.arrays["p_values"] for run in case.runs for f in run.findings if "p_values" in f.arrays]
         if not found:
             return [], []
-        combined = np.array([cauchy(column) for column in np.stack(found).T])
+        combined = pooled(found)
         known = spaces.known.cpu().numpy()
         suspected = [int(c) for c in np.argsort(combined, kind="stable") if known[c]][: self.suspects]
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(case.seed)).tolist()

@@ -41,7 +41,7 @@ from bdscan.probes import Probe
 from bdscan.problem import USAGE, Problem
 from bdscan.reference import p_height, p_values
 from bdscan.relabel import relabel
-from bdscan.statistics import cauchy, holm
+from bdscan.statistics import holm, pooled
 from bdscan.trigger import FORMS, stamper
 
 HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
@@ -260,7 +260,7 @@ def _combined(case: Case) -> Array:
     """One p-value a class from all earlier probes."""
     assert case.suspect is not None
     ps = [f.arrays["p_values"] for run in case.runs for f in run.findings if "p_values" in f.arrays]
-    return np.array([cauchy(column) for column in np.stack(ps).T]) if ps else np.ones(case.suspect.classes)
+    return pooled(ps) if ps else np.ones(case.suspect.classes)
 
 
 def _within(case: Case, turn: int, turns: int, done: int, total: int, what: str) -> None:

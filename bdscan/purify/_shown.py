@@ -12,7 +12,7 @@ from bdscan.case import Case
 from bdscan.finding import Finding
 from bdscan.problem import Problem
 from bdscan.trigger import Form, Stamp, stamper
-from bdscan.unlearn import COPIES, Pseudo, suspicions
+from bdscan.unlearn import COPIES, pseudo_for, suspicions
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,8 @@ def _afresh(case: Case, steps: int) -> tuple[Shown, ...]:
             "no trigger was recovered and no class is suspected, so there is nothing to prune by",
             hint="take a method that needs no trigger, such as `fst`",
         )
-    pseudo = Pseudo(case.suspect, case.clean, wanted, steps=steps, seed=case.seed, progress=case.progress)
+    pseudo = pseudo_for(case, wanted, steps)
+    assert pseudo is not None
     for kind in pseudo.kinds:
         for parameter in kind.form.parameters:
             parameter.requires_grad_(False)

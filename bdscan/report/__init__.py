@@ -39,6 +39,15 @@ class Acceptance:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Input:
+    """A file or folder beside the model that a verdict depends on."""
+
+    role: str  # clean, classes, policy, ...
+    path: str
+    digest: Mapping[str, str]  # in-toto's names: `sha256` of a file, `dirHash` of a folder; empty where none was taken
+
+
+@dataclass(frozen=True, kw_only=True)
 class Report:
     """Everything one `inspect` or `purify` has to say about one file."""
 
@@ -51,6 +60,7 @@ class Report:
     clean: str | None = None  # where the clean images came from
     treatment: Mapping[str, object] | None = None  # `schema.json` says what it holds
     made_with: Mapping[str, object] = field(default_factory=dict)
+    inputs: tuple[Input, ...] = ()  # what was read beside the model
     accepted: Acceptance | None = None  # what was found is known and let pass
     refused: tuple[str, ...] = ()  # what a policy asks for and the model does not give: a finding
     unmet: tuple[str, ...] = ()  # what a policy asks for and nobody could tell

@@ -52,6 +52,7 @@ def document(report: Report) -> dict[str, Any]:
             "runs_before": [_run(run) for run in report.before],
             "treatment": report.treatment,
             "made_with": report.made_with,
+            "inputs": [{"role": each.role, "path": each.path, "digest": each.digest} for each in report.inputs],
             "accepted": accepted and {"reason": accepted.reason, "expires": accepted.expires},
             "refused": report.refused,
             "unmet": report.unmet,

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import re
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from bdscan import __version__
-from bdscan.report import Report, figures, words
+from bdscan.report import Report, figures, places, words
 from bdscan.report.json import tame
 from bdscan.report.rules import RULES, Rule, rule
 
@@ -21,7 +18,6 @@ _MOST = 25_000  # results a run: above it GitHub refuses the file
 _MESSAGE = 1_500  # characters; GitHub takes no more than 10 MB, compressed
 _NOTIFICATIONS = 1_000
 _TAGS = ("security", "machine-learning", "supply-chain")  # GitHub shows ten a rule
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+://", re.IGNORECASE)
 
 
 def render(report: Report) -> str:
@@ -35,7 +31,7 @@ def render_all(reports: Sequence[Report]) -> str:
 
 def document(reports: Sequence[Report]) -> dict[str, Any]:
     """The log as plain values; nothing in it differs from one run to the next while the models stay the same."""
-    root = _root()
+    root = places.repository()
     broken = [(found, report) for report in reports if (found := rule(report)) is not None]
     broken.sort(key=lambda pair: RULES.index(pair[0]))
     notes = [note for report in reports for note in _notifications(report, root)]
@@ -77,7 +73,7 @@ def _rule(each: Rule) -> dict[str, Any]:
 
 
 def _result(found: Rule, report: Report, root: Path) -> dict[str, Any]:
-    path, sha256 = _subject(report)
+    path, sha256 = places.judged(report)
     location = _location(path, root)
     # Of the rule and the bytes: an alert that was dismissed comes back when the weights change, and not when the
     # scan is repeated or the file is moved (GitHub adds the path by itself).
@@ -133,7 +129,7 @@ def _notification(text: str, level: str) -> dict[str, Any]:
 
 
 def _artifact(report: Report, root: Path) -> dict[str, Any]:
-    path, sha256 = _subject(report)
+    path, sha256 = places.judged(report)
     found: dict[str, Any] = {"location": _location(path, root), "roles": ["analysisTarget"]}
     return found if sha256 is None else {**found, "hashes": {"sha-256": sha256}}
 
@@ -142,26 +138,7 @@ def _once(artifacts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return [*{json.dumps(each, sort_keys=True): each for each in artifacts}.values()]
 
 
-def _subject(report: Report) -> tuple[str, str | None]:
-    """The file that the verdict is about: the treated one, where it was written."""
-    treated = report.treatment or {}
-    output, sha256 = treated.get("output"), treated.get("sha256")
-    if isinstance(output, str):
-        return output, sha256 if isinstance(sha256, str) else None
-    return report.subject.path, report.subject.sha256
-
-
 def _location(path: str, root: Path) -> dict[str, str]:
     """Relative to the repository where it lies inside, as GitHub asks; an address stays one."""
-    if _ADDRESS.match(path):
-        return {"uri": quote(path.encode("utf-8", "surrogateescape"), safe=":/?&=@%+~")}
-    whole = Path(os.path.abspath(path))  # noqa: PTH100 - a link stays the name that the repository knows
-    if not whole.is_relative_to(root):
-        return {"uri": whole.as_uri()}
-    return {"uri": quote(os.fsencode(whole.relative_to(root).as_posix())), "uriBaseId": "%SRCROOT%"}
-
-
-def _root() -> Path:
-    """The nearest folder above with a `.git`, else the working directory."""
-    here = Path.cwd()
-    return next((folder for folder in (here, *here.parents) if (folder / ".git").exists()), here)
+    base = {} if places.inside(path, root) is None else {"uriBaseId": "%SRCROOT%"}
+    return {"uri": places.uri(path, root), **base}
