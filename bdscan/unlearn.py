@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 
 import numpy as np
 import torch
@@ -18,12 +19,20 @@ from bdscan.model import SuspectModel
 from bdscan.statistics import holm, pooled
 from bdscan.trigger import Form
 
-SUSPECT = 0.05  # p over all classes from which a class is worth unlearning
+STANDS_OUT = 0.05  # p over all classes; to unlearn the likeliest class of a narrow clean net cost it four points
 ROOM = 1.8  # a trigger may grow to this times its smallest size; with 1.2 an eighth of a warp's victims still followed
 PACE = 1 / 3  # of inversion's rate: a trigger follows the net, it need not be found
 GENERAL = ("patch", "smooth", "warp")  # where no form was shown: local, global, and moved pixels
 COPIES = 3  # of each trigger, from different starts
 IMAGES = 16  # a copy, in each step of its search
+
+
+class Why(StrEnum):
+    """What speaks for a suspicion, as the report says it."""
+
+    SHOWN = ""
+    STANDS_OUT = ", the class that stands out"
+    LIKELIEST = ", the likeliest class though none stands out"
 
 
 @dataclass(frozen=True)
@@ -32,38 +41,39 @@ class Suspicion:
 
     form: str
     target: int
-    shown: bool = False
+    why: Why = Why.SHOWN
 
 
-def suspicions(case: Case) -> tuple[Suspicion, ...]:
-    """What the probes would have unlearned: triggers they showed, else the class that stands out, in general forms."""
+def suspicions(case: Case, sure: float = STANDS_OUT) -> tuple[Suspicion, ...]:
+    """What to unlearn: triggers that probes showed, else the likeliest class in general forms, if its p is so low."""
     found = [f for run in case.runs for f in run.findings if f.shown and f.target is not None]
-    shown = {Suspicion(f.form, f.target, True): None for f in found if f.form and f.target is not None}
-    others = {f.target for f in found if f.target is not None} - {s.target for s in shown}
+    shown = {Suspicion(f.form, f.target): None for f in found if f.form and f.target is not None}
+    others = {f.target: Why.STANDS_OUT for f in found if f.target is not None}
+    others = {target: why for target, why in others.items() if target not in {s.target for s in shown}}
     if not shown and not others:
-        others = {c for c in [_standing_out(case)] if c is not None}
-    return (*shown, *(Suspicion(form, target) for target in sorted(others) for form in GENERAL))
+        others = dict(_likeliest(case, sure))
+    return (*shown, *(Suspicion(form, target, why) for target, why in sorted(others.items()) for form in GENERAL))
 
 
-def _standing_out(case: Case) -> int | None:
+def _likeliest(case: Case, sure: float) -> Iterator[tuple[int, Why]]:
     ps = [f.arrays["p_values"] for run in case.runs for f in run.findings if "p_values" in f.arrays]
-    if not ps:
-        return None
-    adjusted = holm(pooled(ps))
-    return int(np.argmin(adjusted)) if float(adjusted.min()) <= SUSPECT else None
+    if ps:
+        p = pooled(ps)
+        least = float(holm(p).min())
+        if least <= sure:
+            yield int(np.argmin(p)), Why.STANDS_OUT if least <= STANDS_OUT else Why.LIKELIEST
 
 
 def told(suspect: SuspectModel, wanted: Sequence[Suspicion]) -> tuple[str, ...]:
     """What was unlearned, as the report says it."""
     if not wanted:
         return ("no probe pointed to a class, so no trigger was unlearned",)
-    forms: dict[tuple[int, bool], list[str]] = {}
+    forms: dict[tuple[int, Why], list[str]] = {}
     for one in wanted:
-        forms.setdefault((one.target, one.shown), []).append(f"`{one.form}`")
+        forms.setdefault((one.target, one.why), []).append(f"`{one.form}`")
     return tuple(
-        f"unlearned {', '.join(names)} triggers for {suspect.name(target)}"
-        + ("" if shown else ", the class that stands out")
-        for (target, shown), names in forms.items()
+        f"unlearned {', '.join(names)} triggers for {suspect.name(target)}{why}"
+        for (target, why), names in forms.items()
     )
 
 

@@ -12,7 +12,7 @@ from bdscan.finding import Finding, Level, Run
 from bdscan.reactivate import follow
 from bdscan.regimen import prescribe
 from bdscan.trigger import stamper
-from bdscan.unlearn import GENERAL, Pseudo, Suspicion, fixed_statistics, suspicions
+from bdscan.unlearn import GENERAL, Pseudo, Suspicion, Why, fixed_statistics, suspicions
 from bdscan.verify import Accuracy, Obedience, Reactivation, checks
 
 
@@ -22,17 +22,19 @@ def found(**told: object) -> Case:
 
 
 def test_a_shown_trigger_is_unlearned_in_its_own_form() -> None:
-    assert suspicions(found(shown=True, target=2, form="warp")) == (Suspicion("warp", 2, True),)
+    assert suspicions(found(shown=True, target=2, form="warp")) == (Suspicion("warp", 2),)
 
 
 def test_a_class_that_stands_out_is_unlearned_in_general_forms() -> None:
     p = np.array([0.5, 1e-5, 0.9, 0.4])
-    assert suspicions(found(arrays={"p_values": p})) == tuple(Suspicion(form, 1) for form in GENERAL)
+    assert suspicions(found(arrays={"p_values": p})) == tuple(Suspicion(form, 1, Why.STANDS_OUT) for form in GENERAL)
 
 
-def test_where_nothing_stands_out_nothing_is_unlearned() -> None:
-    assert suspicions(found(arrays={"p_values": np.array([0.5, 0.3, 0.9])})) == ()
-    assert suspicions(Case()) == ()
+def test_where_nothing_stands_out_nothing_is_unlearned_unless_one_insists() -> None:
+    case = found(arrays={"p_values": np.array([0.5, 0.3, 0.9])})
+    assert suspicions(case) == ()
+    assert suspicions(case, sure=1) == tuple(Suspicion(form, 1, Why.LIKELIEST) for form in GENERAL)
+    assert suspicions(Case(), sure=1) == ()
 
 
 def test_triggered_images_leave_no_trace_in_the_running_statistics() -> None:

@@ -49,6 +49,15 @@ class Outcome:
     def cured(self) -> bool:
         return self.judgement.verdict is Verdict.CLEAN
 
+    @property
+    def settled(self) -> bool:
+        """Nothing is left that another method could better: what the self-check misses, it misses in any net that
+        answers so much like this one."""
+        from bdscan import sensitivity
+
+        probed = tuple(run for run in self.runs if run.probe != sensitivity.NAME)
+        return not self.failed and judge(probed).verdict is Verdict.CLEAN
+
     def told(self, before: Verdict, tried: Sequence[Outcome]) -> dict[str, Any]:
         """The report's `treatment`."""
         return {

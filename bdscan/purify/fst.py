@@ -34,7 +34,7 @@ from bdscan.case import Case
 from bdscan.model import SuspectModel
 from bdscan.purify import Purifier, Treated
 from bdscan.regimen import course, prescribe
-from bdscan.unlearn import Lesson, pseudo_for, suspicions, told
+from bdscan.unlearn import STANDS_OUT, Lesson, pseudo_for, suspicions, told
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Fst(Purifier):
     keep: float = 0.9  # share of the suspect's own answers in the loss, the rest is the labels; 0 by the book
     heat: float = 4.0  # softens those answers; the usual temperature of distillation
     unlearn: float = 1.0  # weight of images with recovered triggers beside clean ones; 0 by the book
+    sure: float = STANDS_OUT  # p up to which a class is unlearned without a trigger shown; 1: the likeliest class
     epochs: int = 10  # the authors' command
     steps: int = 150  # at least: with few images ten epochs do not train a head
     rate: float = 0.02  # the authors' is 0.01; 0.05 costs three points of accuracy on narrow nets
@@ -59,7 +60,7 @@ class Fst(Purifier):
         suspect, clean = case.suspect, case.clean
         assert suspect is not None
         assert clean is not None
-        wanted = suspicions(case) if self.unlearn else ()
+        wanted = suspicions(case, self.sure) if self.unlearn else ()
         pseudo = pseudo_for(case, wanted, self.search)
         lesson = Lesson(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn)
         cleaned = suspect.clone()

@@ -14,7 +14,9 @@ Why it removes a backdoor
     a trigger that changes along with the student leaves it no other way than to stop reading it.
 When it fails
     Where no probe points to a class there are no pseudo samples to craft, and what is left is distillation from a
-    teacher that may itself be backdoored. A class recovered wrongly is made robust in vain. The published text leaves
+    teacher that may itself be backdoored. `--set nba.sure=1` unlearns the likeliest class all the same: it took a
+    low-frequency trigger that no probe was sure of from 98 % to 13 % for 2.4 points of accuracy, and cost a narrow
+    clean net 4.2 points for nothing. A class recovered wrongly is made robust in vain. The published text leaves
     details open; chosen here by measurement: one layer a resolution, Gram matrices of unit norm, universal pseudo
     samples (per-image ones cost accuracy and taught less), statistics of batch norm from clean images only.
 Reference
@@ -36,7 +38,7 @@ from bdscan.case import Case
 from bdscan.model import SuspectModel
 from bdscan.purify import Purifier, Treated
 from bdscan.regimen import course, prescribe
-from bdscan.unlearn import Lesson, Pseudo, fixed_statistics, pseudo_for, suspicions, told
+from bdscan.unlearn import STANDS_OUT, Lesson, Pseudo, fixed_statistics, pseudo_for, suspicions, told
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,7 @@ class Nba(Purifier):
     keep: float = 0.9  # share of the teacher's answers in the prediction, the rest is the labels
     heat: float = 4.0  # softens those answers; the usual temperature of distillation
     unlearn: float = 1.0  # weight of the pseudo samples beside clean images
+    sure: float = STANDS_OUT  # p up to which a class is unlearned without a trigger shown; 1: the likeliest class
     teacher: int = 3  # epochs of fine-tuning that make the teacher; more change nothing that was measured
     epochs: int = 8  # by measurement: with six a spread-out trigger is half unlearned
     steps: int = 150  # at least, however few the images
@@ -61,7 +64,7 @@ class Nba(Purifier):
         suspect, clean = case.suspect, case.clean
         assert suspect is not None
         assert clean is not None
-        wanted = suspicions(case) if self.unlearn else ()
+        wanted = suspicions(case, self.sure) if self.unlearn else ()
         pseudo = pseudo_for(case, wanted, self.search)
         teacher, student = suspect.clone(), suspect.clone()
         if self.teacher:

@@ -43,7 +43,7 @@ from bdscan.model import SuspectModel
 from bdscan.problem import USAGE, Problem
 from bdscan.purify import Purifier, Treated
 from bdscan.regimen import prescribe
-from bdscan.unlearn import Lesson, Suspicion, fixed_statistics, pseudo_for, suspicions, told
+from bdscan.unlearn import STANDS_OUT, Lesson, Suspicion, Why, fixed_statistics, pseudo_for, suspicions, told
 
 HOP = 0.1  # a step of the attack, in pixels: the authors'
 SURE = 1.0001  # the authors': the logarithm stays finite where the net is sure of a wrong class
@@ -58,6 +58,7 @@ class Polarizer(Purifier):
     keep: float = 0.9  # share of the suspect's own answers in the loss, the rest is the labels; 0 by the book
     heat: float = 4.0  # softens those answers; the usual temperature of distillation
     unlearn: float = 1.0  # weight of images with recovered triggers beside clean ones; 0 by the book
+    sure: float = STANDS_OUT  # p up to which a class is unlearned without a trigger shown; 1: the likeliest class
     attacked: float = 0.1  # weight of images attacked one by one, where no trigger was shown; the authors' is 0.4
     reach: float = 1.0  # l2 norm of that attack on 3x32x32 pixels, grown with larger ones; the authors' is 3
     hops: int = 2  # steps of that attack; the authors'
@@ -76,7 +77,7 @@ class Polarizer(Purifier):
         suspect = case.suspect
         assert suspect is not None
         chosen = self._choose(suspect)
-        wanted = suspicions(case) if self.unlearn else ()
+        wanted = suspicions(case, self.sure) if self.unlearn else ()
         cleaned = suspect.clone()
         plugged = Plugged(cleaned, chosen, measure=self.measure)
         trained = self._train(case, plugged, wanted)
@@ -93,7 +94,7 @@ class Polarizer(Purifier):
         assert clean is not None
         pseudo = pseudo_for(case, wanted, self.search)
         lesson = Lesson(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped)
-        weight = 0.0 if any(suspicion.shown for suspicion in wanted) else self.attacked
+        weight = 0.0 if any(suspicion.why is Why.SHOWN for suspicion in wanted) else self.attacked
 
         def objective(net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
             loss = lesson(net, pixels, labels, index)
