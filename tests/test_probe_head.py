@@ -124,6 +124,15 @@ def test_the_clean_twin_has_no_quiet_row() -> None:
     assert {finding.level for finding in found} == {Level.NOTE}
 
 
+def test_with_few_images_for_its_features_a_head_accuses_nobody() -> None:
+    few = pictures().take(torch.arange(4))
+    quiet = about(list(Head()(Case(suspect=pooled(backdoored=True), clean=few))), "hardly use")
+    assert "evidence only" in quiet.message
+    assert quiet.level is Level.NOTE
+    assert quiet.p_value is None
+    assert "p_values" not in quiet.arrays
+
+
 def test_the_target_is_nearest_in_latent_space_when_the_quiet_feature_can_be_reached() -> None:
     clean = pictures()
     clean.images[0, 2, 4:, 4:] = 160  # one image shows that the feature can be bright

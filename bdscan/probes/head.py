@@ -19,8 +19,10 @@ When it misleads
     `shift` and the rows are evidence only: in clean nets too some class is by nature the nearest (cats, birds) or has
     the largest row (cars). `quiet` sees nothing special in an all-to-all backdoor, since all rows change, and can be
     evaded by training a trigger's features to lie among those of the target's clean images; some triggers over the
-    whole image do so unasked. A net that was trained briefly still has noise in every quiet direction, and with fewer
-    images than features what is quiet is in part guessed.
+    whole image do so unasked. A net that was trained briefly still has noise in every quiet direction. With few images
+    for its features a wide head is mostly guessed to be quiet (a clean ResNet-18 with 512 features and 102 images came
+    to p = 0.001): below one and a half images a feature, fewer than any net it was calibrated on had, `quiet` is
+    evidence only as well.
 
 Reference
     Latent shift: Iwahana et al. 2025 (arXiv 2511.08944). Rows: Fields et al. 2021 and the weight-analysis entries of
@@ -48,6 +50,7 @@ from bdscan.statistics import holm, leave_one_out, robust_z
 
 TOP = 5  # channels named in a finding
 ROOM = 8e6  # numbers in the largest product of a step of the latent shift: a second or two for all steps
+ENOUGH = 1.5  # clean images for each feature: with fewer most directions are quiet only because nobody went there
 MOST = 300  # classes for which the latent shift is worth its time: it grows with the square of their number
 
 
@@ -143,6 +146,9 @@ def _quiet(
         f"{suspect.name(target)} answers most to directions that clean images hardly use, "
         f"{math.exp(scores[target]):.2f} times as much as the middle class"
     )
+    if len(features) < ENOUGH * features.shape[1]:
+        few = f"evidence only, since {len(features)} images are few for {features.shape[1]} features"
+        return _note(suspect, f"{said} ({few})", scores, target)
     least = float(holm(p).min())
     return replace(
         _note(suspect, said, scores, target, answers[target].topk(min(TOP, answers.shape[1])).indices),
