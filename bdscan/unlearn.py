@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bdscan.case import Case
 from bdscan.data import CleanSet
+from bdscan.finding import Finding
 from bdscan.invert import Progress, invert
 from bdscan.model import SuspectModel
 from bdscan.statistics import holm, pooled
@@ -42,17 +43,29 @@ class Suspicion:
     form: str
     target: int
     why: Why = Why.SHOWN
+    room: float = 0.0  # of the trigger that was shown: a cure has to withstand that one at least
 
 
 def suspicions(case: Case, sure: float = STANDS_OUT) -> tuple[Suspicion, ...]:
     """What to unlearn: triggers that probes showed, else the likeliest class in general forms, if its p is so low."""
     found = [f for run in case.runs for f in run.findings if f.shown and f.target is not None]
-    shown = {Suspicion(f.form, f.target): None for f in found if f.form and f.target is not None}
+    shown = _in_own_form(found)
     others = {f.target: Why.STANDS_OUT for f in found if f.target is not None}
-    others = {target: why for target, why in others.items() if target not in {s.target for s in shown}}
-    if not shown and not others:
+    for suspicion in shown:
+        others.pop(suspicion.target, None)
+    if not found:
         others = dict(_likeliest(case, sure))
     return (*shown, *(Suspicion(form, target, why) for target, why in sorted(others.items()) for form in GENERAL))
+
+
+def _in_own_form(found: Sequence[Finding]) -> list[Suspicion]:
+    """One of each form and class, with the room of the largest."""
+    rooms: dict[tuple[str, int], float] = {}
+    for finding in found:
+        if finding.form and finding.target is not None:
+            key, room = (finding.form, finding.target), float(finding.arrays.get("room", 0.0))
+            rooms[key] = max(room, rooms.get(key, 0.0))
+    return [Suspicion(form, target, room=room) for (form, target), room in rooms.items()]
 
 
 def _likeliest(case: Case, sure: float) -> Iterator[tuple[int, Why]]:
@@ -143,7 +156,8 @@ class _Kind:
             progress=progress,
         )
         self.form: Form = arms.form
-        self.room = ROOM * float(arms.size[arms.reached].min() if arms.reached.any() else arms.size.min())
+        smallest = float(arms.size[arms.reached].min() if arms.reached.any() else arms.size.min())
+        self.room = max(ROOM * smallest, suspicion.room)
         self.form.limit(self.room)
         for parameter in self.form.parameters:
             parameter.requires_grad_(True)

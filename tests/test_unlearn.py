@@ -25,6 +25,16 @@ def test_a_shown_trigger_is_unlearned_in_its_own_form() -> None:
     assert suspicions(found(shown=True, target=2, form="warp")) == (Suspicion("warp", 2),)
 
 
+def test_the_cure_gets_as_much_room_as_the_shown_trigger_had() -> None:
+    roomy = found(shown=True, target=2, form="warp", arrays={"room": np.array(0.07)})
+    assert suspicions(roomy) == (Suspicion("warp", 2, room=0.07),)
+    tight, suspect = images(240, 3), net(backdoored=True)
+    kinds = [Suspicion("patch", TARGET), Suspicion("patch", TARGET, room=0.6)]
+    rooms = [k.room for k in Pseudo(suspect, tight, kinds, steps=30, seed=0, progress=lambda *_: None).kinds]
+    assert rooms[0] < 0.6
+    assert rooms[1] == 0.6
+
+
 def test_a_class_that_stands_out_is_unlearned_in_general_forms() -> None:
     p = np.array([0.5, 1e-5, 0.9, 0.4])
     assert suspicions(found(arrays={"p_values": p})) == tuple(Suspicion(form, 1, Why.STANDS_OUT) for form in GENERAL)
