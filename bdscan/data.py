@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+POSITIONS = 1 << 20  # in the images that pass a net at once: a thousand of CIFAR's, or twenty of 224 x 224, whose
+# gradients in a ResNet-18 take a gigabyte and a half
+
+
+def at_once(shape: Sequence[int], wanted: int) -> int:
+    """So many images, or as many of this shape (..., height, width) as memory is sure to hold."""
+    return max(1, min(wanted, POSITIONS // (shape[-2] * shape[-1])))
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +37,8 @@ class CleanSet:
         return self.images.float() / 255
 
     def batches(self, size: int, device: torch.device | str = "cpu") -> Iterator[tuple[Tensor, Tensor]]:
-        """Pixels in [0, 1] and labels, in order."""
+        """Pixels in [0, 1] and labels, in order; fewer at a time where the images are large."""
+        size = at_once(self.images.shape, size)
         for start in range(0, len(self), size):
             chosen = slice(start, start + size)
             yield self.images[chosen].to(device).float().div_(255), self.labels[chosen].to(device)

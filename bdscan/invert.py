@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.data import CleanSet
+from bdscan.data import CleanSet, at_once
 from bdscan.fit import autocast
 from bdscan.model import SuspectModel
 from bdscan.trigger import FORMS, Form
@@ -94,25 +94,28 @@ class _Search:
             self.pools[a][torch.randint(len(self.pools[a]), (each,), generator=self.generator)] for a in self.active
         ]
         arm = self.active.repeat_interleave(each)
-        pixels = self.clean.images[torch.cat(drawn)].to(self.suspect.device).float().div_(255)
-        stamped = self.form.stamp(pixels, arm).contiguous(memory_format=torch.channels_last)
-        with autocast(self.suspect.device):
-            logits = self.suspect(stamped).float()
-        wanted = self.targets[arm]
-        misses = F.cross_entropy(logits, wanted, reduction="none").clamp(max=CAP).view(-1, each).mean(1)
-        hits = (logits.detach().argmax(1) == wanted).float().view(-1, each).mean(1)
-        size = self.form.size()[self.active]
-        loss = (misses + self.penalty[self.active] * size / self.form.typical).sum()
         self.optimiser.zero_grad(set_to_none=True)
-        loss.backward()
+        index, most = torch.cat(drawn), at_once(self.suspect.shape, len(arm))
+        parts = [self._slopes(i, a, each) for i, a in zip(index.split(most), arm.split(most), strict=True)]
+        misses, hits = (torch.cat(values).view(-1, each).mean(1) for values in zip(*parts, strict=True))
+        size = self.form.size()[self.active]
+        (self.penalty[self.active] * size / self.form.typical).sum().backward()
         if budget is None:
-            self._note(hits, misses.detach(), size.detach())
+            self._note(hits, misses, size.detach())
         self.optimiser.step()
         if budget is not None:
             self.form.limit(budget)
 
-    def _draw(self, pool: Tensor, count: int) -> Tensor:
-        return pool[torch.randint(len(pool), (count,), generator=self.generator)]
+    def _slopes(self, index: Tensor, arm: Tensor, each: int) -> tuple[Tensor, Tensor]:
+        """Adds to the gradients what some images say of their arms; their cross-entropies, and which followed."""
+        pixels = self.clean.images[index].to(self.suspect.device).float().div_(255)
+        stamped = self.form.stamp(pixels, arm).contiguous(memory_format=torch.channels_last)
+        with autocast(self.suspect.device):
+            logits = self.suspect(stamped).float()
+        wanted = self.targets[arm]
+        misses = F.cross_entropy(logits, wanted, reduction="none").clamp(max=CAP)
+        (misses.sum() / each).backward()
+        return misses.detach(), (logits.detach().argmax(1) == wanted).float()
 
     def _note(self, hits: Tensor, misses: Tensor, size: Tensor) -> None:
         before = self.success[self.active]

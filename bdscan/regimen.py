@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from bdscan.case import Case
-from bdscan.data import CleanSet
+from bdscan.data import CleanSet, at_once
 from bdscan.fit import Augment, Objective, crop_and_flip, fit
 from bdscan.model import SuspectModel
 
@@ -42,7 +42,7 @@ class Regimen:
 
 def prescribe(suspect: SuspectModel, clean: CleanSet, epochs: int, steps: int) -> Regimen:
     """At least so many epochs and so many steps."""
-    batch = max(SMALLEST, min(LARGEST, len(clean) // BATCHES))
+    batch = max(SMALLEST, min(at_once(suspect.shape, LARGEST), len(clean) // BATCHES))
     each = max(1, len(clean) // batch)
     return Regimen(
         batch=batch,

@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.data import CleanSet
+from bdscan.data import CleanSet, at_once
 from bdscan.finding import Array
 from bdscan.fit import autocast
 from bdscan.invert import CAP, EASIER, GOAL, HARDER, MEMORY, PENALTY, Progress
@@ -49,7 +49,7 @@ def relabel(
     """The smallest that reached the goal of several starts; None if none did."""
     generator = torch.Generator().manual_seed(seed)
     form = FORMS[name](STARTS, suspect.shape, generator, suspect.device)
-    search = _Search(suspect, clean, form, generator, images // STARTS)
+    search = _Search(suspect, clean, form, generator, max(2, at_once(suspect.shape, images) // STARTS))
     for done in range(steps):
         search.step(done, steps)
         progress(done + 1, steps, f"`{name}` triggers that relabel every class")

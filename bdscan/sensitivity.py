@@ -9,7 +9,7 @@ import torch
 
 from bdscan import method
 from bdscan.case import Case
-from bdscan.data import CleanSet
+from bdscan.data import CleanSet, at_once
 from bdscan.finding import Finding, Level
 from bdscan.fit import fit
 from bdscan.model import SuspectModel
@@ -89,7 +89,7 @@ def _planted(suspect: SuspectModel, working: CleanSet, plant: Plant, target: int
         labels,
         epochs=EPOCHS,
         rate=RATE,
-        batch=BATCH,
+        batch=at_once(suspect.shape, BATCH),
         schedule="cosine",
         seed=case.seed,
         progress=lambda done, total: case.progress(done, total, "planting backdoors in a copy"),

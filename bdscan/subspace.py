@@ -95,7 +95,7 @@ def _features(suspect: SuspectModel, clean: CleanSet, batch: int, seed: int, pro
     taken: list[list[Tensor]] = [[] for _ in range(VIEWS)]
     with torch.no_grad(), autocast(suspect.device):
         for pixels, _ in clean.batches(batch, suspect.device):
-            progress(batch * len(taken[0]), len(clean), "features of each class")
+            progress(sum(map(len, taken[0])), len(clean), "features of each class")
             for view in range(VIEWS):
                 shown = crop_and_flip(pixels, generator, pad=max(1, pixels.shape[2] // 10)) if view else pixels
                 taken[view].append(suspect.features(shown.contiguous(memory_format=torch.channels_last)).float())

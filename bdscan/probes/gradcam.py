@@ -145,7 +145,7 @@ class Gradcam(Probe):
         """Grad-CAM of every image, kept as a few numbers and a coarse map each."""
         parts: list[tuple[Array, Array, Array, Array]] = []
         for pixels, _ in images.batches(self.batch, suspect.device):
-            case.progress(self.batch * len(parts), len(images), what)
+            case.progress(sum(len(part[0]) for part in parts), len(images), what)
             answers = _answers(suspect, pixels) if target is None else torch.full((len(pixels),), target)
             heat = grad_cam(suspect, pixels, answers.to(pixels.device), layer).cpu()
             small = torch.nn.functional.adaptive_avg_pool2d(heat, min(GRID, *heat.shape[1:]))

@@ -98,7 +98,7 @@ class Head(Probe):
         labels: list[Tensor] = []
         with torch.no_grad():
             for pixels, truth in case.clean.batches(self.batch, suspect.device):
-                case.progress(self.batch * len(taken), len(case.clean), "features")
+                case.progress(sum(map(len, taken)), len(case.clean), "features")
                 taken.append(suspect.features(pixels).float())
                 labels.append(truth)
         return torch.cat(taken), torch.cat(labels)

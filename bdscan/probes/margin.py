@@ -39,6 +39,7 @@ import torch
 from torch import Tensor
 
 from bdscan.case import Case
+from bdscan.data import at_once
 from bdscan.finding import Array, Finding, Level
 from bdscan.fit import autocast
 from bdscan.model import SuspectModel
@@ -125,7 +126,7 @@ class Margin(Probe):
         start = torch.rand((each, *suspect.shape), generator=torch.Generator().manual_seed(case.seed))
         margins: list[Tensor] = []
         features: list[Tensor] = []
-        for part in torch.arange(count).split(self.batch):
+        for part in torch.arange(count).split(at_once(suspect.shape, self.batch)):
             tell = partial(_within, case, int(part[0]), len(part), count)
             pixels, targets = start[part % each].to(suspect.device), (part // each).to(suspect.device)
             reached = _climb(suspect, pixels, targets, spaces, steps, self.rate, tell)

@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.case import Case
-from bdscan.data import CleanSet
+from bdscan.data import CleanSet, at_once
 from bdscan.finding import Finding, Level
 from bdscan.fit import autocast
 from bdscan.model import SuspectModel
@@ -111,7 +111,7 @@ class Noise(Probe):
         for step in range(self.steps):
             case.progress(step, self.steps, "noise on channels")
             found = []
-            for part in torch.arange(len(classes)).split(max(1, self.batch // each)):
+            for part in torch.arange(len(classes)).split(max(1, at_once(suspect.shape, self.batch) // each)):
                 pixels, labels = draw(part, suspect.device)
                 found.append(noise.push(pixels, labels, classes[part], part, spaces, self.rate * GROWTH**step))
             trail.append(torch.cat(found, dim=1))
@@ -144,7 +144,7 @@ class _Noise:
 
     def __init__(self, suspect: SuspectModel, clean: CleanSet, layers: Sequence[str], sets: int) -> None:
         self.suspect, self.layers = suspect, layers
-        pixels = clean.images[:SPREAD_IMAGES].to(suspect.device).float().div_(255)
+        pixels = clean.images[: at_once(suspect.shape, SPREAD_IMAGES)].to(suspect.device).float().div_(255)
         with torch.no_grad(), suspect.tap(*layers) as seen:
             suspect(pixels)
         self.spread = [seen[layer].float().std((0, 2, 3)) for layer in layers]
