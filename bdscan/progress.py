@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from threading import RLock
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -16,6 +17,7 @@ class Bar:
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
+        self._lock = RLock()  # several models at once are told of from several threads
 
     def __enter__(self) -> Self:
         return self
@@ -27,14 +29,16 @@ class Bar:
         """Probe, steps done, steps in all, what is being tried."""
         if not sys.stderr.isatty():
             return
-        progress = self._start()
-        assert self._task is not None
-        progress.update(self._task, description=f"{probe} {what}", completed=done, total=total)
+        with self._lock:
+            progress = self._start()
+            assert self._task is not None
+            progress.update(self._task, description=f"{probe} {what}", completed=done, total=total)
 
     def stop(self) -> None:
-        if self._progress is not None:
-            self._progress.stop()
-            self._progress = self._task = None
+        with self._lock:
+            if self._progress is not None:
+                self._progress.stop()
+                self._progress = self._task = None
 
     def _start(self) -> Progress:
         if self._progress is None:

@@ -102,6 +102,10 @@ def test_a_change_of_anything_is_another_scan(model: Path, tmp_path: Path, monke
         change()
         assert key() not in seen
         seen.add(key())
+    monkeypatch.chdir(images)
+    gone = key(clean="gone")
+    (images / "d").mkdir()
+    assert gone == key(clean="gone"), "what is misspelt is not the folder where one stands"
     monkeypatch.setattr(depends, "_READ_WHOLE", 0)
     large = key()
     touch(2)
@@ -183,3 +187,20 @@ def test_a_cache_that_cannot_be_used_is_told(
     assert "verdict" in out, "the report comes all the same"
     assert "No space left on device" in err
     assert not list((tmp_path / "kept").iterdir())
+
+
+@pytest.mark.slow
+def test_an_unchanged_model_costs_no_second(tmp_path: Path) -> None:
+    """Of processor time from start to exit: the clock on the wall depends on who else is at work."""
+    code = (
+        "import atexit, sys, time\natexit.register(lambda: print(time.process_time(), file=sys.stderr))\n"
+        "from bdscan.cli import main\nmain()"
+    )
+    model, images = str(SAMPLES / "models" / "clean.pt"), str(SAMPLES / "images")
+    asked = ["inspect", model, "--clean", images, "--probe", "artifact", "--cache", str(tmp_path / "kept")]
+    done = [
+        subprocess.run([sys.executable, "-c", code, *asked], capture_output=True, text=True, cwd=ROOT) for _ in range(2)
+    ]
+    assert done[0].stdout == done[1].stdout
+    assert "unchanged" in done[1].stderr
+    assert float(done[1].stderr.splitlines()[-1]) < 1

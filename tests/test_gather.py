@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 import tracemalloc
 from pathlib import Path
 
 import pytest
-from conftest import SAMPLES
+from conftest import ROOT, SAMPLES
 
 from bdscan.load.gather import gather
 
@@ -162,3 +164,50 @@ def test_a_name_may_hold_anything(tmp_path: Path, bdscan) -> None:  # type: igno
         assert status == 3
         assert "\x1b" not in out + err
         (out + err).encode()
+
+
+# The peak of the process itself: the one that the system keeps for the parent begins with the parent's own.
+MEASURED = """
+import sys, time
+from pathlib import Path
+from bdscan.cli import main
+try:
+    main()
+finally:
+    peak = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+    print(time.process_time(), peak.split()[1], len(list(Path("/proc/self/fd").iterdir())), file=sys.stderr)
+"""
+
+
+def spent(folder: Path, probe: str) -> tuple[float, float, int]:
+    """Processor seconds, peak memory in MB and open files of one call; every model must have got its report."""
+    call = [sys.executable, "-c", MEASURED, "inspect", str(folder), "--probe", probe, "--format", "json"]
+    done = subprocess.run(call, capture_output=True, text=True, cwd=ROOT)
+    assert done.returncode == 3
+    assert len(done.stdout.splitlines()) == len(list(folder.iterdir()))
+    seconds, peak, files = done.stderr.splitlines()[-1].split()
+    return float(seconds), int(peak) / 1024, int(files)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("probe", "counts"), [("artifact", (50, 250, 1000)), ("head", (5, 25, 100))])
+def test_time_grows_with_the_number_and_memory_does_not(
+    probe: str, counts: tuple[int, int, int], tmp_path: Path
+) -> None:
+    import torch
+
+    net = torch.load(SAMPLES / "models" / "clean.pt", weights_only=True)
+    found = []
+    for count in counts:
+        folder = tmp_path / str(count)
+        folder.mkdir()
+        for number in range(count):
+            held = {"x": torch.full((9,), number)} if probe == "artifact" else net | {"number": torch.tensor(number)}
+            torch.save(held, folder / f"{number:04}.pt")
+        found.append(spent(folder, probe))
+    (few, _, at_first), (more, memory, _), (most, peak, files) = found
+    each, each_of_many = (more - few) / (counts[1] - counts[0]), (most - more) / (counts[2] - counts[1])
+    print(f"{probe}: {found}, {each * 1000:.1f} and {each_of_many * 1000:.1f} ms a model")
+    assert each_of_many < 1.5 * each + 0.002
+    assert peak < memory + 20
+    assert files == at_first

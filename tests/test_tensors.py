@@ -191,9 +191,10 @@ def test_model_folders(state: State, tmp_path: Path) -> None:
         survey(tmp_path)
 
 
-def test_sharded_folders_are_refused(tmp_path: Path) -> None:
-    (tmp_path / "model.safetensors.index.json").write_text("{}")
-    with pytest.raises(Problem, match="split over several files"):
+def test_pickles_that_are_split_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "pytorch_model.bin.index.json").write_text("{}")
+    with pytest.raises(Problem, match="split over several pickles"):
         survey(tmp_path)
 
 

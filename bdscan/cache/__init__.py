@@ -42,17 +42,21 @@ class Cache:
     def _others(self) -> str:
         return depends.digest(self.options)
 
-    def key(self, path: str) -> str | None:
-        """Under which name a report on this model is kept, beginning with the model's sha256; None where none is."""
+    def key(self, path: str, known_as: str | None = None) -> str | None:
+        """Under which name a report on this model is kept, beginning with the model's sha256; None where none is.
+
+        `known_as` is its address, where the model only lies at the path for a moment.
+        """
         if ".py:" in self.options["arch"]:
             return None
         try:
             model = folders.resolve(Path(path))
-            sha256, others = depends.sha256_of(model.weights), self._others
+            sha256, others = depends.sha256_of(*model.files), self._others
+            index = depends.sha256_of(model.weights) if model.shards else ""
         except (OSError, Problem):  # the scan says what is wrong with it
             return None
         config = json.dumps(model.config, sort_keys=True)
-        parts = (others, path, config, *(danger.message for danger in model.dangers))
+        parts = (others, known_as or path, config, index, *(danger.message for danger in model.dangers))
         rest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
         return f"{sha256}-{rest.hexdigest()[:32]}"
 

@@ -26,15 +26,19 @@ def digest(options: Mapping[str, Any]) -> str:
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
 
 
-def sha256_of(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(*paths: Path) -> str:
+    """Of the files one after another, as a scan hashes them."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
 
 
 def _images(spec: str) -> str:
     """Of the file or folder behind `--clean`, also behind `cifar10:ROOT`."""
     root = Path(spec).expanduser()
-    if not root.exists():
+    if not root.exists() and ":" in spec:
         root = Path(spec.partition(":")[2]).expanduser()
     paths = sorted(_below(root)) if root.is_dir() else [root] if root.is_file() else []
     whole = sum(path.stat().st_size for path in paths if path.is_file()) <= _READ_WHOLE

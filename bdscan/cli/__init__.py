@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from typing import Annotated
 
@@ -13,6 +14,7 @@ from bdscan.cli.inspect import inspect
 from bdscan.cli.methods import methods
 from bdscan.cli.purify import purify
 from bdscan.cli.said import FOUND, OUR_FAULT, crash, say
+from bdscan.cli.train import train
 from bdscan.problem import COULD_NOT_TELL, Problem
 
 __all__ = ["FOUND", "OUR_FAULT", "app", "main"]
@@ -28,6 +30,7 @@ app = typer.Typer(
 )
 app.command()(inspect)
 app.command()(purify)
+app.command()(train)
 app.command()(methods)
 app.add_typer(bench, name="bench")
 
@@ -47,6 +50,7 @@ def _root(
 
 def main() -> None:
     """The console script: every way out has its own status."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a pipeline that is cancelled is like Ctrl-C
     try:
         app()
     except Problem as problem:

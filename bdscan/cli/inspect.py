@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, TypeVar
@@ -12,23 +11,21 @@ import typer
 from bdscan.bench.commands import Effort
 from bdscan.cli import said
 from bdscan.cli.choices import Device, FailOn, Format
+from bdscan.cli.scan import Scan, opened, reports
 from bdscan.cli.telling import Teller
+from bdscan.load.addresses import MOST_MB
 from bdscan.method import given
 from bdscan.problem import USAGE, Problem
 
 if TYPE_CHECKING:
-    from bdscan.cache import Cache
-    from bdscan.load.gather import Gathered
-    from bdscan.pipeline import Options
     from bdscan.policy import Policy
-    from bdscan.report import Report
 
 _Value = TypeVar("_Value")
 
 
 def inspect(
     context: typer.Context,
-    models: Annotated[list[str], typer.Argument(metavar="PATH...", help="Models, folders of models, or patterns.")],
+    models: Annotated[list[str], typer.Argument(metavar="PATH...", help="Models, folders, patterns, addresses.")],
     clean: Annotated[str | None, typer.Option(help="Images you trust: a folder, .npz, .tar or cifar10:ROOT.")] = None,
     arch: Annotated[str, typer.Option(help="auto, torchvision:NAME, timm:NAME or FILE.py:factory.")] = "auto",
     normalize: Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")] = "auto",
@@ -41,9 +38,17 @@ def inspect(
     seed: Annotated[int, typer.Option(help="Same seed, same report.")] = 0,
     form: Annotated[Format | None, typer.Option("--format", help="By default text, or by the output's suffix.")] = None,
     output: Annotated[list[Path] | None, typer.Option(help="Write the report here (repeatable).")] = None,
+    sbom: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a CycloneDX bill of materials too.")] = None,
+    attest: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an in-toto statement too.")] = None,
     fail_on: Annotated[FailOn, typer.Option(help="The least verdict that exits with 1.")] = FailOn.suspicious,
+    jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Look at N models at once.")] = 1,
+    max_size: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest model to be fetched.")] = MOST_MB,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")] = False,
     policy: Annotated[Path | None, typer.Option(metavar="FILE", help="What your team asks of models, in TOML.")] = None,
+    baseline: Annotated[Path | None, typer.Option(metavar="FILE", help="Findings in it are told, but pass.")] = None,
+    write_baseline: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Write what is found to this one.")
+    ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
@@ -54,10 +59,12 @@ def inspect(
     ] = None,
 ) -> None:
     """Look for a backdoor in each model."""
+    from bdscan.cli.known import Known
     from bdscan.load.gather import gather
-    from bdscan.pipeline import Options
+    from bdscan.pipeline import Options, select
     from bdscan.policy import Policy, read
     from bdscan.progress import Bar
+    from bdscan.provenance import factory, inputs
 
     rules, today = read(policy) if policy else Policy(), datetime.now(UTC).date()
     fail_on = FailOn(_wins(context, "fail_on", fail_on, rules.fail_on))
@@ -66,13 +73,18 @@ def inspect(
     outputs, told = said.forms(output or [], form), form or Format.text
     for path, _ in outputs:
         said.writable(path)
+    beside = said.beside(sbom, attest)
+    known = Known(baseline, write_baseline)
     gathered = gather(models)
     if gathered.left_out:
         said.say(gathered.left_out)
     count = len(gathered.models) + len(gathered.problems)
     if count > 1 and Format.html in (*(each for _, each in outputs), told):
         raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
-    teller = Teller(outputs, told, fail_on, many=gathered.listed or count > 1)
+    read_too = inputs(
+        {"clean": clean, "classes": classes, "policy": policy, "baseline": baseline, "arch": factory(arch)}
+    )
+    teller = Teller(outputs, told, fail_on, many=gathered.listed or count > 1, beside=beside, inputs=read_too)
     with Bar() as bar:
         options = Options(
             clean=clean,
@@ -87,10 +99,14 @@ def inspect(
             seed=seed,
             show=bar.show,
         )
-        for report in _reports(gathered, options, cache):
+        if cache is None and gathered.models:
+            select(options)  # wrong settings are told before anything is read; a report in the cache had right ones
+        scan = Scan(options, opened(cache, options) if cache else None, max_size * 1e6)
+        for report in reports(gathered, scan, jobs):
             bar.stop()
-            teller.tell(rules.applied(report, today))
+            teller.tell(known.applied(rules.applied(report, today)))
     _unused(rules, teller.sha256, today)
+    known.finish()
     status = teller.finish()
     raise typer.Exit(0 if exit_zero else status)
 
@@ -110,59 +126,3 @@ def _unused(rules: Policy, seen: set[str | None], today: date) -> None:
     for each in rules.unused(seen):
         if each not in expired:
             said.say(f"the acceptance of {each.sha256[:12]}… fits none of the files that were looked at: {each.reason}")
-
-
-def _reports(gathered: Gathered, options: Options, folder: Path | None) -> Iterator[Report]:
-    """One for each model, and one for each name behind which there is none."""
-    from bdscan.pipeline import select
-
-    cache = None
-    if folder is not None:
-        cache = _cache(folder, options)
-    elif gathered.models:
-        select(options)  # wrong settings are told before anything is read; a report in the cache had right ones
-    for path, problem in gathered.problems:
-        said.say(problem.message, problem.hint)
-        yield said.unread(path, problem.message)
-    for path in gathered.models:
-        yield _one(path, options) if cache is None else _kept(path, options, cache)
-
-
-def _cache(folder: Path, options: Options) -> Cache:
-    from bdscan.cache import Cache
-
-    if folder.exists() and not folder.is_dir():
-        raise Problem(f"the cache `{folder}` is not a folder", status=USAGE)
-    # A report that was cut short is never kept, so the time it had does not matter.
-    asked = {name: value for name, value in vars(options).items() if name not in {"show", "budget"}}
-    return Cache(folder, asked)
-
-
-def _kept(path: str, options: Options, cache: Cache) -> Report:
-    key = cache.key(path)
-    if key is not None and (kept := cache.get(key)) is not None:
-        said.say(f"{path}: unchanged, the report is from the cache")
-        return kept
-    report = _one(path, options)
-    if key is not None:
-        try:
-            cache.put(key, report)
-        except Problem as problem:  # the report is what counts
-            said.say(problem.message, problem.hint)
-    return report
-
-
-def _one(path: str, options: Options) -> Report:
-    """One file's report; its failure never stops the others."""
-    from bdscan import pipeline
-
-    try:
-        return pipeline.inspect(path, options)
-    except Problem as problem:
-        if problem.status == USAGE:
-            raise
-        said.say(f"{path}: {problem.message}", problem.hint)
-        return said.unread(path, problem.message)
-    except Exception as error:  # noqa: BLE001 - a crash must never look like a finding
-        said.crash()
-        return said.unread(path, f"our fault: {type(error).__name__}: {error}")

@@ -9,14 +9,19 @@ from pathlib import Path
 from bdscan.problem import USAGE, Problem
 
 
-def read(path: Path, classes: int) -> tuple[str, ...]:
-    """`--classes FILE`: one name a line, or JSON: a list, or names by index, or indices by name."""
+def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
+    """`--classes FILE`: one name a line, or JSON: a list, or names by index, or indices by name.
+
+    As many as the net has; None where there is no net yet.
+    """
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise Problem(f"`{path}` cannot be read: {error}", status=USAGE) from None
     names = _json(text, path) if text.lstrip().startswith(("[", "{")) else _lines(text)
-    if len(names) != classes or not all(names):
+    if not names or not all(names):
+        raise Problem(f"`{path}` has a class without a name", status=USAGE)
+    if classes is not None and len(names) != classes:
         said = f"`{path}` has {len(names)} classes, the net {classes}"
         raise Problem(said, hint="give every class of the net, in the net's order", status=USAGE)
     if len(set(names)) < len(names):

@@ -21,41 +21,52 @@ class Contents:
 
     path: Path
     weights: Path  # the file with the tensors; `path` itself unless that is a model folder
-    sha256: str  # of `weights`
+    sha256: str  # of `weights`, or of all `shards` one after another
     size: int
     format: str  # pytorch zip | pytorch legacy | bare pickle | safetensors | torchscript | pt2 | onnx
     dangers: tuple[Danger, ...] = ()
     config: Mapping[str, object] | None = None  # the config.json of a model folder
     pickles: int = 0  # how many were followed
+    shards: tuple[Path, ...] = ()  # the files with the tensors, where `weights` is only their index
 
 
 def survey(path: str | Path) -> Contents:
     """Says what the file is and what it would do when loaded, by reading it; raises `Problem` where it is no model."""
     path = Path(path)
     folder = folders.resolve(path)
+    digest = hashlib.sha256()
+    found = [_examined(file, path, digest) for file in folder.files]
+    if folder.shards and (other := next((each for each in found if each.format != "safetensors"), None)):
+        raise Problem(f"`{path}` cannot be judged: one of its safetensors files is really a {other.format}")
+    dangers = [danger for each in found for danger in each.dangers]
+    return Contents(
+        path=path,
+        weights=folder.weights,
+        sha256=digest.hexdigest(),
+        size=sum(file.stat().st_size for file in folder.files),
+        format=found[0].format,
+        dangers=(*folder.dangers, *sorted(dangers, key=lambda danger: -danger.level)),
+        config=folder.config,
+        pickles=sum(each.pickles for each in found),
+        shards=folder.shards,
+    )
+
+
+def _examined(place: Path, path: Path, digest: hashlib._Hash) -> formats.Found:
+    """What one file holds; its bytes go into the digest."""
     try:
-        with folder.weights.open("rb") as file:
-            size = folder.weights.stat().st_size
-            if size == 0:
-                raise Problem(f"`{folder.weights}` is empty", hint="fetch the file again")
+        with place.open("rb") as file:
+            if place.stat().st_size == 0:
+                raise Problem(f"`{place}` is empty", hint="fetch the file again")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
                 found = formats.examine(data)
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            hashlib.file_digest(file, lambda: digest)
     except OSError as error:
-        raise Problem(f"`{folder.weights}` cannot be read: {error.strerror}") from None
+        raise Problem(f"`{place}` cannot be read: {error.strerror}") from None
     except Problem as problem:
         if problem.message.startswith("`"):
             raise
         raise Problem(
             f"`{path}` cannot be judged: {problem.message}", hint=problem.hint, status=problem.status
         ) from None
-    return Contents(
-        path=path,
-        weights=folder.weights,
-        sha256=digest,
-        size=size,
-        format=found.format,
-        dangers=(*folder.dangers, *sorted(found.dangers, key=lambda danger: -danger.level)),
-        config=folder.config,
-        pickles=found.pickles,
-    )
+    return found

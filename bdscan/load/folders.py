@@ -1,19 +1,21 @@
-"""Which file of a model folder holds the weights."""
+"""Which file or files of a model folder hold the weights."""
 
 from __future__ import annotations
 
 import json
 import stat
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from bdscan.finding import Level
+from bdscan.load import shards
 from bdscan.load.danger import Danger
 from bdscan.problem import Problem
 
 WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as timm and Hugging Face name them; the safer one first
 SHARDED = tuple(f"{name}.index.json" for name in WEIGHTS)
+_CHOICE = tuple(name for pair in zip(WEIGHTS, SHARDED, strict=True) for name in pair)  # the first one is taken
 _LONGEST_CONFIG = 4 << 20  # bytes; with the names of ImageNet-21k's classes it is about one megabyte
 
 
@@ -24,6 +26,12 @@ class Folder:
     weights: Path
     config: Mapping[str, object] | None = None
     dangers: tuple[Danger, ...] = ()
+    shards: tuple[Path, ...] = ()  # the files with the tensors, where `weights` only says which lies where
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """What holds the tensors, in the order in which it is hashed."""
+        return self.shards or (self.weights,)
 
 
 def resolve(path: Path) -> Folder:
@@ -41,25 +49,43 @@ def resolve(path: Path) -> Folder:
 
 
 def _inside(folder: Path) -> Folder:
-    found = [folder / name for name in WEIGHTS if (folder / name).is_file()]
+    found = [folder / name for name in _CHOICE if (folder / name).is_file()]
     if not found:
-        if any((folder / name).is_file() for name in SHARDED):
-            raise Problem(
-                f"the weights in `{folder}` are split over several files", hint="save them as one `model.safetensors`"
-            )
         raise Problem(
             f"the folder `{folder}` holds no `model.safetensors` and no `pytorch_model.bin`",
             hint="name the model file itself",
         )
     dangers = []
-    if len(found) > 1:
-        message = f"the folder also holds `{found[1].name}`, which was not looked at"
-        dangers.append(Danger(level=Level.NOTE, message=message, where=str(found[1])))
+    for other in found[1:]:
+        message = f"the folder also holds `{other.name}`, which was not looked at"
+        dangers.append(Danger(level=Level.NOTE, message=message, where=str(other)))
     config = _config(folder / "config.json")
     if "auto_map" in config:
         message = "`config.json` asks for Python files of its own (`auto_map`), which are ignored here"
         dangers.append(Danger(level=Level.SUSPECT, message=message, where="config.json"))
-    return Folder(found[0], config, tuple(dangers))
+    return Folder(found[0], config, tuple(dangers), _split(found[0]))
+
+
+def _split(weights: Path) -> tuple[Path, ...]:
+    """The files behind an index, all of which must be there; none where the weights are no index."""
+    if weights.name not in SHARDED:
+        return ()
+    if weights.name != shards.INDEX:
+        message = f"the weights in `{weights.parent}` are split over several pickles"
+        raise Problem(message, hint="save them as `model.safetensors`")
+    files = [weights.with_name(name) for name in shards.files_of(shards.listed(weights))]
+    if missing := [file.name for file in files if not file.is_file()]:
+        more = f" and {len(missing) - 1} more" if missing[1:] else ""
+        raise Problem(f"`{missing[0]}`{more} of `{weights.parent}` is not there", hint="fetch the folder again")
+    return tuple(files)
+
+
+def wanted(folder: Path, there: Collection[str]) -> list[str]:
+    """Which files hold the weights of a folder whose index, if it has one, is here, and all else is not yet."""
+    names = [name for name in _CHOICE if name in there]
+    if names and names[0] == shards.INDEX:
+        return shards.files_of(shards.listed(folder / shards.INDEX))
+    return [name for name in names[:1] if name in WEIGHTS]
 
 
 def _config(path: Path) -> dict[str, object]:

@@ -1,4 +1,4 @@
-"""From what was named on the command line to the models behind it: files, folders, patterns."""
+"""From what was named on the command line to the models behind it: files, folders, patterns, addresses."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bdscan.load.folders import SHARDED, WEIGHTS
+from bdscan.load import addresses
+from bdscan.load.folders import SHARDED, WEIGHTS, resolve
 from bdscan.load.formats import LFS
 from bdscan.problem import Problem
 
@@ -52,6 +53,10 @@ def gather(named: Sequence[str]) -> Gathered:
     gathered = Gathered()
     seen: set[tuple[int, int]] = set()  # of what was found by looking: a link to it is not a second model
     for name in named:
+        if addresses.is_address(name):
+            addresses.check(name)
+            gathered.models += _elsewhere(name, gathered) if "*" in name else [name]
+            continue
         path = _home(name)
         if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it never raises
             found = _folder(path, gathered)
@@ -105,6 +110,26 @@ def _pattern(pattern: str, gathered: Gathered) -> list[Path]:
     return found
 
 
+def _elsewhere(pattern: str, gathered: Gathered) -> list[str]:
+    """By their names alone: nothing is fetched to find out what it is."""
+    from bdscan.load.remote import matches
+
+    gathered.listed = True
+    found = []
+    try:
+        for address in matches(pattern):
+            suffix = Path(address).suffix.lower()
+            if suffix in _MODELS:
+                found.append(address)
+            else:
+                gathered.skipped[suffix or "no suffix"] += 1
+        if not found:
+            raise Problem(f"no model matches `{addresses.shown(pattern)}`", hint="name a file, or a model's own folder")
+    except Problem as problem:
+        gathered.problems.append((addresses.shown(pattern), problem))
+    return found
+
+
 def _search(folder: Path, gathered: Gathered) -> Iterator[Path]:
     """Depth first, by name. Whatever else lies in a model folder is looked at too: that is where things are hidden."""
     try:
@@ -136,8 +161,11 @@ def _model(folder: Path) -> bool:
 
 def _described(folder: Path) -> frozenset[str]:
     """The files that the folder's own report is about."""
-    weights = next((name for name in WEIGHTS if (folder / name).is_file()), "")
-    return frozenset({"config.json", weights, *SHARDED})
+    try:
+        files = [file.name for file in resolve(folder).files]
+    except Problem:  # then the folder's report says what is missing, and each file has one of its own
+        files = []
+    return frozenset({"config.json", *SHARDED, *files})
 
 
 def _recognised(path: Path, gathered: Gathered) -> bool:

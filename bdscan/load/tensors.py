@@ -7,12 +7,13 @@ import mmap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 from torch import Tensor
 
-from bdscan.load import archives, legacy, safetensors_header
+from bdscan.load import archives, legacy, safetensors_header, shards
 from bdscan.load.contents import Contents
 from bdscan.load.inert import Walk
 from bdscan.load.pickles import follow, quoted
@@ -71,7 +72,7 @@ class Weights:
 
 def read(contents: Contents) -> Weights:
     """All tensors of the file, whatever its dangers: nothing in it is imported or called."""
-    found = _opened(contents, _READERS)
+    found = _opened(contents, {contents.format: lambda _: _split(contents)} if contents.shards else _READERS)
     tensors, prefix = strip(found.tensors)
     described = f"{contents.format}, {found.kind}"
     described += f" under `{found.wrapper}`" if found.wrapper else ""
@@ -86,14 +87,26 @@ def tree(contents: Contents) -> Tree:
 
 def _opened(contents: Contents, readers: Mapping[str, Callable[[mmap.mmap], _Result]]) -> _Result:
     try:
-        with contents.weights.open("rb") as file:
-            data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the tensors keep it open
-        return readers[contents.format](data)
+        return readers[contents.format](_mapped(contents.weights))
     except Problem as problem:
         message = f"the weights in `{contents.path}` cannot be read: {problem.message}"
         raise Problem(message, hint=problem.hint, status=problem.status) from None
     except (OSError, ValueError) as error:
         raise Problem(f"the weights in `{contents.path}` cannot be read: {type(error).__name__}") from None
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the tensors keep it open
+
+
+def _split(contents: Contents) -> Unwrapped:
+    """The tensors of all shards, once the index has been found to be right about them."""
+    parts = {file.name: _safetensors(_mapped(file)) for file in contents.shards}
+    shards.agree(shards.listed(contents.weights), {name: part.tensors for name, part in parts.items()})
+    tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
+    extra = {key: value for part in parts.values() for key, value in part.extra.items()}
+    return Unwrapped(tensors, kind=f"state dict in {len(parts)} files", extra=extra)
 
 
 def _zip(data: mmap.mmap) -> Tree:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 
 from bdscan.finding import Verdict
@@ -97,6 +98,16 @@ _BY_VERDICT = {
     Verdict.SUSPICIOUS: SUSPICIOUS,
     Verdict.INCONCLUSIVE: UNJUDGED,
 }
+
+
+def fingerprint(rule: str, of: str) -> str:
+    """What code scanning knows a result by: the rule and the bytes, or the place where nobody could read them.
+
+    An alert that was dismissed comes back when the weights change, and not when the scan is repeated or the file is
+    moved (GitHub adds the path by itself).
+    """
+    whole = hashlib.sha256(f"{rule}\0{of}".encode()).hexdigest()
+    return f"{whole[:16]}:1"
 
 
 def rule(report: Report) -> Rule | None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from bdscan.load.contents import Contents
 from bdscan.problem import USAGE, Problem
-from bdscan.write.card import TAG
+from bdscan.write.card import TAG, TAG_TRAINED
 
 if TYPE_CHECKING:
     from bdscan.load import Loaded
@@ -37,6 +37,9 @@ def card_place(contents: Contents, output: Path) -> Path:
 
 def check(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -> None:
     """See `bdscan.write.ready`."""
+    if contents.shards:
+        message = f"the weights in `{contents.path}` are split over several files, and cleaned ones are written as one"
+        raise Problem(message, hint="save them as one `model.safetensors` first", status=USAGE)
     for place in (output, onnx) if onnx else (output,):
         _not_the_input(contents, place)
     if contents.path.is_dir():
@@ -47,6 +50,17 @@ def check(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -
     if onnx is not None:
         _export(contents, output, onnx)
     _room(contents, loaded, output, onnx)
+
+
+def check_new(output: Path, size: int) -> None:
+    """The same for a model that came from no file, of so many bytes."""
+    if output.suffix.lower() != ".safetensors":
+        hint = f"name it `{output.with_suffix('.safetensors').name}`"
+        raise Problem(f"`{output}` would hold safetensors, which its name does not say", hint=hint, status=USAGE)
+    _file(output, "safetensors")
+    _card(output.with_suffix(".md"), output)
+    _writable(output.absolute().parent)
+    _enough(output.absolute().parent, size + _SPARE, "model")
 
 
 def _not_the_input(contents: Contents, place: Path) -> None:
@@ -84,7 +98,8 @@ def _card(place: Path, output: Path) -> None:
         raise Problem(f"`{output}` has the name of a text file", hint="name it `.pt` or the like", status=USAGE)
     try:
         with place.open(encoding="utf-8", errors="replace") as file:
-            ours = TAG in file.read(_CARD_HEAD)
+            head = file.read(_CARD_HEAD)
+            ours = TAG in head or TAG_TRAINED in head
     except FileNotFoundError:
         return
     except OSError:
@@ -113,10 +128,14 @@ def _room(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -
         needs[folder] = needs.get(folder, 0) + plain + _SPARE
     for folder, need in needs.items():
         _writable(folder)
-        free = shutil.disk_usage(folder).free
-        if free < need:
-            said = f"`{folder}` has {free >> 20:,} MB free, the cleaned model needs {-(-need >> 20):,} MB"
-            raise Problem(said, hint="make room or name another place", status=USAGE)
+        _enough(folder, need, "cleaned model")
+
+
+def _enough(folder: Path, need: int, what: str) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        said = f"`{folder}` has {free >> 20:,} MB free, the {what} needs {-(-need >> 20):,} MB"
+        raise Problem(said, hint="make room or name another place", status=USAGE)
 
 
 def _writable(folder: Path) -> None:

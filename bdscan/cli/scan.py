@@ -1,0 +1,118 @@
+"""From each name that was gathered to one report, whatever happens to the others."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bdscan.cli import said
+from bdscan.problem import USAGE, Problem
+
+if TYPE_CHECKING:
+    from bdscan.cache import Cache
+    from bdscan.load.gather import Gathered
+    from bdscan.pipeline import Options
+    from bdscan.report import Report
+
+STOPPED = "stopped by the user"  # the pipeline says so too, of the probe it was at
+
+
+@dataclass(frozen=True)
+class Scan:
+    """How every model is looked at."""
+
+    options: Options
+    cache: Cache | None
+    most: float  # bytes that may be fetched for one model
+
+    def one(self, name: str) -> Report:
+        """The report on one model; its failure never stops the others."""
+        from bdscan.load.addresses import lent, shown
+
+        def tell(here: int, whole: int) -> None:
+            self.options.show("fetch", here, whole, shown(name))
+
+        try:
+            with lent(name, self.most, tell) as path:
+                return _renamed(self._looked(str(path), shown(name)), str(path), shown(name))
+        except Problem as problem:
+            if problem.status == USAGE:
+                raise
+            said.say(f"{shown(name)}: {problem.message}", problem.hint)
+            return said.unread(shown(name), problem.message)
+        except KeyboardInterrupt:
+            return said.unread(shown(name), STOPPED)
+        except Exception as error:  # noqa: BLE001 - a crash must never look like a finding
+            said.crash()
+            return said.unread(shown(name), f"our fault: {type(error).__name__}: {error}")
+
+    def _looked(self, path: str, name: str) -> Report:
+        from bdscan import pipeline
+
+        key = self.cache.key(path, name) if self.cache else None
+        if self.cache and key and (kept := self.cache.get(key)) is not None:
+            said.say(f"{name}: unchanged, the report is from the cache")
+            return kept
+        try:
+            report = pipeline.inspect(path, self.options)
+        except Problem as problem:
+            raise Problem(problem.message.replace(path, name), hint=problem.hint, status=problem.status) from None
+        if self.cache and key:
+            try:
+                self.cache.put(key, report)
+            except Problem as problem:  # the report is what counts
+                said.say(problem.message, problem.hint)
+        return report
+
+
+def opened(folder: Path, options: Options) -> Cache:
+    """The cache in a folder, which need not be there yet."""
+    from bdscan.cache import Cache
+
+    if folder.exists() and not folder.is_dir():
+        raise Problem(f"the cache `{folder}` is not a folder", status=USAGE)
+    # A report that was cut short is never kept, so the time it had does not matter.
+    asked = {name: value for name, value in vars(options).items() if name not in {"show", "budget"}}
+    return Cache(folder, asked)
+
+
+def reports(gathered: Gathered, scan: Scan, jobs: int) -> Iterator[Report]:
+    """One for each model, in the order in which they were named, and one for each name behind which there is none."""
+    for path, problem in gathered.problems:
+        said.say(problem.message, problem.hint)
+        yield said.unread(path, problem.message)
+    if jobs > 1 and len(gathered.models) > 1:
+        from bdscan.cli.jobs import side_by_side
+
+        yield from side_by_side(gathered.models, scan, jobs)
+        return
+    stopped = False
+    for name in gathered.models:
+        report = unlooked(name) if stopped else scan.one(name)
+        stopped = stopped or any(run.failure == STOPPED for run in report.runs)
+        yield report
+
+
+def unlooked(name: str) -> Report:
+    """What is told of a model whose turn never came."""
+    from bdscan.load.addresses import shown
+
+    return said.unread(shown(name), STOPPED)
+
+
+def _renamed(report: Report, path: str, name: str) -> Report:
+    """A model from elsewhere is known by its address, not by the place where it lay for a moment."""
+    if path == name:
+        return report
+
+    def told(message: str) -> str:
+        return message.replace(path, name)
+
+    runs = []
+    for run in report.runs:
+        findings = tuple(replace(finding, message=told(finding.message)) for finding in run.findings)
+        runs.append(replace(run, findings=findings, failure=None if run.failure is None else told(run.failure)))
+    judgement = replace(report.judgement, reasons=tuple(map(told, report.judgement.reasons)))
+    return replace(report, subject=replace(report.subject, path=name), judgement=judgement, runs=tuple(runs))
