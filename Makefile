@@ -8,7 +8,7 @@ IMAGES := samples/images
 RUN := $(BIN)/bdscan inspect --clean $(IMAGES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check samples reference bench golden clean
+.PHONY: help demo test test-all check samples reference bench bench-cpu golden clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -52,6 +52,25 @@ reference: $(READY) ## train clean nets on signs and measure how they score (MOD
 
 bench: $(READY) ## count what is found among the samples, and how fast
 	@$(BIN)/bdscan bench detect --models samples/models --clean $(IMAGES) --results out/bench
+
+# The CPU tier of bench/README.md. One thread a process, so that sums come out alike however many cores there are.
+TIER := out/cpu
+PLANTS := badnets badnets:all_to_all=true blend lowfreq ftrojan sig tact@0.05 adaptive_blend@0.05 wanet:strength=1 \
+  input_aware label_consistent@0.05 trojannn
+JOBS ?= 2
+
+bench-cpu: $(READY) ## plant, inspect and purify small CIFAR-10 nets (CIFAR=cifar10:ROOT, JOBS=2)
+	@test -n "$(CIFAR)" || { echo "say where the images are: make bench-cpu CIFAR=cifar10:ROOT"; exit 2; }
+	@mkdir -p $(TIER)
+	@$(BIN)/python bench/draw.py $(CIFAR) $(TIER)/look.npz=500 $(TIER)/clean.npz=2500 $(TIER)/test.npz=2000
+	@OMP_NUM_THREADS=1 $(BIN)/bdscan bench plant --data $(CIFAR) --test $(TIER)/test.npz --images 10000 --epochs 10 --batch 32 \
+	  --arch wrn-16-1 --normalize cifar10 $(PLANTS:%=--plant %) --rate 0.1 --controls 10 \
+	  --models $(TIER)/models --results $(TIER)/results --jobs $(JOBS)
+	@OMP_NUM_THREADS=1 $(BIN)/bdscan bench detect --models $(TIER)/models --clean $(TIER)/look.npz \
+	  --results $(TIER)/results --jobs $(JOBS)
+	@OMP_NUM_THREADS=1 $(BIN)/bdscan bench purify --models $(TIER)/models --clean $(TIER)/clean.npz --test $(TIER)/test.npz \
+	  --method nba --effort fast --results $(TIER)/results --jobs $(JOBS)
+	@$(BIN)/bdscan bench table $(TIER)/results --output $(TIER)/tables.md --output $(TIER)/tables.html --output $(TIER)/results.json
 
 golden: $(READY) ## accept the reports as they are now
 	@BDSCAN_GOLDEN=write $(BIN)/python -m pytest tests/test_report.py

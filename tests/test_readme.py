@@ -18,6 +18,7 @@ from bdscan.method import names, summary
 from bdscan.problem import COULD_NOT_TELL, USAGE
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+TUTORIAL = re.search(r"^### A gate.*?(?=^##? )", README, re.DOTALL | re.MULTILINE)[0]  # type: ignore[index]
 # Set-up, training and measuring: tried by hand and by CI, not from within a test.
 NOT_HERE = ("make ", "git ", "pip ", "cd ")
 
@@ -36,9 +37,9 @@ class Shown:
         return int(found[1]) if found else None
 
 
-def shown() -> list[Shown]:
+def shown(text: str) -> list[Shown]:
     found = []
-    for block in re.findall(r"```console\n(.*?)```", README, re.DOTALL):
+    for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         for part in re.split(r"^\$ (?!echo \$\?)", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
             found.append(Shown(command.strip(), output))
@@ -51,13 +52,14 @@ def told(text: str) -> list[str]:
     return figures.split()
 
 
-COMMANDS = [each for each in shown() if not each.command.startswith(NOT_HERE)]
+# Those of the tutorial build on one another: a test of their own runs them.
+COMMANDS = [each for each in shown(README.replace(TUTORIAL, "")) if not each.command.startswith(NOT_HERE)]
 
 
 def marks(each: Shown) -> list[pytest.MarkDecorator]:
     """A scan with all probes takes a minute or two, a cure longer."""
     long = any(verb in each.command for verb in ("inspect", "purify")) and "--probe" not in each.command
-    return [pytest.mark.slow] if long else []
+    return [pytest.mark.slow] if long or " train " in each.command else []
 
 
 @pytest.fixture
@@ -89,16 +91,21 @@ def test_a_command_does_what_is_shown(each: Shown, desk: Path) -> None:
     assert done.returncode not in (USAGE, OUR_FAULT), done.stderr
     if each.status is not None:
         assert done.returncode == each.status, done.stdout + done.stderr
+    printed_as_shown(each, done.stdout + done.stderr)
+
+
+def printed_as_shown(each: Shown, printed: str) -> None:
+    """Every piece of what is shown, in this order; `…` stands for what is left out."""
     output = re.sub(r"^\$ echo.*\n\d\n?", "", each.output, flags=re.MULTILINE)
-    printed = told(done.stdout + done.stderr)
-    for piece in output.split("…"):  # where the README leaves something out
+    left = told(printed)
+    for piece in output.split("…"):
         words = told(piece)
-        starts = [i for i in range(len(printed) - len(words) + 1) if printed[i : i + len(words)] == words]
-        assert starts, f"not printed:\n{piece}\nbut:\n{done.stdout}{done.stderr}"
-        printed = printed[starts[0] + len(words) :]
+        starts = [i for i in range(len(left) - len(words) + 1) if left[i : i + len(words)] == words]
+        assert starts, f"not printed:\n{piece}\nbut:\n{printed}"
+        left = left[starts[0] + len(words) :]
 
 
-@pytest.mark.parametrize("room", ["probes", "purify"])
+@pytest.mark.parametrize("room", ["probes", "purify", "train"])
 def test_the_tables_are_the_files_first_lines(room: str) -> None:
     table = "\n".join(f"| `{name}` | {summary(room, name)} |" for name in names(room))
     assert table in README, f"the table should read:\n{table}"

@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import random
 import re
+import string
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,9 +20,16 @@ from bdscan.finding import Finding, Judgement, Level, Run, Verdict
 from bdscan.report import Report, Subject, render, render_all, sarif
 from bdscan.report.rules import RULES
 
+SCHEMAS = Path(__file__).parent / "schemas"
 # The schema as its editors published it, with every `additionalProperties: false` in place.
-SCHEMA = Path(__file__).parent / "schemas" / "sarif-2.1.0-rtm.5.json"
-VALIDATOR = jsonschema.Draft4Validator(json.loads(SCHEMA.read_text(encoding="utf-8")))
+VALIDATOR = jsonschema.Draft4Validator(json.loads((SCHEMAS / "sarif-2.1.0-rtm.5.json").read_text(encoding="utf-8")))
+# The same with the errata worked in, as it comes with Microsoft's SARIF Multitool 5.7.0 (MIT licence).
+MENDED = jsonschema.Draft202012Validator(
+    json.loads((SCHEMAS / "sarif-2.1.0-errata.json").read_text(encoding="utf-8")),
+    format_checker=jsonschema.Draft202012Validator.FORMAT_CHECKER,
+)
+# GitHub: docs.github.com, "SARIF support for code scanning", limits of an uploaded file.
+LIMITS = {"results": 25_000, "rules": 25_000, "tags": 20, "locations": 1_000, "bytes": 10_000_000}
 IDS = [
     *("dangerous-file", "backdoored-model", "unproven-treatment", "suspicious-model"),
     *("refused-by-policy", "unjudged-model"),
@@ -42,6 +51,7 @@ def log(*reports: Report) -> dict[str, Any]:
     """The one run of a document that keeps the schema."""
     said = json.loads(render_all(reports, "sarif"), parse_constant=lambda word: pytest.fail(f"{word} in JSON"))
     VALIDATOR.validate(said)
+    MENDED.validate(said)
     assert said["version"] == "2.1.0"
     assert said["$schema"].endswith("sarif-schema-2.1.0.json")
     assert len(said["runs"]) == 1
@@ -77,6 +87,7 @@ def test_the_schema_would_notice() -> None:
         broken = json.loads(json.dumps(said))
         broken["runs"][0]["results"][0][key] = value
         assert not VALIDATOR.is_valid(broken), key
+        assert not MENDED.is_valid(broken), key
 
 
 def test_rules_are_what_github_asks_for() -> None:
@@ -147,6 +158,7 @@ def test_paths_are_relative_to_the_repository(tmp_path: Path, monkeypatch: pytes
     assert at("models/a b%#.pt", "./models/../models/a b%#.pt", str(tmp_path / "models/a b%#.pt")) == [inside] * 3
     assert at("/elsewhere/net.pt") == [{"uri": "file:///elsewhere/net.pt"}]
     assert at("s3://bucket/net 1.pt") == [{"uri": "s3://bucket/net%201.pt"}]
+    assert at("models:/signs/3") == [{"uri": "models:/signs/3"}]
     (tmp_path / ".git").mkdir()
     (tmp_path / "models").mkdir()
     monkeypatch.chdir(tmp_path / "models")
@@ -186,6 +198,30 @@ def test_many_models_stay_within_githubs_limits(monkeypatch: pytest.MonkeyPatch)
     run = log(unread(), suspicious(), bare(), backdoored(), dangerous())
     assert [result["ruleId"] for result in run["results"]] == ["dangerous-file", "backdoored-model", "suspicious-model"]
     assert "1 more results" in run["invocations"][0]["toolExecutionNotifications"][0]["message"]["text"]
+
+
+def test_a_file_at_its_largest_is_one_that_github_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many results as there may be, of which a hundredth is rendered, in words that no compression helps with."""
+    assert LIMITS["results"] >= sarif._MOST
+    monkeypatch.setattr(sarif, "_MOST", sarif._MOST // 100)
+    rng = random.Random(0)
+
+    def noise(length: int) -> str:
+        return "".join(rng.choices(string.printable[:94], k=length))
+
+    def worst() -> Report:
+        because = tuple(noise(400) for _ in range(20))
+        subject = replace(backdoored().subject, path=f"{noise(200)}.pt", sha256=rng.randbytes(32).hex())
+        return replace(backdoored(), subject=subject, judgement=replace(backdoored().judgement, reasons=because))
+
+    text = render_all([worst() for _ in range(sarif._MOST + 9)], "sarif")
+    (run,) = json.loads(text)["runs"]
+    assert len(run["results"]) == sarif._MOST
+    assert min(len(result["message"]["text"]) for result in run["results"]) > 1_400
+    assert len(run["tool"]["driver"]["rules"]) <= LIMITS["rules"]
+    assert all(len(rule["properties"]["tags"]) <= LIMITS["tags"] for rule in run["tool"]["driver"]["rules"])
+    assert all(len(result["locations"]) <= LIMITS["locations"] for result in run["results"])
+    assert len(gzip.compress(text.encode())) * 100 < LIMITS["bytes"]
 
 
 def test_one_report_and_many_are_the_same_document() -> None:

@@ -15,6 +15,8 @@ class Format(StrEnum):
     markdown = "markdown"
     sarif = "sarif"
     junit = "junit"
+    cyclonedx = "cyclonedx"
+    intoto = "intoto"
 
 
 class FailOn(StrEnum):
@@ -41,9 +43,16 @@ _SUFFIXES = {
     ".xml": Format.junit,
     ".txt": Format.text,
 }
+_TWOFOLD = {
+    ".sarif.json": Format.sarif,
+    ".cdx.json": Format.cyclonedx,
+    ".intoto.json": Format.intoto,
+    ".intoto.jsonl": Format.intoto,
+}
 
 
 def by_suffix(output: Path) -> Format:
     """The form that the file's name asks for."""
-    name = output.name.lower().replace(".sarif.json", ".sarif")
-    return _SUFFIXES.get(Path(name).suffix, Format.text)
+    name = output.name.lower()
+    twofold = next((form for suffix, form in _TWOFOLD.items() if name.endswith(suffix)), None)
+    return twofold or _SUFFIXES.get(Path(name).suffix, Format.text)

@@ -22,7 +22,7 @@ def _list() -> None:
         if names := method.names(room):
             typer.echo(f"{room}:")
             for name in names:
-                typer.echo(f"  {name:<16}{method.summary(room, name)}")
+                typer.echo(f"  {name:<17}{method.summary(room, name)}")
 
 
 def _manual(name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +12,7 @@ from bdscan.bench.commands import Effort
 from bdscan.cli import said
 from bdscan.cli.choices import Device, FailOn, Format
 from bdscan.method import given
+from bdscan.problem import USAGE, Problem
 
 
 def purify(
@@ -20,6 +22,8 @@ def purify(
     method: Annotated[str, typer.Option(help="auto, or one of the purifiers of `bdscan methods`.")] = "auto",
     report: Annotated[list[Path] | None, typer.Option(help="Write the report here (repeatable).")] = None,
     form: Annotated[Format | None, typer.Option("--format", help="By default text, or by the report's suffix.")] = None,
+    sbom: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a CycloneDX bill of materials too.")] = None,
+    attest: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an in-toto statement too.")] = None,
     onnx: Annotated[Path | None, typer.Option(help="Export the cleaned model to this file as well.")] = None,
     trigger: Annotated[
         str | None, typer.Option(metavar="FILE", help="A trigger you know, to be measured: .png with alpha or .npz.")
@@ -38,11 +42,16 @@ def purify(
 ) -> None:
     """Remove a backdoor, and verify that without knowing the trigger."""
     from bdscan import pipeline
+    from bdscan.load.addresses import is_address, shown
     from bdscan.progress import Bar
+    from bdscan.provenance import factory, inputs
 
-    reports = said.forms(report or [], form)
+    if is_address(model):
+        raise Problem(f"`{shown(model)}` lies elsewhere, and purify takes what is here", hint="fetch it", status=USAGE)
+    reports, beside = said.forms(report or [], form), said.beside(sbom, attest)
     for path, _ in reports:
         said.writable(path)
+    read = inputs({"clean": clean, "classes": classes, "arch": factory(arch), "trigger": trigger})
     with Bar() as bar:
         options = pipeline.Cure(
             clean=clean,
@@ -62,9 +71,9 @@ def purify(
             seed=seed,
             show=bar.show,
         )
-        done = pipeline.purify(model, options)
+        done = replace(pipeline.purify(model, options), inputs=read)
     said.say(f"wrote {output}")
-    for path, each in reports:
+    for path, each in (*reports, *beside):
         said.write(path, said.rendered([done], each, fail_on, many=False))
     if not reports:
         typer.echo(said.rendered([done], form or Format.text, fail_on, many=False, terminal=True))

@@ -46,6 +46,23 @@ def forms(outputs: Sequence[Path], given: Format | None) -> list[tuple[Path, For
     return [(path, given if given and len(outputs) == 1 else by_suffix(path)) for path in outputs]
 
 
+def beside(sbom: Path | None, attest: Path | None) -> list[tuple[Path, Format]]:
+    """What is written beside the report, which goes where it would without."""
+    found = [(path, form) for path, form in ((sbom, Format.cyclonedx), (attest, Format.intoto)) if path]
+    for path, _ in found:
+        writable(path)
+    return found
+
+
+def unattested(reports: Sequence[Report]) -> None:
+    """For what there is no statement, though somebody asked for one."""
+    from bdscan.report.intoto import attestable
+
+    for report in reports:
+        if not attestable(report):
+            say(f"{report.subject.path}: no attestation, since nobody knows the bytes it would be about")
+
+
 def writable(output: Path) -> None:
     """Found out before the work instead of after it."""
     if output.is_dir() or not output.parent.is_dir():
@@ -73,6 +90,7 @@ def rendered(reports: Sequence[Report], form: Format, fail_on: FailOn, *, many: 
         Format.json: {"compact": many},
         Format.text: {"colour": terminal and sys.stdout.isatty()},
         Format.junit: {"fail_on": least(fail_on)},
+        Format.intoto: {"fail_on": least(fail_on), "compact": many},
     }
     return render_all(reports, form.value, **options.get(form, {}))
 
@@ -95,7 +113,9 @@ def unread(path: str, failure: str) -> Report:
     """The report on a file that could not be judged at all."""
     from bdscan.finding import Run
     from bdscan.judge import judge
+    from bdscan.provenance import digest_of_file
     from bdscan.report import Report, Subject
 
     runs = (Run(probe="load", failure=failure),)
-    return Report(subject=Subject(path=path), judgement=judge(runs), runs=runs, made_with={"bdscan": __version__})
+    subject = Subject(path=path, sha256=digest_of_file(path))
+    return Report(subject=subject, judgement=judge(runs), runs=runs, made_with={"bdscan": __version__})

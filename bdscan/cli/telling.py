@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,7 +14,7 @@ from bdscan.cli.choices import FailOn, Format
 
 if TYPE_CHECKING:
     from bdscan.finding import Finding
-    from bdscan.report import Report
+    from bdscan.report import Input, Report
 
 _FIGURES = ("scores", "p_values")  # the arrays that other forms than HTML show
 
@@ -22,28 +22,42 @@ _FIGURES = ("scores", "p_values")  # the arrays that other forms than HTML show
 class Teller:
     """One call's output: to stdout line by line, or to files and in one-document forms at the end."""
 
-    def __init__(self, outputs: list[tuple[Path, Format]], told: Format, fail_on: FailOn, *, many: bool) -> None:
+    def __init__(
+        self,
+        outputs: list[tuple[Path, Format]],
+        told: Format,
+        fail_on: FailOn,
+        *,
+        many: bool,
+        beside: Sequence[tuple[Path, Format]] = (),
+        inputs: tuple[Input, ...] = (),
+    ) -> None:
         self._outputs, self._told, self._fail_on, self._many = outputs, told, fail_on, many
+        self._beside, self._inputs = beside, inputs
         self._pictures = Format.html in (told, *(form for _, form in outputs))
         self._later: list[Report] = []
         self.statuses: set[int] = set()
         self.sha256: set[str | None] = set()  # of all that was looked at
 
     def tell(self, report: Report) -> None:
+        report = replace(report, inputs=self._inputs)
         self.statuses.add(said.status_of(report, self._fail_on))
         self.sha256.add(report.subject.sha256)
         if self._outputs:
             said.say(f"{report.subject.path}: {', '.join(_outcome(report))}")
         elif self._told in said.LINE_BY_LINE:
             typer.echo(said.rendered([report], self._told, self._fail_on, many=self._many, terminal=True))
-            return
+            if not self._beside:
+                return
         self._later.append(report if self._pictures else _without_pictures(report))
 
     def finish(self) -> int:
         """Writes what was kept; the gravest of all statuses."""
         if not self._outputs and self._told not in said.LINE_BY_LINE:
             typer.echo(said.rendered(self._later, self._told, self._fail_on, many=self._many))
-        for path, form in self._outputs:
+        if Format.intoto in (self._told, *(form for _, form in (*self._outputs, *self._beside))):
+            said.unattested(self._later)
+        for path, form in (*self._outputs, *self._beside):
             said.write(path, said.rendered(self._later, form, self._fail_on, many=self._many))
         return next(code for code in said.GRAVEST_FIRST if code in self.statuses)
 
@@ -53,6 +67,8 @@ def _outcome(report: Report) -> Iterator[str]:
     yield report.verdict.word
     if report.accepted:
         yield f"accepted until {report.accepted.expires}"
+    if report.baseline == "unchanged":
+        yield "known, in the baseline"
     yield from report.refused
     yield from report.unmet
 

@@ -19,6 +19,7 @@ from bdscan.pipeline.runner import Options, OutOfTime, Runner, seeded
 from bdscan.preflight import doubts_about, preflight
 from bdscan.probes import Probe
 from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
+from bdscan.provenance import digest
 from bdscan.report import Report
 
 if TYPE_CHECKING:
@@ -155,7 +156,7 @@ def _tried(
     runner: Runner,
     options: Cure,
 ) -> Iterator[Outcome]:
-    """One outcome after the other, until one is cured or nothing is left to try."""
+    """One outcome after the other, until one settles it or nothing is left to try."""
     refused, done = [], 0
     for name, purifier in purifiers:
         _stop(runner, done)
@@ -169,7 +170,7 @@ def _tried(
             continue
         done += 1
         yield outcome
-        if outcome.cured or runner.stopped:
+        if outcome.settled or runner.stopped:
             return
     if not done:
         _stop(runner, done)
@@ -272,4 +273,6 @@ def _written(report: Report, contents: Contents, loaded: Loaded, best: Outcome, 
     done = write(contents, loaded, best.treated.suspect, options.output, card=card(report), onnx=options.onnx)
     treatment: dict[str, Any] = dict(report.treatment or {})
     notes = [*treatment["notes"], *done.notes]
-    return replace(report, treatment={**treatment, "output": str(done.output), "sha256": done.sha256, "notes": notes})
+    files = [{"path": str(path), "digest": digest(path)} for path in done.files]
+    told = {"output": str(done.output), "sha256": done.sha256, "files": files, "notes": notes}
+    return replace(report, treatment={**treatment, **told})

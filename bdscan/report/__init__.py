@@ -6,8 +6,9 @@ import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date
+from typing import Literal
 
-from bdscan.finding import Judgement, Run, Verdict
+from bdscan.finding import Array, Judgement, Run, Verdict
 from bdscan.problem import USAGE, Problem
 
 FORMATS = ("text", "json", "html", "markdown", "sarif", "junit")
@@ -49,7 +50,7 @@ class Input:
 
 @dataclass(frozen=True, kw_only=True)
 class Report:
-    """Everything one `inspect` or `purify` has to say about one file."""
+    """Everything one `inspect`, `purify` or `train` has to say about one file."""
 
     subject: Subject
     judgement: Judgement  # after a treatment: of the treated model, like `runs`
@@ -59,9 +60,12 @@ class Report:
     images: int | None = None
     clean: str | None = None  # where the clean images came from
     treatment: Mapping[str, object] | None = None  # `schema.json` says what it holds
+    training: Mapping[str, object] | None = None  # of a model trained here; `schema.json` says what it holds
+    sheet: Mapping[str, Array] = field(default_factory=dict, compare=False)  # pictures of it, which only HTML shows
     made_with: Mapping[str, object] = field(default_factory=dict)
     inputs: tuple[Input, ...] = ()  # what was read beside the model
     accepted: Acceptance | None = None  # what was found is known and let pass
+    baseline: Literal["new", "unchanged"] | None = None  # whether what was found is known; None without a baseline
     refused: tuple[str, ...] = ()  # what a policy asks for and the model does not give: a finding
     unmet: tuple[str, ...] = ()  # what a policy asks for and nobody could tell
 
@@ -70,8 +74,10 @@ class Report:
         return self.judgement.verdict
 
     def found(self, least: Verdict) -> bool:
-        """Whether it blocks: a verdict of at least this, or a policy that refuses the model; unless accepted."""
-        return self.accepted is None and (self.verdict >= least or bool(self.refused))
+        """Whether it blocks: a verdict of at least this, or a refusal by policy; unless accepted or known."""
+        if self.accepted is not None or self.baseline == "unchanged":
+            return False
+        return self.verdict >= least or bool(self.refused)
 
     @property
     def undecided(self) -> bool:

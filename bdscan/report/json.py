@@ -51,9 +51,11 @@ def document(report: Report) -> dict[str, Any]:
             "runs": [_run(run) for run in report.runs],
             "runs_before": [_run(run) for run in report.before],
             "treatment": report.treatment,
+            "training": report.training,
             "made_with": report.made_with,
             "inputs": [{"role": each.role, "path": each.path, "digest": each.digest} for each in report.inputs],
             "accepted": accepted and {"reason": accepted.reason, "expires": accepted.expires},
+            "baseline": report.baseline,
             "refused": report.refused,
             "unmet": report.unmet,
         }

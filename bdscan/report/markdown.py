@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from bdscan.finding import Level
-from bdscan.report import Report, changes, figures, treatment, words
+from bdscan.report import Report, changes, figures, training, treatment, words
 
 _WHOLE = 60_000  # bytes: GitHub takes 65,536 characters in a comment and 1 MiB in a job summary
 _BUDGET = 11_000  # bytes for each of the long lists; with the rest cut to size one report stays below the whole
@@ -35,7 +35,7 @@ def render_all(reports: Sequence[Report]) -> str:
 
 def render(report: Report) -> str:
     """No pictures, no links, and nothing a stranger's class name could turn into either."""
-    lines = [*_head(report), *_treated(report)]
+    lines = [*_head(report), *_treated(report), *_trained(report)]
     lines += ["| probe | level | finding | score | threshold | p |", "|---|---|---|--:|--:|--:|"]
     lines += [*_within(_table(report), "more rows", _BUDGET), ""]
     reasons = words.reasons(report)
@@ -47,6 +47,8 @@ def render(report: Report) -> str:
 
 def _remark(report: Report) -> str:
     """What the table of all models says beside the verdict."""
+    if known := words.known(report):
+        return f"known: {known}"
     held = words.accepted(report)
     return f"accepted {held}" if held else "; ".join((words.sentence(report), *report.refused, *report.unmet))
 
@@ -61,6 +63,11 @@ def _treated(report: Report) -> Iterator[str]:
     tried = [_row(*map(_prose, trial)) for trial in treatment.tried(report)]
     head = "| tried | time | clean accuracy | recovered trigger | outcome | why |"
     yield from _list("", tried, head, "|---|--:|--:|--:|---|---|")
+
+
+def _trained(report: Report) -> Iterator[str]:
+    """Nothing, where nothing was trained."""
+    yield from _list("Training", (f"- {label}: {_prose(told)}" for label, told in training.lines(report)))
 
 
 def _list(title: str, rows: Iterable[str], *head: str) -> Iterator[str]:
@@ -85,6 +92,8 @@ def _head(report: Report) -> Iterator[str]:
         yield f"- target: {_prose(figures.named(report, judgement.target))}"
     if report.accepted:
         yield f"- accepted: {_prose(words.accepted(report))}"
+    if words.known(report):
+        yield f"- known: {words.known(report)}"
     yield ""
 
 

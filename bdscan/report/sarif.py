@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,11 +10,11 @@ from typing import Any
 from bdscan import __version__
 from bdscan.report import Report, figures, places, words
 from bdscan.report.json import tame
-from bdscan.report.rules import RULES, Rule, rule
+from bdscan.report.rules import RULES, Rule, fingerprint, rule
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-_MOST = 25_000  # results a run: above it GitHub refuses the file
-_MESSAGE = 1_500  # characters; GitHub takes no more than 10 MB, compressed
+_MOST = 5_000  # results a run: GitHub shows no more, and refuses a file with more than 25,000
+_MESSAGE = 1_500  # characters: 5,000 times that stays below the 10 MB, compressed, that GitHub takes
 _NOTIFICATIONS = 1_000
 _TAGS = ("security", "machine-learning", "supply-chain")  # GitHub shows ten a rule
 
@@ -75,9 +74,6 @@ def _rule(each: Rule) -> dict[str, Any]:
 def _result(found: Rule, report: Report, root: Path) -> dict[str, Any]:
     path, sha256 = places.judged(report)
     location = _location(path, root)
-    # Of the rule and the bytes: an alert that was dismissed comes back when the weights change, and not when the
-    # scan is repeated or the file is moved (GitHub adds the path by itself).
-    of = f"{found.id}\0{sha256 or location['uri']}"
     judged = {
         "verdict": report.verdict.word,
         "p_value": report.judgement.p_value,
@@ -92,9 +88,10 @@ def _result(found: Rule, report: Report, root: Path) -> dict[str, Any]:
         "level": found.level,
         "message": {"text": _message(report)},
         "locations": [{"physicalLocation": {"artifactLocation": location, "region": {"startLine": 1}}}],
-        "partialFingerprints": {"primaryLocationLineHash": f"{hashlib.sha256(of.encode()).hexdigest()[:16]}:1"},
+        "partialFingerprints": {"primaryLocationLineHash": fingerprint(found.id, sha256 or location["uri"])},
         "properties": tame(judged),
         **({"suppressions": [suppressed]} if suppressed else {}),
+        **({"baselineState": report.baseline} if report.baseline else {}),
     }
 
 

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bdscan.finding import Level, Run, Verdict
-from bdscan.report import Report, changes, figures, treatment, words
+from bdscan.report import Report, changes, figures, training, treatment, words
 
 _STYLES = {
     Verdict.CLEAN: "bold green",
@@ -95,9 +95,12 @@ def _verdict(report: Report) -> Iterator[tuple[Text | str, ...]]:
         yield "target", figures.named(report, judgement.target)
     if report.accepted:
         yield "accepted", words.accepted(report)
+    if words.known(report):
+        yield "known", words.known(report)
     yield from _listed("because", words.reasons(report))
     yield from _listed("failed", words.failures(report))
     yield from _treated(report)
+    yield from _listed("trained", [f"{label}: {told}" for label, told in training.lines(report)])
 
 
 def _treated(report: Report) -> Iterator[tuple[str, str]]:

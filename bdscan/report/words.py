@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 
 from bdscan.finding import Finding, Level, Run, Verdict
-from bdscan.report import Report, treatment
+from bdscan.report import Report, training, treatment
 from bdscan.report.figures import number, percent, plain
 
 _SENTENCES = {
@@ -81,6 +81,11 @@ def accepted(report: Report) -> str:
     return "" if held is None else plain(f"until {held.expires} because: {held.reason}")
 
 
+def known(report: Report) -> str:
+    """That a finding is not new and passes all the same; empty where it does not."""
+    return "it is in the baseline, and no worse than there" if report.baseline == "unchanged" else ""
+
+
 def failures(report: Report) -> list[str]:
     return [f"{run.probe}: {plain(run.failure)}" for run in report.runs if run.failure is not None]
 
@@ -94,6 +99,8 @@ def hint(report: Report) -> str:
     """What to do next."""
     if report.treatment is not None:
         return treatment.hint(report)
+    if report.training is not None:
+        return training.hint(report)
     path = shlex.quote(plain(report.subject.path))
     clean = shlex.quote(plain(report.clean)) if report.clean else "DATA"
     if only_the_file(report):

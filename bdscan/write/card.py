@@ -13,6 +13,7 @@ from bdscan.report import treatment as told
 from bdscan.report.figures import plain
 
 TAG = "backdoor-purified"
+TAG_TRAINED = "backdoor-checked"  # on the cards of models trained here
 _LOADING = {
     "safetensors": 'from safetensors.torch import load_file\n\nnet.load_state_dict(load_file("{name}"))',
     "onnx": 'import onnxruntime\n\nsession = onnxruntime.InferenceSession("{name}")',
@@ -34,12 +35,12 @@ def card(report: Report) -> str:
         raise ValueError("nothing was treated, so there is nothing to put on a card")
     parts = [
         *_front(report),
-        f"# {_code(_stem(report))}, purified",
+        f"# {code(_stem(report))}, purified",
         "",
         f"bdscan {__version__} purified this image classifier with "
-        f"{_code(treatment.get('method'))}. The weights are new, the architecture is that of the original.",
+        f"{code(treatment.get('method'))}. The weights are new, the architecture is that of the original.",
         "",
-        f"{_prose(_begun(words.sentence(report)))}.",
+        f"{prose(_begun(words.sentence(report)))}.",
         "",
         *_original(report),
         *_changes(report),
@@ -72,32 +73,32 @@ def _original(report: Report) -> Iterator[str]:
     subject = report.subject
     yield "## Original"
     yield ""
-    yield f"- name: {_code(PurePath(subject.path).name)}"
+    yield f"- name: {code(PurePath(subject.path).name)}"
     if subject.sha256:
-        yield f"- sha256: {_code(subject.sha256)}"
-    yield f"- form: {_code(subject.format or 'unknown')}"
-    yield f"- model: {_code(words.model(report))}"
+        yield f"- sha256: {code(subject.sha256)}"
+    yield f"- form: {code(subject.format or 'unknown')}"
+    yield f"- model: {code(words.model(report))}"
     yield f"- clean images to work with and to judge by: {report.images or 'unknown'}"  # their path is private
     yield ""
 
 
 def _changes(report: Report) -> Iterator[str]:
-    yield from _table("Before and after", ("", "before", "after"), changes.measured(report))
+    yield from table("Before and after", ("", "before", "after"), changes.measured(report))
     notes = changes.notes(report)
     if notes:
-        yield from ("## What was done", "", *(f"- {_prose(note)}" for note in notes), "")
-    yield from _table("Checks", ("", "check"), ((check.word, check.message) for check in told.checks(report)))
+        yield from ("## What was done", "", *(f"- {prose(note)}" for note in notes), "")
+    yield from table("Checks", ("", "check"), ((check.word, check.message) for check in told.checks(report)))
 
 
 def _settings(treatment: Mapping[str, object]) -> Iterator[str]:
     settings = treatment.get("settings")
     rows = settings.items() if isinstance(settings, Mapping) else ()
-    yield from _table("Settings", ("setting", "value"), ((f"`{name}`", str(value)) for name, value in rows))
+    yield from table("Settings", ("setting", "value"), ((f"`{name}`", str(value)) for name, value in rows))
 
 
-def _table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
     """Nothing, where there are no rows."""
-    shown = [" | ".join(map(_prose, row)) for row in rows]
+    shown = [" | ".join(map(prose, row)) for row in rows]
     if shown:
         yield from (f"## {title}", "", f"| {' | '.join(head)} |", f"|{'---|' * len(head)}")
         yield from (*(f"| {row} |" for row in shown), "")
@@ -116,7 +117,7 @@ def _loading(report: Report) -> Iterator[str]:
     yield "```"
     yield ""
     size = "x".join(map(str, subject.input)) if subject.input else "unknown"
-    yield f"Input: {size} (channels, height, width), normalisation {_code(subject.normalize or 'unknown')}."
+    yield f"Input: {size} (channels, height, width), normalisation {code(subject.normalize or 'unknown')}."
     yield ""
 
 
@@ -133,15 +134,15 @@ def _begun(sentence: str) -> str:
     return sentence[:1].upper() + sentence[1:]
 
 
-def _code(value: object) -> str:
+def code(value: object) -> str:
     """A stranger's text, in which nothing is a link, a tag or a heading."""
     inner = plain(value, 400).replace("`", "'").replace("|", "/").strip()
     return f"`{inner}`" if inner else "-"
 
 
-def _prose(text: str) -> str:
+def prose(text: str) -> str:
     """Words as words, literals in backticks as code."""
     parts = plain(text, 1000).split("`")
     return "".join(
-        _code(part) if i % 2 else re.sub(r"([\\*_\[\]<>~#&@|])", r"\\\1", part) for i, part in enumerate(parts)
+        code(part) if i % 2 else re.sub(r"([\\*_\[\]<>~#&@|])", r"\\\1", part) for i, part in enumerate(parts)
     )
