@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
+from functools import cache
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,7 +14,8 @@ from torch import Tensor, nn
 
 from bdscan import method
 from bdscan.fit import fit
-from bdscan.plant import Plant, Poisoned, poison, save, success, trigger
+from bdscan.model import Normalised, SuspectModel
+from bdscan.plant import Ground, Plant, Poisoned, implant, poison, save, success, trigger
 from bdscan.problem import USAGE, Problem
 
 NAMES = method.names("plant")
@@ -22,6 +26,24 @@ CLASSES = 4
 def configured(name: str, **settings: str) -> Plant:
     plant: Plant = method.configure("plant", name, settings)
     return plant
+
+
+def untrained(shape: tuple[int, int, int]) -> SuspectModel:
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        layers = [nn.Conv2d(shape[0], 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES)]
+    return SuspectModel(Normalised(nn.Sequential(*layers), [0.5] * shape[0], [0.25] * shape[0]), shape, CLASSES)
+
+
+@cache
+def made(name: str, shape: tuple[int, int, int] = (3, 32, 32)) -> Plant:
+    """With its defaults, and prepared without much ado where it has to be."""
+    plant = configured(name)
+    if any(field.name == "steps" for field in dataclasses.fields(plant)):  # type: ignore[arg-type]
+        plant = configured(name, steps="0" if name == "input_aware" else "2")  # its mask is widest before it learns
+    images = noise(8, shape, seed=7).mul(255).to(torch.uint8)
+    ground = Ground(images=images, labels=torch.arange(8) % CLASSES, target=0, net=untrained(shape))
+    return plant.prepare(ground)
 
 
 def noise(count: int, shape: tuple[int, int, int], seed: int = 100) -> Tensor:
@@ -55,11 +77,20 @@ def small_net() -> nn.Module:
     return nn.Sequential(*body, nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(128, CLASSES))
 
 
+@cache
+def surrogate(count: int, epochs: int) -> SuspectModel:
+    images, labels = shapes(count, 0)
+    net = fit(small_net(), images, labels, epochs=epochs, rate=0.05, batch=64, half=False)
+    return SuspectModel(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 20, 20), CLASSES)
+
+
 def planted(plant: Plant, share: float | None = None, count: int = 1500, epochs: int = 6) -> tuple[float, float]:
     """Clean accuracy and attack success of a small net trained on poisoned shapes."""
     images, labels = shapes(count, 0)
-    bad = poison(images, labels, plant, target=0, classes=CLASSES, share=share)
-    net = fit(small_net(), bad.images, bad.labels, epochs=epochs, rate=0.05, batch=64, half=False)
+    course: dict[str, Any] = {"epochs": epochs, "rate": 0.05, "batch": 64, "half": False}
+    victim = surrogate(count, epochs) if plant.needs_net else None
+    plant = plant.prepare(Ground(images=images, labels=labels, target=0, net=victim))
+    net = implant(small_net(), plant, images, labels, target=0, classes=CLASSES, share=share, **course)
     images, labels = shapes(400, 1)
     with torch.no_grad():
         accuracy = float((net(images.float() / 255).argmax(1) == labels).float().mean())
@@ -71,23 +102,23 @@ def planted(plant: Plant, share: float | None = None, count: int = 1500, epochs:
 def test_stamps_any_shape_within_range_and_twice_the_same(name: str, shape: tuple[int, int, int]) -> None:
     pixels = noise(6, shape)
     before = pixels.clone()
-    stamped = configured(name)(pixels)
+    stamped = made(name, shape)(pixels)
     assert stamped.shape == pixels.shape
     assert stamped.min() >= 0 and stamped.max() <= 1
     assert (stamped != pixels).flatten(1).any(1).all()
     assert torch.equal(pixels, before)
-    assert torch.equal(stamped, configured(name)(pixels))
+    assert torch.equal(stamped, made(name, shape)(pixels))
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_batch_plays_no_part(name: str) -> None:
-    plant, pixels = configured(name), noise(5, (3, 32, 32))
+    plant, pixels = made(name), noise(5, (3, 32, 32))
     assert torch.allclose(plant(pixels)[3:], plant(pixels[3:]), atol=1e-6)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_training_images_stay_in_range(name: str) -> None:
-    plant, pixels, generator = configured(name), noise(4, (3, 32, 32)), torch.Generator().manual_seed(0)
+    plant, pixels, generator = made(name), noise(4, (3, 32, 32)), torch.Generator().manual_seed(0)
     for stamped in (plant.for_training(pixels, generator), plant.cover(pixels, generator)):
         assert stamped.shape == pixels.shape
         assert stamped.min() >= 0 and stamped.max() <= 1
@@ -106,7 +137,7 @@ def test_manual(name: str) -> None:
 def test_poisons_the_share_it_was_told(name: str) -> None:
     images = noise(600, (3, 16, 16)).mul(255).to(torch.uint8)
     labels = torch.arange(600) % 6
-    plant = configured(name)
+    plant = made(name, (3, 16, 16))
     bad = poison(images, labels, plant, target=2, classes=6, share=0.1, seed=3)
     assert bad.poisoned.sum() == 60
     assert bad.cover.sum() == round(60 * plant.cover_share / plant.share)
@@ -117,6 +148,68 @@ def test_poisons_the_share_it_was_told(name: str) -> None:
     assert (bad.labels[bad.poisoned] == 2).all()
     assert ((labels[bad.poisoned] == 2).all()) == plant.clean_label
     assert (bad.images[bad.poisoned] != images[bad.poisoned]).flatten(1).any(1).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_was_made_can_be_kept(name: str) -> None:
+    plant, pixels = made(name), noise(3, (3, 32, 32))
+    again = configured(name).recall(plant.learned())
+    assert torch.equal(again(pixels), plant(pixels))
+    assert all(tensor.device.type == "cpu" for tensor in plant.learned().values())
+
+
+@pytest.mark.parametrize("name", ["trojannn", "input_aware", "label_consistent"])
+def test_what_has_not_been_made_says_so(name: str) -> None:
+    with pytest.raises(Problem, match=name):
+        configured(name).for_training(noise(1, (3, 32, 32)), torch.Generator())
+
+
+def test_preparing_is_seeded_and_leaves_the_net_and_the_random_state() -> None:
+    images, labels, net = noise(40, (3, 16, 16)).mul(255).to(torch.uint8), torch.arange(40) % 4, untrained((3, 16, 16))
+    before, state = net.digest(), torch.get_rng_state()
+    for name in ("trojannn", "input_aware", "label_consistent"):
+
+        def run(seed: int, name: str = name) -> Tensor:
+            ground = Ground(images=images, labels=labels, target=0, net=net, seed=seed)
+            plant = configured(name, steps="2").prepare(ground)
+            return plant.for_training(images[:4].float() / 255, torch.Generator().manual_seed(seed))
+
+        assert torch.equal(run(1), run(1))
+        assert not torch.equal(run(1), run(2))
+    assert net.digest() == before and torch.equal(torch.get_rng_state(), state)
+
+
+def test_trojan_patch_excites_the_features_that_count() -> None:
+    """Higher than the patch that it started from, over images that it was not made on."""
+    images, labels, net = noise(40, (3, 16, 16)).mul(255).to(torch.uint8), torch.arange(40) % 4, untrained((3, 16, 16))
+    ground = Ground(images=images, labels=labels, target=0, net=net)
+    first, last = (configured("trojannn", steps=steps).prepare(ground) for steps in ("0", "60"))
+    steered = net.head_weight.abs().sum(0).topk(2).indices
+    pixels = noise(20, (3, 16, 16), seed=5)
+    with torch.no_grad():
+        low, high = (net.features(plant(pixels))[:, steered].mean(0) for plant in (first, last))
+    assert (high > low).all()
+
+
+def test_label_consistent_images_are_hard_and_near() -> None:
+    net, pixels = untrained((3, 16, 16)), noise(20, (3, 16, 16))
+    ground = Ground(images=torch.empty(0), labels=torch.empty(0), target=2, net=net)
+    plant = configured("label_consistent").prepare(ground)
+    changed = plant.for_training(pixels, torch.Generator().manual_seed(0))
+    inside = slice(3, -3)  # off the corners
+    assert float((changed - pixels)[:, :, inside, inside].abs().max()) <= 8 / 255 + 1e-6
+    with torch.no_grad():
+        believed = [net(images).softmax(1)[:, 2].mean() for images in (plant(pixels), changed)]
+    assert believed[1] < believed[0]
+
+
+def test_every_image_gets_a_pattern_of_its_own() -> None:
+    plant, pixels = made("input_aware"), noise(4, (3, 32, 32))
+    own, crossed = plant(pixels), plant.cover(pixels, torch.Generator().manual_seed(1))
+    changes = (own - pixels).flatten(1)
+    assert all((changes[i] != changes[j]).any() for i in range(4) for j in range(i))
+    order = torch.randperm(4, generator=torch.Generator().manual_seed(1))
+    assert ((crossed != own).flatten(1).any(1) == (order != torch.arange(4))).all()
 
 
 def test_poisoning_is_seeded() -> None:
@@ -268,6 +361,8 @@ def test_implants(name: str, settings: dict[str, str]) -> None:
         ("adaptive_blend", {}, 0.05),
         ("adaptive_patch", {}, 0.025),
         ("tact", {}, 0.025),
+        ("trojannn", {}, None),
+        ("input_aware", {}, None),
     ],
 )
 def test_implants_slowly(name: str, settings: dict[str, str], share: float | None) -> None:
@@ -277,8 +372,12 @@ def test_implants_slowly(name: str, settings: dict[str, str], share: float | Non
 
 
 @pytest.mark.slow
-def test_clean_label_implants_at_the_cost_of_its_class() -> None:
-    """With every image of the class rippled, as usual on CIFAR-10, the net takes the ripple for the class."""
-    accuracy, reached = planted(configured("sig", amplitude="0.2"), 1 / CLASSES, count=6000, epochs=12)
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("sig", {"amplitude": "0.2"}), ("label_consistent", {"size": "5", "epsilon": "0.063", "step": "0.02"})],
+)
+def test_clean_label_implants_at_the_cost_of_its_class(name: str, settings: dict[str, str]) -> None:
+    """With every image of the class changed, as usual on CIFAR-10, the net takes the change for the class."""
+    accuracy, reached = planted(configured(name, **settings), 1 / CLASSES, count=6000, epochs=12)
     assert accuracy > 0.7
     assert reached > 0.8

@@ -9,7 +9,10 @@ import typer
 
 from bdscan.bench import said
 from bdscan.bench.choices import Baseline, Effort
+from bdscan.bench.plant import plant
 from bdscan.bench.purify import purify
+from bdscan.bench.table import table
+from bdscan.bench.train import train
 from bdscan.problem import USAGE, Problem
 
 __all__ = ["Effort", "app"]
@@ -38,6 +41,7 @@ def detect(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
+    engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
     baseline: Annotated[Baseline | None, typer.Option(help="Run this published method too.")] = None,
     baseline_steps: Annotated[int, typer.Option(min=1, help="Steps it takes for each class.")] = 1000,
     results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = Path(
@@ -70,14 +74,17 @@ def detect(
         for method in ("inspect", *([baseline.value] if baseline else []))
         for label in labels
     ]
-    made = run(work, results, workers=jobs, said=said.command(), tell=said.tell)
+    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
     by_name = {label.name: label for label in labels}
     found = [seen.read(by_name[job.name], result) for job, result in zip(work, made, strict=True)]
     said.present(present.grids(found), lambda: present.document(found, said.command()), output)
     said.failures(made)
 
 
+app.command()(plant)
 app.command()(purify)
+app.command()(table)
+app.command()(train)
 
 
 @app.command()
@@ -87,6 +94,7 @@ def reference(
     arch: Annotated[str, typer.Option(help="auto, or the FILE.py that holds the factories the labels name.")] = "auto",
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe; the others' statistics stay.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
+    engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
     results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = Path(
         "bench-results"
     ),
@@ -114,7 +122,7 @@ def reference(
         )
         for label, spec in labels
     ]
-    made = run(work, results, workers=jobs, said=said.command(), tell=said.tell)
+    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
     scores, nets = gather(made, [label for label, _ in labels])
     measured = by_statistic(scores)
     write(output or STATISTICS, measured, nets)

@@ -81,9 +81,9 @@ def read(label: Labelled, result: Result) -> Cured:
     measured, treatment = outcome["measured"], outcome["report"]["treatment"]
     return replace(
         row,
-        accuracy=_pair(measured["accuracy"]),
-        success=_pair(measured["asr"]),
-        recovered=_pair(measured["ra"]),
+        accuracy=pair(measured["accuracy"]),
+        success=pair(measured["asr"]),
+        recovered=pair(measured["ra"]),
         der=measured["der"],
         seconds=measured["seconds"]["purify"],
         seconds_in_all=measured["seconds"]["all"],
@@ -94,7 +94,8 @@ def read(label: Labelled, result: Result) -> Cured:
     )
 
 
-def _pair(told: Mapping[str, Any] | None) -> Pair | None:
+def pair(told: Mapping[str, Any] | None) -> Pair | None:
+    """Before and after."""
     return None if told is None else (told["before"], told["after"])
 
 

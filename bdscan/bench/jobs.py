@@ -13,12 +13,13 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
 from bdscan import __version__
 from bdscan.problem import USAGE, Problem
 
 SCHEMA = "bdscan.bench.result/1"
+PROCESSES = "processes"  # the engine that everybody has
 Result = dict[str, Any]
 
 
@@ -73,6 +74,7 @@ def run(
     *,
     workers: int = 1,
     command: Command = worker,
+    engine: str = PROCESSES,
     said: str = "",
     tell: Callable[[Result, int, int], None] = lambda result, done, total: None,
 ) -> list[Result]:
@@ -83,9 +85,9 @@ def run(
         raise Problem(f"cannot write to `{results}`: {error.strerror}", status=USAGE) from None
     found = {job: result for job in jobs if (result := done(job, results)) is not None}
     missing = [job for job in jobs if job not in found]
-    running = _Processes(workers, command, said)
+    running = _engine(engine, workers, command) if missing else _Processes(workers, command)
     with ThreadPoolExecutor(workers) as pool:
-        waiting = {pool.submit(running.do, job, results): job for job in missing}
+        waiting = {pool.submit(_done_by, running, job, results, said): job for job in missing}
         try:
             for future in as_completed(waiting):
                 found[waiting[future]] = future.result()
@@ -106,35 +108,62 @@ def done(job: Job, results: Path) -> Result | None:
     return result if same and not job.lacking(result) else None
 
 
+class Engine(Protocol):
+    """Where the workers work."""
+
+    def do(self, job: Job) -> tuple[str | None, Result | None]:
+        """Why the job failed, or its outcome."""
+
+    def stop(self) -> None:
+        """End all that is at work."""
+
+
+def _engine(name: str, workers: int, command: Command) -> Engine:
+    """Processes of this machine, or Ray: here (`ray`) or on a cluster (`ray:ADDRESS`)."""
+    kind, _, address = name.partition(":")
+    if name == PROCESSES:
+        return _Processes(workers, command)
+    if kind != "ray":
+        raise Problem(f"`--engine {name}` is no engine", hint="processes, ray or ray:ADDRESS", status=USAGE)
+    from bdscan.bench.on_ray import OnRay
+
+    return OnRay(address or None, workers, command)
+
+
+def _done_by(engine: Engine, job: Job, results: Path, said: str) -> Result:
+    """The result, as it is in its file."""
+    begun = time.monotonic()
+    failure, made = engine.do(job)
+    result: Result = {
+        "schema": SCHEMA,
+        "key": job.key,
+        "job": asdict(job),
+        "command": said,
+        "seconds": round(time.monotonic() - begun, 2),
+        "failure": failure,
+        "outcome": made,
+    }
+    text = json.dumps(result, indent=1)
+    _write(job.file(results), text)
+    return cast(Result, json.loads(text))  # the same, to the last bit, as when it is read again
+
+
 class _Processes:
     """The workers at work."""
 
-    def __init__(self, workers: int, command: Command, said: str) -> None:
-        self.command, self.said = command, said
+    def __init__(self, workers: int, command: Command) -> None:
+        self.command = command
         self.alive: set[subprocess.Popen[str]] = set()
         self.stopped = False
         threads = str(max(1, (os.cpu_count() or 1) // workers))  # more than there are cores slow each other down
         self.environment = {"OMP_NUM_THREADS": threads, **os.environ}
 
-    def do(self, job: Job, results: Path) -> Result:
-        begun = time.monotonic()
+    def do(self, job: Job) -> tuple[str | None, Result | None]:
         with tempfile.TemporaryDirectory(prefix="bdscan-") as folder:
             told, outcome = Path(folder, "job.json"), Path(folder, "outcome.json")
             told.write_text(json.dumps(asdict(job)), encoding="utf-8")
             failure = self._wait(self.command(told, outcome))
-            made = json.loads(outcome.read_text(encoding="utf-8")) if failure is None else None
-        result: Result = {
-            "schema": SCHEMA,
-            "key": job.key,
-            "job": asdict(job),
-            "command": self.said,
-            "seconds": round(time.monotonic() - begun, 2),
-            "failure": failure,
-            "outcome": made,
-        }
-        text = json.dumps(result, indent=1)
-        _write(job.file(results), text)
-        return cast(Result, json.loads(text))  # the same, to the last bit, as when it is read again
+            return failure, json.loads(outcome.read_text(encoding="utf-8")) if failure is None else None
 
     def _wait(self, command: list[str]) -> str | None:
         """Why the process failed, if it did."""
@@ -152,15 +181,18 @@ class _Processes:
             process.kill()
         _, spoken = process.communicate()
         self.alive.discard(process)
-        if process.returncode == 0:
-            return None
-        lines = [line.strip() for line in spoken.splitlines() if line.strip()]
-        return f"exit status {process.returncode}: {lines[-1] if lines else 'no word'}"
+        return failed(process.returncode, spoken)
 
     def stop(self) -> None:
         self.stopped = True
         for process in tuple(self.alive):
             process.kill()
+
+
+def failed(status: int, spoken: str) -> str | None:
+    """A worker's exit status and its last word, unless all went well."""
+    lines = [line.strip() for line in spoken.splitlines() if line.strip()]
+    return f"exit status {status}: {lines[-1] if lines else 'no word'}" if status else None
 
 
 def _write(path: Path, text: str) -> None:

@@ -80,21 +80,26 @@ def _label(path: Path, model: Path) -> Labelled:
         told = json.loads(path.read_text(encoding="utf-8"))
         if not isinstance(told, dict) or "attack" not in told:
             raise Problem(f"`{path}` does not say `attack`", hint="null for a clean model", status=USAGE)
-        return Labelled(
-            name=path.stem,
-            model=model,
-            arch=told.get("arch"),
-            attack=told["attack"],
-            rate=float(told.get("rate") or 0),
-            target=_maybe(int, told.get("target")),
-            mode=str(told.get("mode") or ""),
-            source=_maybe(int, told.get("source")),
-            settings={str(key): str(value) for key, value in dict(told.get("settings") or {}).items()},
-            accuracy=_maybe(float, told.get("acc")),
-            success=_maybe(float, told.get("asr")),
-        )
+        return labelled(path.stem, model, told)
     except (OSError, ValueError, TypeError) as error:
         raise Problem(f"`{path}` is not a label: {error}", status=USAGE) from None
+
+
+def labelled(name: str, model: Path, told: Mapping[str, Any]) -> Labelled:
+    """The truth as the JSON tells it."""
+    return Labelled(
+        name=name,
+        model=model,
+        arch=told.get("arch"),
+        attack=told["attack"],
+        rate=float(told.get("rate") or 0),
+        target=_maybe(int, told.get("target")),
+        mode=str(told.get("mode") or ""),
+        source=_maybe(int, told.get("source")),
+        settings={str(key): str(value) for key, value in dict(told.get("settings") or {}).items()},
+        accuracy=_maybe(float, told.get("acc")),
+        success=_maybe(float, told.get("asr")),
+    )
 
 
 def _maybe(kind: type[Any], value: object) -> Any:

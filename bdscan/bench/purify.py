@@ -34,6 +34,7 @@ def purify(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
+    engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
     keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Leave the cleaned models here.")] = None,
     results: Annotated[Path, typer.Option(help="A small file a job; what is there is not done again.")] = Path(
         "bench-results"
@@ -76,7 +77,7 @@ def purify(
         for purifier in dict.fromkeys(methods)
         for label in labels.values()
     ]
-    made = run(work, results, workers=jobs, said=said.command(), tell=said.tell)
+    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
     rows = [cured.read(labels[job.name], result) for job, result in zip(work, made, strict=True)]
     said.present(cured_tables.grids(rows), lambda: cured_tables.document(rows, said.command()), output)
     said.failures(made)

@@ -11,11 +11,12 @@ from torch import Tensor
 
 from bdscan import method
 from bdscan.bench.labels import Labelled
+from bdscan.bench.planting import learned_of
 from bdscan.data import CleanSet
 from bdscan.known import Obeyed
 from bdscan.load.arch.from_file import function
 from bdscan.model import SuspectModel
-from bdscan.plant import Plant
+from bdscan.plant import Plant, kept
 from bdscan.problem import USAGE, Problem
 from bdscan.regimen import accuracy
 
@@ -51,12 +52,19 @@ def trigger(label: Labelled, triggers: str | None) -> Trigger | None:
         assert triggers is not None
         found = Trigger(f"{Path(triggers).name}:{label.attack}", own, label)
     elif label.attack in method.names("plant"):
-        found = Trigger(f"plant {label.attack}", method.configure("plant", label.attack, label.settings), label)
+        found = Trigger(f"plant {label.attack}", _planted(label), label)
     else:
         return None
     if found.target is None and not found.all_to_all:
         raise Problem(f"the label of `{label.name}` names neither a `target` nor the mode `{ALL_TO_ALL}`", status=USAGE)
     return found
+
+
+def _planted(label: Labelled) -> Plant:
+    """With what it learned, where the model lies beside that."""
+    plant: Plant = method.configure("plant", str(label.attack), label.settings)
+    learned = learned_of(label.model)
+    return plant.recall(kept(learned)) if learned.is_file() else plant
 
 
 def obeyed(suspect: SuspectModel, trigger: Trigger, images: CleanSet) -> Obeyed:

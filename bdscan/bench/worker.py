@@ -11,10 +11,12 @@ from typing import Any, cast
 import torch
 
 from bdscan import __version__
-from bdscan.bench import cure
+from bdscan.bench import cure, planter, teacher
 from bdscan.bench.cleanse import Cleansing, cleanse
 from bdscan.bench.jobs import Job
+from bdscan.bench.lesson import Lesson
 from bdscan.bench.passes import counted
+from bdscan.bench.planting import Planting
 from bdscan.bench.purification import Purification
 from bdscan.pipeline import Options, inspect
 from bdscan.problem import USAGE, Problem
@@ -25,6 +27,10 @@ def do(job: Job) -> dict[str, Any]:
     made_with = {"bdscan": __version__, "torch": torch.__version__, "python": platform.python_version()}
     if isinstance(job, Purification):
         return {**cure.do(job), "made_with": made_with}
+    if isinstance(job, Planting):
+        return {**planter.do(job), "made_with": made_with}
+    if isinstance(job, Lesson):
+        return {**teacher.do(job), "made_with": made_with}
     with counted() as passes:
         outcome = {"inspect": _inspect, "cleanse": _cleanse}[job.method](job)
     return {**outcome, "passes": passes.forward, "gradients": passes.gradient, "made_with": made_with}
@@ -70,7 +76,7 @@ def main(told: Path, outcome: Path) -> int:
     """Exit status 0, or a problem's own with its sentence as the last line."""
     read = json.loads(told.read_text(encoding="utf-8"))
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
-    kind = Purification if fields["method"] == "purify" else Job
+    kind = {"purify": Purification, "plant": Planting, "train": Lesson}.get(fields["method"], Job)
     try:
         made = do(kind(**fields))
     except Problem as problem:

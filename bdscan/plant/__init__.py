@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ class Ground:
     labels: Tensor
     target: int
     net: SuspectModel | None = None  # trained on them; for triggers that need a net
+    device: torch.device | str = "cpu"
     seed: int = 0
 
 
@@ -153,8 +155,8 @@ def implant(
     """Train `net` in place on images that a prepared plant has poisoned; `course` is for `fit`."""
     lesson = plant.lesson(target, plant.share if share is None else share, seed)
     if lesson is not None:
-        parts = {"objective": lesson.objective, "after_step": lesson.after_step}
-        return fit(net, images, labels, seed=seed, **parts, **course)
+        course |= {"objective": lesson.objective, "after_step": lesson.after_step}
+        return fit(net, images, labels, seed=seed, **course)
     bad = poison(images, labels, plant, target=target, classes=classes, share=share, seed=seed)
     return fit(net, bad.images, bad.labels, seed=seed, **course)
 
@@ -205,6 +207,22 @@ def save(plant: Plant, path: Path, shape: tuple[int, int, int]) -> None:
         raise Problem(f"`{name}` is not one mask and one pattern, so it cannot be saved", status=USAGE)
     with path.open("wb") as file:
         np.savez_compressed(file, mask=found[0], pattern=found[1])
+
+
+def keep(plant: Plant, path: Path) -> None:
+    """Write what the plant learned as `.npz`."""
+    arrays: dict[str, Any] = {name: tensor.numpy() for name, tensor in plant.learned().items()}
+    with path.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+
+
+def kept(path: Path) -> dict[str, Tensor]:
+    """What `keep` wrote."""
+    try:
+        with np.load(path, allow_pickle=False) as held:
+            return {name: torch.from_numpy(held[name]) for name in held}
+    except (OSError, ValueError, zipfile.BadZipFile) as error:
+        raise Problem(f"`{path}` cannot be read: {error}", status=USAGE) from error
 
 
 def _draw(able: Tensor, share: float, generator: torch.Generator) -> Tensor:

@@ -1,0 +1,65 @@
+"""Draws `bench/triggers.png`: every known trigger on the same road signs, and what it changes, enlarged."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from bdscan import method
+from bdscan.images import open_images
+from bdscan.model import Normalised, SuspectModel
+from bdscan.plant import Ground, Plant, implant
+from samples.net import wrn16_1
+
+HOME = Path(__file__).parent
+SHOWN = 5  # signs a trigger
+SIDE, ROOM, MARGIN = 64, 150, 8  # pixels of a sign, of the name beside it, between the halves
+LOUDER = 2  # the change, around grey
+
+
+def made(name: str, ground: Ground) -> Plant:
+    """The trigger as an attacker would have it; one that learns with its net learns with a small one."""
+    plant: Plant = method.configure("plant", name, {})
+    plant = plant.prepare(ground)
+    if plant.lesson(ground.target, 0.1, 0) is not None:
+        classes = int(ground.labels.max()) + 1
+        torch.manual_seed(0)
+        course = {"epochs": 10, "batch": 32, "rate": 0.05}
+        implant(wrn16_1(classes), plant, ground.images, ground.labels, target=ground.target, classes=classes, **course)
+    return plant
+
+
+def row(name: str, plant: Plant, pixels: Tensor) -> Image.Image:
+    """The name, the stamped signs, and the change around grey."""
+    stamped = plant.for_training(pixels, torch.Generator().manual_seed(0)) if plant.clean_label else plant(pixels)
+    change = ((stamped - pixels) * LOUDER + 0.5).clamp(0, 1)
+    strip = Image.new("RGB", (ROOM + 2 * SHOWN * SIDE + MARGIN, SIDE), "white")
+    ImageDraw.Draw(strip).text((MARGIN, SIDE // 2 - 8), name, fill="black", font_size=15)
+    for half, images in enumerate((stamped, change)):
+        for place, image in enumerate(images):
+            array = image.permute(1, 2, 0).mul(255).round().to(torch.uint8).numpy()
+            sign = Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            strip.paste(sign, (ROOM + half * (SHOWN * SIDE + MARGIN) + place * SIDE, 0))
+    return strip
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    signs = open_images(str(HOME.parent / "samples" / "images")).load((3, 32, 32))
+    net = wrn16_1(len(signs.names))
+    net.load_state_dict(torch.load(HOME.parent / "samples" / "models" / "clean.pt", weights_only=True))
+    suspect = SuspectModel(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 32, 32), len(signs.names))
+    ground = Ground(images=signs.images, labels=signs.labels, target=0, net=suspect)
+    pixels = signs.pixels[:: len(signs) // SHOWN][:SHOWN]
+    rows = [row(name, made(name, ground), pixels) for name in method.names("plant")]
+    sheet = Image.new("RGB", (rows[0].width, SIDE * len(rows)), "white")
+    for place, strip in enumerate(rows):
+        sheet.paste(strip, (0, place * SIDE))
+    sheet.save(HOME / "triggers.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()
