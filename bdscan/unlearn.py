@@ -18,12 +18,13 @@ from bdscan.finding import Finding
 from bdscan.invert import Progress, invert
 from bdscan.model import SuspectModel
 from bdscan.statistics import holm, pooled
-from bdscan.trigger import Form
+from bdscan.trigger import Form, Stamp, stamper
 
 STANDS_OUT = 0.05  # p over all classes; to unlearn the likeliest class of a narrow clean net cost it four points
 ROOM = 1.8  # a trigger may grow to this times its smallest size; with 1.2 an eighth of a warp's victims still followed
 PACE = 1 / 3  # of inversion's rate: a trigger follows the net, it need not be found
 GENERAL = ("patch", "smooth", "warp")  # where no form was shown: local, global, and moved pixels
+LISTED = "listed"  # in the place of a form
 COPIES = 3  # of each trigger, from different starts
 IMAGES = 16  # a copy, in each step of its search
 
@@ -44,12 +45,13 @@ class Suspicion:
     target: int
     why: Why = Why.SHOWN
     room: float = 0.0  # of the trigger that was shown: a cure has to withstand that one at least
+    stamp: Stamp | None = None  # a trigger off a list, which belongs to no form and is unlearned as it is
 
 
 def suspicions(case: Case, sure: float = STANDS_OUT) -> tuple[Suspicion, ...]:
     """What to unlearn: triggers that probes showed, else the likeliest class in general forms, if its p is so low."""
     found = [f for run in case.runs for f in run.findings if f.shown and f.target is not None]
-    shown = _in_own_form(found)
+    shown = [*_in_own_form(found), *_as_it_is(found)]
     others = {f.target: Why.STANDS_OUT for f in found if f.target is not None}
     for suspicion in shown:
         others.pop(suspicion.target, None)
@@ -66,6 +68,13 @@ def _in_own_form(found: Sequence[Finding]) -> list[Suspicion]:
             key, room = (finding.form, finding.target), float(finding.arrays.get("room", 0.0))
             rooms[key] = max(room, rooms.get(key, 0.0))
     return [Suspicion(form, target, room=room) for (form, target), room in rooms.items()]
+
+
+def _as_it_is(found: Sequence[Finding]) -> Iterator[Suspicion]:
+    for finding in found:
+        stamp = stamper(finding.arrays)
+        if not finding.form and finding.target is not None and stamp is not None:
+            yield Suspicion(LISTED, finding.target, stamp=stamp)
 
 
 def _likeliest(case: Case, sure: float) -> Iterator[tuple[int, Why]]:
@@ -106,20 +115,25 @@ class Pseudo:
         self.generator = torch.Generator().manual_seed(seed)
         self.turn = 0
         self.kinds = [
-            _Kind(suspect, clean, suspicion, steps=steps, seed=seed, progress=progress) for suspicion in wanted
+            _Kind(suspect, clean, one, steps=steps, seed=seed, progress=progress) for one in wanted if one.stamp is None
         ]
+        self.listed = [_Listed(one.target, one.stamp) for one in wanted if one.stamp is not None]
 
     def stamp(self, pixels: Tensor, labels: Tensor, most: int) -> tuple[Tensor, Tensor]:
         """The next kind's triggers on images of other classes, and which images those are."""
-        kind = self.kinds[self.turn % len(self.kinds)]
+        kind = self._kind
         chosen = (labels != kind.target).nonzero()[:most, 0]
-        copy = torch.randint(COPIES, (len(chosen),), generator=self.generator).to(pixels.device)
-        return kind.form.stamp(pixels[chosen], copy), chosen
+        return kind.stamp(pixels[chosen], self.generator), chosen
 
     def climb(self) -> None:
         """One step of the triggers just used, against the gradient that the net has followed."""
-        self.kinds[self.turn % len(self.kinds)].climb()
+        self._kind.climb()
         self.turn += 1
+
+    @property
+    def _kind(self) -> _Kind | _Listed:
+        kinds: list[_Kind | _Listed] = [*self.kinds, *self.listed]
+        return kinds[self.turn % len(kinds)]
 
 
 def pseudo_for(case: Case, wanted: Sequence[Suspicion], steps: int) -> Pseudo | None:
@@ -129,6 +143,20 @@ def pseudo_for(case: Case, wanted: Sequence[Suspicion], steps: int) -> Pseudo | 
     if not wanted:
         return None
     return Pseudo(case.suspect, case.clean, wanted, steps=steps, seed=case.seed, progress=case.progress)
+
+
+@dataclass(frozen=True, eq=False)
+class _Listed:
+    """One trigger that stays as it is."""
+
+    target: int
+    change: Stamp
+
+    def stamp(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        return self.change(pixels)
+
+    def climb(self) -> None:
+        pass
 
 
 class _Kind:
@@ -162,6 +190,10 @@ class _Kind:
         for parameter in self.form.parameters:
             parameter.requires_grad_(True)
         self.optimiser = torch.optim.Adam(self.form.parameters, lr=PACE * self.form.rate, betas=(0.5, 0.9))
+
+    def stamp(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        copy = torch.randint(COPIES, (len(pixels),), generator=generator).to(pixels.device)
+        return self.form.stamp(pixels, copy)
 
     def climb(self) -> None:
         for parameter in self.form.parameters:

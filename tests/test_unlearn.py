@@ -12,7 +12,7 @@ from bdscan.finding import Finding, Level, Run
 from bdscan.reactivate import follow
 from bdscan.regimen import prescribe
 from bdscan.trigger import stamper
-from bdscan.unlearn import GENERAL, Pseudo, Suspicion, Why, fixed_statistics, suspicions
+from bdscan.unlearn import GENERAL, LISTED, Pseudo, Suspicion, Why, fixed_statistics, suspicions
 from bdscan.verify import Accuracy, Obedience, Reactivation, checks
 
 
@@ -33,6 +33,18 @@ def test_the_cure_gets_as_much_room_as_the_shown_trigger_had() -> None:
     rooms = [k.room for k in Pseudo(suspect, tight, kinds, steps=30, seed=0, progress=lambda *_: None).kinds]
     assert rooms[0] < 0.6
     assert rooms[1] == 0.6
+
+
+def test_a_trigger_off_a_list_is_unlearned_as_it_is() -> None:
+    change = np.zeros((16, 16, 3), np.float32)
+    change[:, ::2] = 0.1
+    (one,) = suspicions(found(shown=True, target=2, arrays={"change": change}))
+    assert (one.form, one.target) == (LISTED, 2)
+    suspect, clean = net(backdoored=False), images(60, 3)
+    pseudo = Pseudo(suspect, clean, [one], steps=3, seed=0, progress=lambda *_: None)
+    stamped, chosen = pseudo.stamp(clean.pixels, clean.labels, 8)
+    pseudo.climb()
+    torch.testing.assert_close(stamped, (clean.pixels[chosen] + torch.tensor(change).permute(2, 0, 1)).clamp(0, 1))
 
 
 def test_a_class_that_stands_out_is_unlearned_in_general_forms() -> None:
