@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,16 @@ from torch import Tensor, nn
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]  # net, pixels, labels, their places in the set
+
+
+class Journal(Protocol):
+    """Keeps a course of training from step to step, so that it can be taken up where it was left."""
+
+    def last(self) -> tuple[int, dict[str, Tensor]] | None:
+        """How many steps were done, and the state after them; None at the start."""
+
+    def step(self, done: int, steps: int, state: Callable[[], dict[str, Tensor]]) -> None:
+        """Told after each step; raises `KeyboardInterrupt` to end here."""
 
 
 def crop_and_flip(pixels: Tensor, generator: torch.Generator, *, flip: bool = True, pad: int = 4) -> Tensor:
@@ -75,34 +86,83 @@ def fit(
     after_step: Callable[[nn.Module], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     half: bool = True,
+    journal: Journal | None = None,
 ) -> nn.Module:
     """Train `net` in place on uint8 images (NCHW) and leave it in eval mode."""
     device = next(net.parameters()).device
     net.train().to(memory_format=torch.channels_last)
     generator = torch.Generator().manual_seed(seed)
-    steps = sum(1 for _ in shuffled(len(images), batch, torch.Generator().manual_seed(seed))) * epochs
+    each = sum(1 for _ in shuffled(len(images), batch, torch.Generator().manual_seed(seed)))
+    steps = each * epochs
     weights = [p for p in net.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0)
-    done = 0
-    for _ in range(epochs):
-        for index in shuffled(len(images), batch, generator):
-            for group in optimiser.param_groups:
-                group["lr"] = rate * _share_of_rate(schedule, done, steps)
-            pixels, truth = images[index].to(device).float().div_(255), labels[index].to(device)
-            if augment is not None:
-                pixels = augment(pixels, generator)
-            pixels = pixels.contiguous(memory_format=torch.channels_last)
-            with autocast(device, half):
-                value = (objective or cross_entropy)(net, pixels, truth, index)
-            optimiser.zero_grad(set_to_none=True)
-            value.backward()
-            optimiser.step()
-            if after_step is not None:
-                after_step(net)
-            done += 1
-            if progress is not None:
-                progress(done, steps)
+    state = _State(net, optimiser, generator)
+    done = state.taken_up(journal.last()) if journal is not None else 0
+    for index in _batches(state, len(images), batch, each, done, epochs):
+        for group in optimiser.param_groups:
+            group["lr"] = rate * _share_of_rate(schedule, done, steps)
+        pixels, truth = images[index].to(device).float().div_(255), labels[index].to(device)
+        if augment is not None:
+            pixels = augment(pixels, generator)
+        pixels = pixels.contiguous(memory_format=torch.channels_last)
+        with autocast(device, half):
+            value = (objective or cross_entropy)(net, pixels, truth, index)
+        optimiser.zero_grad(set_to_none=True)
+        value.backward()
+        optimiser.step()
+        if after_step is not None:
+            after_step(net)
+        done += 1
+        if progress is not None:
+            progress(done, steps)
+        if journal is not None:
+            journal.step(done, steps, state.now)
     return net.eval().to(memory_format=torch.contiguous_format)
+
+
+class _State:
+    """All that the next step depends on."""
+
+    def __init__(self, net: nn.Module, optimiser: torch.optim.SGD, generator: torch.Generator) -> None:
+        self.net, self.optimiser, self.generator = net, optimiser, generator
+        self.begun = generator.get_state()  # as it was when the epoch's order was drawn
+        self.drawn: Tensor | None = None  # as it was when an interrupted epoch was left
+
+    def now(self) -> dict[str, Tensor]:
+        weights = self.optimiser.param_groups[0]["params"]
+        buffers = [self.optimiser.state[weight].get("momentum_buffer") for weight in weights]
+        return {
+            **{f"net.{name}": tensor.detach().clone() for name, tensor in self.net.state_dict().items()},
+            **{f"momentum.{i}": held.clone() for i, held in enumerate(buffers) if held is not None},
+            "begun": self.begun,
+            "drawn": self.generator.get_state(),
+        }
+
+    def taken_up(self, kept: tuple[int, dict[str, Tensor]] | None) -> int:
+        if kept is None:
+            return 0
+        done, held = kept
+        self.net.load_state_dict({name[4:]: value for name, value in held.items() if name.startswith("net.")})
+        for i, weight in enumerate(self.optimiser.param_groups[0]["params"]):
+            if f"momentum.{i}" in held:
+                buffer = torch.empty_like(weight).copy_(held[f"momentum.{i}"])
+                self.optimiser.state[weight]["momentum_buffer"] = buffer
+        self.begun, self.drawn = held["begun"], held["drawn"]
+        return done
+
+
+def _batches(state: _State, count: int, batch: int, each: int, done: int, epochs: int) -> Iterator[Tensor]:
+    """Every batch that is left; in an epoch that was interrupted the rest of its own order."""
+    for epoch in range(done // max(each, 1), epochs):
+        left, state.drawn = state.drawn, None
+        skip = done - epoch * each if left is not None else 0
+        if left is not None:
+            state.generator.set_state(state.begun if skip else left)
+        state.begun = state.generator.get_state()
+        order = list(shuffled(count, batch, state.generator))
+        if left is not None and skip:
+            state.generator.set_state(left)
+        yield from order[skip:]
 
 
 def _share_of_rate(schedule: str, step: int, steps: int) -> float:

@@ -50,6 +50,14 @@ class Source:
                 seen.add((channels(picture), picture.height, picture.width))
         return seen.pop() if len(seen) == 1 else None
 
+    def everything(self, shape: tuple[int, int, int], names: tuple[str, ...] | None = None) -> CleanSet:
+        """All images, to train on: the order is the source's, and nobody vouches for them."""
+        places, names = by_model(self.names, names, self.spec)
+        images, kept, doubts = _decode(self, list(range(self.count)), shape)
+        labels = np.asarray(places)[list(self.index)]
+        files = tuple(self.files[i] for i in kept)
+        return CleanSet(images, torch.from_numpy(labels[kept]), names, (*self.doubts, *doubts), files)
+
     def load(
         self,
         shape: tuple[int, int, int],
@@ -72,11 +80,14 @@ class Source:
         return CleanSet(images, truth, names, tuple(doubts), tuple(self.files[i] for i in kept))
 
 
-def open_images(spec: str) -> Source:
-    """A folder, `.npz` or `.tar`, or `cifar10:ROOT` and its like; nothing is decoded yet."""
+def open_images(spec: str, *, training: bool = False) -> Source:
+    """A folder, `.npz` or `.tar`, or `cifar10:ROOT` and its like; nothing is decoded yet.
+
+    Of data sets that come in parts it is the test images, or those for `training`.
+    """
     kind, colon, rest = spec.partition(":")
     if colon and kind.lower() in _SETS and not Path(spec).exists():
-        return _data_set(spec, kind.lower(), Path(rest).expanduser())
+        return _data_set(spec, kind.lower(), Path(rest).expanduser(), training)
     path = Path(spec).expanduser()
     if path.is_dir():
         return _folder(spec, path)
@@ -96,20 +107,21 @@ def _folder(spec: str, path: Path) -> Source:
     return _source(spec, listing, folders.FolderReader(path, listing.files))
 
 
-def _data_set(spec: str, kind: str, root: Path) -> Source:
+def _data_set(spec: str, kind: str, root: Path, training: bool) -> Source:
     if not root.is_dir():
         raise Problem(f"no images at `{spec}`: `{root}` is not a folder", hint="nothing is downloaded", status=USAGE)
     try:
         if kind == "imagefolder":
             return _folder(spec, root)
         if kind == "gtsrb":
-            pictures, files, classes = arrays.gtsrb(root)
+            pictures, files, classes = arrays.gtsrb(root, training)
             return _source(spec, folders.Listing(classes, files), folders.FolderReader(pictures, files))
         if kind in _CIFAR:
-            return _of_arrays(spec, arrays.cifar(root, *_CIFAR[kind]))
-        return _of_arrays(spec, arrays.through_torchvision(_SETS[kind], root))
+            return _of_arrays(spec, arrays.cifar(root, *(_CIFAR_TRAINING if training else _CIFAR)[kind]))
+        return _of_arrays(spec, arrays.through_torchvision(_SETS[kind], root, training))
     except (OSError, RuntimeError, KeyError, ValueError, IndexError, ImportError) as error:
-        said = f"`{root}` does not hold the test images of {_SETS[kind]}: {error}"
+        part = "training" if training else "test"
+        said = f"`{root}` does not hold the {part} images of {_SETS[kind]}: {error}"
         raise Problem(said, hint="the layout is the one torchvision downloads", status=USAGE) from error
 
 
@@ -124,8 +136,12 @@ _SETS = {
     "imagefolder": "ImageFolder",
 }
 _CIFAR = {
-    "cifar10": ("cifar-10-batches-py", "test_batch", "labels", "batches.meta", "label_names"),
-    "cifar100": ("cifar-100-python", "test", "fine_labels", "meta", "fine_label_names"),
+    "cifar10": ("cifar-10-batches-py", ("test_batch",), "labels", "batches.meta", "label_names"),
+    "cifar100": ("cifar-100-python", ("test",), "fine_labels", "meta", "fine_label_names"),
+}
+_CIFAR_TRAINING = {
+    "cifar10": (_CIFAR["cifar10"][0], tuple(f"data_batch_{i}" for i in range(1, 6)), *_CIFAR["cifar10"][2:]),
+    "cifar100": (_CIFAR["cifar100"][0], ("train",), *_CIFAR["cifar100"][2:]),
 }
 
 

@@ -104,27 +104,36 @@ def _batch(path: Path) -> dict[str, Any]:
     return held
 
 
-def cifar(root: Path, folder: str, batch: str, labels: str, meta: str, names: str) -> Arrays:
+def cifar(root: Path, folder: str, batches: Sequence[str], labels: str, meta: str, names: str) -> Arrays:
     inside = root / folder if (root / folder).is_dir() else root
-    held, described = _batch(inside / batch), _batch(inside / meta)
-    rows = np.asarray(held["data"], dtype=np.uint8).reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    return Arrays(lambda: rows, [int(i) for i in held[labels]], tuple(str(name) for name in described[names]))
+    held, described = [_batch(inside / batch) for batch in batches], _batch(inside / meta)
+    rows = np.concatenate([np.asarray(each["data"], dtype=np.uint8) for each in held])
+    pictures = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
+    told = [int(i) for each in held for i in each[labels]]
+    return Arrays(lambda: pictures, told, tuple(str(name) for name in described[names]))
 
 
-def gtsrb(root: Path) -> tuple[Path, list[str], list[str]]:
-    """The test pictures' folder, their names and their classes."""
+def gtsrb(root: Path, training: bool = False) -> tuple[Path, list[str], list[str]]:
+    """The pictures' folder, their names and their classes."""
     base = root / "gtsrb" if (root / "gtsrb").is_dir() else root
+    if training:
+        pictures = base / "GTSRB" / "Training"
+        files = sorted(path.relative_to(pictures) for path in pictures.glob("*/*.ppm"))
+        if not files:
+            raise FileNotFoundError(f"no .ppm in the folders of {pictures}")
+        return pictures, [str(file) for file in files], [str(int(file.parts[0])) for file in files]
     with (base / "GT-final_test.csv").open(newline="", encoding="utf-8") as stream:
         rows = list(csv.DictReader(stream, delimiter=";"))
     pictures = base / "GTSRB" / "Final_Test" / "Images"
     return pictures, [row["Filename"] for row in rows], [str(int(row["ClassId"])) for row in rows]
 
 
-def through_torchvision(kind: str, root: Path) -> Arrays:
-    """The sets whose test pictures torchvision holds as one array; nothing is downloaded."""
+def through_torchvision(kind: str, root: Path, training: bool = False) -> Arrays:
+    """The sets whose pictures torchvision holds as one array; nothing is downloaded."""
     from torchvision import datasets
 
-    split: dict[str, Any] = {"split": "test"} if kind in {"SVHN", "STL10"} else {"train": False}
+    part = "train" if training else "test"
+    split: dict[str, Any] = {"split": part} if kind in {"SVHN", "STL10"} else {"train": training}
     held = getattr(datasets, kind)(str(root), download=False, **split)
     pictures = np.asarray(held.data, dtype=np.uint8)
     if pictures.ndim == 4:

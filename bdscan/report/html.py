@@ -6,13 +6,14 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from bdscan.finding import Run
-from bdscan.report import Report, compare, figures, words
+from bdscan.report import Report, compare, figures, lessons, words
 from bdscan.report.findings import section
 from bdscan.report.markup import Allowance, Markup, join, prose, table, tag
 
 _PICTURES = 1_500_000  # bytes, shared evenly: no probe can crowd out another; the whole file stays below 3 MB
 _FINDINGS = 400_000
 _COMPARED = 400_000  # of pictures, and a quarter of that of words, in the comparison of before and after
+_SHEET = 900_000  # of isolated images
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 _READING = (
@@ -69,6 +70,7 @@ def render(report: Report) -> str:
         "main",
         _banner(report),
         compare.section(report, Allowance(_COMPARED), Allowance(_COMPARED // 4)),
+        lessons.section(report, Allowance(_SHEET)),
         _facts(report),
         _reading(report),
         tag("h2", "The treated model, probed again", class_="part") if report.treatment is not None else None,
@@ -88,20 +90,28 @@ def _banner(report: Report) -> Markup:
     p_value = None if unsaid else tag("p", f"p = {figures.number(judgement.p_value)}", class_="p")
     reasons = join(tag("li", prose(reason)) for reason in words.reasons(report))
     accepted = tag("p", "Accepted ", prose(words.accepted(report)), class_="next") if report.accepted else None
+    known = tag("p", "Known: ", prose(words.known(report)), class_="next") if words.known(report) else None
     failed = words.failures(report)
     unseen = tag("p", "Not everything could look: ", prose("; ".join(failed)), class_="failure") if failed else None
     return tag(
         "header",
-        tag("p", "bdscan report" if report.treatment is None else "bdscan purify report", class_="eyebrow"),
+        tag("p", _kind(report), class_="eyebrow"),
         tag("h1", report.verdict.word.capitalize()),
         tag("p", prose(words.sentence(report).capitalize()), ".", class_="lead"),
         tag("div", target, p_value, class_="key") if target or p_value else None,
         accepted,
+        known,
         tag("ul", reasons) if reasons else None,
         unseen,
         tag("p", tag("strong", "Next: "), prose(words.hint(report)), class_="next"),
         class_=f"banner {report.verdict.word}",
     )
+
+
+def _kind(report: Report) -> str:
+    if report.training is not None:
+        return "bdscan train report"
+    return "bdscan report" if report.treatment is None else "bdscan purify report"
 
 
 def _facts(report: Report) -> Markup:
@@ -161,7 +171,8 @@ def _footer(report: Report) -> Markup:
     rows = [(figures.plain(key, 160), figures.plain(value, 300)) for key, value in named]
     settings = tag("section", tag("h2", "Every setting"), table(("setting", "value"), rows, "settings"), class_="card")
     made = tag("section", tag("h2", "Made with"), table((), _pairs(report.made_with), "settings"), class_="card")
-    quiet = "The file under suspicion was read, never run, and not changed."
+    subject = "data were" if report.training is not None else "file under suspicion was"
+    quiet = f"The {subject} read, never run, and not changed."
     return tag(
         "footer", settings if rows else None, made if report.made_with else None, tag("p", quiet, class_="quiet")
     )

@@ -14,6 +14,7 @@ from bdscan.report.markup import Markup, tag
 
 PER_FINDING = 12
 _SIDE = 128  # pixels on the page that a photograph should fill
+_THUMB = 64  # on a contact sheet
 _TRIGGER_SIDE = 256  # a trigger is looked at closely: 8x for a 32-pixel net
 _LARGE = 30_000  # bytes of PNG, which keeps every pixel; larger ones are photographs, and JPEG does
 
@@ -45,6 +46,11 @@ def overlay(image: Array, heat: Array) -> Array:
     fine = Image.fromarray(np.nan_to_num(heat).astype(np.float32)).resize(size, Image.Resampling.BILINEAR)
     grey = _rgb(image).mean(axis=2, keepdims=True)
     return np.asarray(0.4 * grey + 0.6 * colour(np.asarray(fine)))
+
+
+def small(picture: Array, name: str) -> Markup:
+    """One of many, on a contact sheet."""
+    return _figure(picture, name, _THUMB)
 
 
 def _trigger(mask: Array, pattern: Array | None) -> Iterator[Markup]:

@@ -1,0 +1,106 @@
+"""A new net with random weights, by the name that `--arch` gives it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable
+
+from torch import nn
+
+from bdscan.load.arch import from_file, from_timm, from_torchvision
+from bdscan.load.arch.match import outputs, resized
+from bdscan.load.nets import families
+from bdscan.load.nets.candidate import outline_of
+from bdscan.problem import USAGE, Problem
+
+FORMS = "wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory"
+Shape = tuple[int, int, int]
+
+
+def fresh(spec: str, classes: int, shape: Shape) -> nn.Module:
+    """The net that the spec names, for so many classes and images of this shape, in training mode.
+
+    Its weights come from torch's global generator: seed that for the same net twice.
+    """
+    if ".py:" in spec:
+        return _from_file(spec, classes, shape)
+    kind, colon, name = spec.partition(":")
+    build = {"torchvision": _torchvision, "timm": _timm}.get(kind) if colon else None
+    return _checked((build or _ours)(name if build else spec, classes, shape), spec, classes, shape)
+
+
+def _ours(spec: str, classes: int, shape: Shape) -> nn.Module:
+    net = families.build(spec, classes, shape)
+    if net is None:
+        near = max(families.NAMES, key=lambda name: difflib.SequenceMatcher(None, spec, name).ratio())
+        meant = f", did you mean `{near}`?" if difflib.get_close_matches(spec, [near], 1, 0.5) else ""
+        raise Problem(f"`--arch {spec}` names no net that bdscan can build{meant}", hint=FORMS, status=USAGE)
+    return net
+
+
+def _torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
+    candidate = next(iter(from_torchvision.named(name, {})))  # raises, with the nearest names
+    settings: dict[str, object] = {"num_classes": classes}
+    if name.startswith("vit_"):
+        settings["image_size"] = shape[1]
+    elif name in ("googlenet", "inception_v3"):
+        settings |= {"aux_logits": False, "init_weights": True}  # with auxiliary heads it answers with a tuple
+    library = from_torchvision.models()
+    return _of_channels(_called(lambda: library.get_model(name, weights=None, **settings), candidate.name), shape[0])
+
+
+def _timm(name: str, classes: int, shape: Shape) -> nn.Module:
+    candidate = from_timm.named(name, {})
+    library = from_timm.library()
+    settings: dict[str, object] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
+    if library.is_model(name) and _has_positions(name):
+        settings["img_size"] = shape[1]
+    return _called(lambda: library.create_model(name, **settings), candidate.name)
+
+
+def _has_positions(name: str) -> bool:
+    """Whether the net is made for one size of image: timm builds those, and only those, with an `img_size`."""
+    size = from_timm.library().get_pretrained_cfg(name)
+    return bool(size and getattr(size, "fixed_input_size", False))
+
+
+def _called(build: Callable[[], nn.Module], name: str) -> nn.Module:
+    try:
+        return build()
+    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
+        raise Problem(f"`{name}` cannot be built for these images: {error}", status=USAGE) from None
+
+
+def _of_channels(net: nn.Module, channels: int) -> nn.Module:
+    """The one convolution that takes the images, for images of another depth."""
+    stem = next((name for name, part in net.named_modules() if isinstance(part, nn.Conv2d)), None)
+    outline = outline_of(net.state_dict())
+    if stem is None or outline[f"{stem}.weight"][1] == channels:
+        return net
+    shape = outline[f"{stem}.weight"]
+    return resized(net, {**outline, f"{stem}.weight": (shape[0], channels, *shape[2:])})
+
+
+def _from_file(spec: str, classes: int, shape: Shape) -> nn.Module:
+    """The user's factory, called in the first way that gives so many logits."""
+    problem = None
+    for candidate in from_file.candidates(spec, {}, classes):
+        try:
+            return _checked(candidate.build(), spec, classes, shape)
+        except Problem as found:
+            problem = problem or found
+    assert problem is not None  # a factory that cannot be called at all is a problem of its own
+    raise problem
+
+
+def _checked(net: nn.Module, spec: str, classes: int, shape: Shape) -> nn.Module:
+    size = "x".join(map(str, shape))
+    answers = outputs(net, shape)
+    if answers is None:
+        raise Problem(f"`{spec}` takes no images of {size} (channels, height, width)", status=USAGE)
+    if answers != classes:
+        raise Problem(f"`{spec}` answers with {answers} logits, but the data have {classes} classes", status=USAGE)
+    for module in net.modules():
+        if getattr(module, "inplace", False):  # it would overwrite the maps that probes look at
+            module.inplace = False  # type: ignore[assignment]
+    return net.train()

@@ -1,0 +1,132 @@
+"""The built-in families by their plain names: what the tensors of such a net are called and shaped."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+
+from torch import nn
+
+from bdscan.load.nets import preact, resnet, vgg
+from bdscan.load.nets.candidate import Candidate, Outline
+
+Shapes = dict[str, tuple[int, ...]]
+Family = Callable[[Outline], Iterator[Candidate]]
+
+_WIDTHS = (64, 128, 256, 512)
+_BASIC = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3)}
+_BOTTLENECK = {"50": (3, 4, 6, 3), "101": (3, 4, 23, 3), "152": (3, 8, 36, 3)}
+_NARROW = {"20": 3, "32": 5, "44": 7, "56": 9, "110": 18}  # He et al.'s for CIFAR: blocks in each of three stages
+_VGG: dict[str, str] = {  # Simonyan and Zisserman's configurations A, B, D and E: convolutions before each pooling
+    "11": "11222",
+    "13": "22222",
+    "16": "22333",
+    "19": "22444",
+}
+_WRN = re.compile(r"wrn-(\d+)-(\d+)")
+_MOST = 100  # blocks in a group, and times the usual width: more is a slip of the finger
+
+NAMES = (
+    *(f"wrn-{depth}-{width}" for depth in (16, 28, 40, 22, 10) for width in (1, 2, 4, 8, 10)),
+    *(f"preact-resnet-{depth}" for depth in (*_BASIC, *_BOTTLENECK)),
+    *(f"resnet-{depth}" for depth in (*_BASIC, *_BOTTLENECK, *_NARROW)),
+    *(f"vgg-{depth}" for depth in _VGG),
+)
+
+
+def build(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module | None:
+    """The net of that name, its convolutions drawn after He et al. (2015); None if no family has one."""
+    found = _planned(name, classes, shape)
+    if found is None:
+        return None
+    family, shapes = found
+    net = next(iter(family(shapes))).build()
+    for module in net.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return net
+
+
+def _planned(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[Family, Shapes] | None:
+    """Which family, and every tensor's name and shape (counters apart)."""
+    kind, _, depth = name.rpartition("-")
+    wide = _WRN.fullmatch(name)
+    if wide is not None:
+        shapes = _wide(int(wide[1]), int(wide[2]), classes, shape[0])
+        return (preact.wide, shapes) if shapes else None
+    if kind == "preact-resnet" and depth in {*_BASIC, *_BOTTLENECK}:
+        return preact.residual, _staged(depth, classes, shape[0], first=False)
+    if kind == "resnet" and depth in {*_BASIC, *_BOTTLENECK, *_NARROW}:
+        return resnet.candidates, _staged(depth, classes, shape[0], first=True)
+    if kind == "vgg" and depth in _VGG:
+        return vgg.candidates, _vgg(_VGG[depth], classes, shape)
+    return None
+
+
+def _norm(name: str, width: int) -> Shapes:
+    return {f"{name}.{part}": (width,) for part in ("weight", "bias", "running_mean", "running_var")}
+
+
+def _linear(name: str, features: int, classes: int) -> Shapes:
+    return {f"{name}.weight": (classes, features), f"{name}.bias": (classes,)}
+
+
+def _wide(depth: int, times: int, classes: int, channels: int) -> Shapes | None:
+    """Zagoruyko and Komodakis: three groups of (depth - 4) / 6 blocks."""
+    blocks, odd = divmod(depth - 4, 6)
+    if odd or not 0 < blocks <= _MOST or not 0 < times <= _MOST:
+        return None
+    shapes: Shapes = {"conv1.weight": (16, channels, 3, 3)}
+    taken = 16
+    for group in range(3):
+        given = 16 * times << group
+        for i in range(blocks):
+            block = f"block{group + 1}.layer.{i}"
+            shapes |= _norm(f"{block}.bn1", taken) | _norm(f"{block}.bn2", given)
+            shapes |= {f"{block}.conv1.weight": (given, taken, 3, 3), f"{block}.conv2.weight": (given, given, 3, 3)}
+            if taken != given:
+                shapes[f"{block}.convShortcut.weight"] = (given, taken, 1, 1)
+            taken = given
+    return shapes | _norm("bn1", taken) | _linear("fc", taken, classes)
+
+
+def _staged(depth: str, classes: int, channels: int, *, first: bool) -> Shapes:
+    """ResNets with norms behind the convolutions (`first`) or before them, with the 3x3 stem for small images."""
+    stages = (_NARROW[depth],) * 3 if depth in _NARROW else (_BASIC | _BOTTLENECK)[depth]
+    widths = (16, 32, 64) if depth in _NARROW else _WIDTHS
+    stem = widths[0]
+    shapes: Shapes = {"conv1.weight": (stem, channels, 3, 3)} | (_norm("bn1", stem) if first else {})
+    taken = stem
+    for stage, (count, width) in enumerate(zip(stages, widths, strict=True), 1):
+        for i in range(count):
+            block = f"layer{stage}.{i}"
+            convs = _convs(taken, width, bottleneck=depth in _BOTTLENECK)
+            for j, conv in enumerate(convs, 1):
+                shapes |= {f"{block}.conv{j}.weight": conv} | _norm(f"{block}.bn{j}", conv[0 if first else 1])
+            given = convs[-1][0]
+            if i == 0 and (stage > 1 or taken != given):  # with a weight of its own, so that the file tells of it
+                shapes[f"{block}.shortcut.0.weight"] = (given, taken, 1, 1)
+                shapes |= _norm(f"{block}.shortcut.1", given) if first else {}
+            taken = given
+    last = {} if first else _norm("bn", taken)
+    return shapes | last | _linear("linear", taken, classes)
+
+
+def _convs(taken: int, width: int, *, bottleneck: bool) -> list[tuple[int, ...]]:
+    if bottleneck:
+        return [(width, taken, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)]
+    return [(width, taken, 3, 3), (width, width, 3, 3)]
+
+
+def _vgg(plan: str, classes: int, shape: tuple[int, int, int]) -> Shapes:
+    """With batch norm, one linear layer, and its places in the sequence as torchvision numbers them."""
+    shapes: Shapes = {}
+    taken, place = shape[0], 0
+    for count, given in zip(plan, (64, 128, 256, 512, 512), strict=True):
+        for _ in range(int(count)):
+            shapes |= {f"features.{place}.weight": (given, taken, 3, 3), f"features.{place}.bias": (given,)}
+            shapes |= _norm(f"features.{place + 1}", given)
+            taken, place = given, place + 3
+        place += 1  # the pooling
+    side = max(1, shape[1] >> len(plan))
+    return shapes | _linear("classifier", taken * side * side, classes)

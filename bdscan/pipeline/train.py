@@ -1,0 +1,252 @@
+"""The third verb: read, train, isolate, unlearn, inspect, write."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from bdscan import __version__, method
+from bdscan.case import Case
+from bdscan.judge import judge
+from bdscan.pipeline.inspect import WORKING_SHARE, look, made_with, select, sensitivity_of
+from bdscan.pipeline.runner import Options, Runner, seeded
+from bdscan.preflight import preflight
+from bdscan.probes import Probe
+from bdscan.problem import USAGE, Problem
+from bdscan.report import Report, Subject
+
+if TYPE_CHECKING:
+    from bdscan.data import CleanSet
+    from bdscan.load import Loaded
+    from bdscan.model import SuspectModel
+    from bdscan.pipeline.lot import Lot
+    from bdscan.train import Bookmark, Trained, Trainer
+    from bdscan.write import Written
+
+UNFINISHED = ".unfinished"  # behind the output's name: where the training is kept until it is over
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training(Options):
+    """What the user asked for. `clean` are images that somebody does vouch for, to check the result by."""
+
+    method: str = "abl"
+    output: Path
+    suspects: Path | None = None  # a table of all images, the suspicious first
+    augment: str = "auto"  # auto, none, shift or flip
+    side: int | None = None  # of the images the net takes; None: the images' own
+    resume: bool = False
+
+
+def train(data: str, options: Training) -> Report:
+    """Train a new net on data nobody vouches for, look at the result as `inspect` does, and write it."""
+    from bdscan.pipeline.trained import sheet, told
+
+    begun = time.monotonic()
+    trainer, probes = _chosen(options)
+    lot = _read(data, options)
+    bookmark = _bookmark(lot, trainer, options)
+    with _stoppable(bookmark):
+        model, trained = _taught(trainer, lot, bookmark, options)
+        spent = time.monotonic() - begun
+        report = _checked(model, trained, lot, probes, options)
+        report = replace(
+            report,
+            training=told(data, lot, trainer, trained, spent, options),
+            sheet=sheet(lot.images, trained),
+            made_with=made_with(options, _loaded(model, lot, None), time.monotonic() - begun),
+        )
+        report = _written(report, model, trained, lot, options)
+    bookmark.remove()
+    return report
+
+
+def _chosen(options: Training) -> tuple[Trainer, list[tuple[str, Probe]]]:
+    """The method and the probes, so that wrong names are told before anything is read."""
+    trainers, known = method.names("train"), [*method.names("train"), *method.names("probes")]
+    for name in options.settings:
+        method.known(name, known)
+    trainer: Trainer = method.configure("train", options.method, options.settings.get(options.method, {}))
+    if options.suspects is not None and not trainer.looks:
+        raise Problem(f"`{options.method}` looks for no suspects", hint="--method abl does", status=USAGE)
+    rest = {name: given for name, given in options.settings.items() if name not in trainers}
+    return trainer, [pair for pair in select(replace(options, settings=rest)) if pair[1].needs != "file"]
+
+
+def _read(data: str, options: Training) -> Lot:
+    """The data, decoded once; what can be known to go wrong later is told before that."""
+    from bdscan.pipeline.lot import gather
+    from bdscan.write import new
+
+    return gather(data, options, check=lambda net: new.ready(net, options.output))
+
+
+def _bookmark(lot: Lot, trainer: Trainer, options: Training) -> Bookmark:
+    """Where the training is kept, and what it must not be mixed up with."""
+    from bdscan.train import Bookmark
+
+    key = {
+        "method": options.method,
+        "settings": method.settings(trainer),
+        "architecture": options.arch,
+        "data": lot.images.digest(),
+        "input": lot.shape,
+        "normalisation": lot.norm.name,
+        "augmentation": lot.said,
+        "device": lot.device.type,
+        "seed": options.seed,
+        "version of bdscan": __version__,
+    }
+    place = options.output.with_name(options.output.name + UNFINISHED)
+    bookmark = Bookmark(place, key)
+    if options.resume:
+        bookmark.resume()
+    elif place.exists():
+        said = f"`{place}` holds a training that was not finished"
+        raise Problem(said, hint="go on with it by `--resume`, or delete it to start anew", status=USAGE)
+    return bookmark
+
+
+@contextmanager
+def _stoppable(bookmark: Bookmark) -> Iterator[None]:
+    """Ctrl-C (or a pipeline's cancelling) ends the step in hand and keeps what there is; a second one ends at once."""
+    import signal
+    import threading
+
+    from bdscan.train import stopped
+
+    def ask(number: int, frame: object) -> None:
+        if bookmark.asked or not bookmark.busy:
+            raise KeyboardInterrupt
+        bookmark.asked = True
+
+    here = threading.current_thread() is threading.main_thread()
+    usual = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)} if here else {}
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise stopped(bookmark.path) from None
+    finally:
+        for each, handler in usual.items():
+            signal.signal(each, handler)
+
+
+def _taught(trainer: Trainer, lot: Lot, bookmark: Bookmark, options: Training) -> tuple[SuspectModel, Trained]:
+    from bdscan.model import SuspectModel
+    from bdscan.pipeline.clock import Clock
+    from bdscan.train import Course
+
+    course = Course(
+        fresh=lot.fresh,
+        data=lot.images,
+        classes=lot.classes,
+        augment=lot.augment,
+        seed=options.seed,
+        progress=Clock(options.method, options.show),
+        bookmark=bookmark,
+    )
+    with seeded(options.seed), _repeatable():
+        net, trained = trainer(course)
+    return SuspectModel(net, lot.shape, lot.classes, lot.names), trained
+
+
+@contextmanager
+def _repeatable() -> Iterator[None]:
+    """A GPU's convolutions add up in the same order each time; a CPU's do anyway."""
+    import torch
+
+    usual = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = usual
+
+
+def _checked(
+    model: SuspectModel, trained: Trained, lot: Lot, probes: list[tuple[str, Probe]], options: Training
+) -> Report:
+    """What `inspect` would say of the result: by images that somebody vouches for, or by those kept back."""
+    from bdscan.regimen import accuracy
+
+    kept = replace(lot.images.take(trained.kept), doubts=())  # those of reading are in the report already
+    clean = kept if lot.vouched is None else lot.vouched
+    known = accuracy(model, clean)
+    loaded = _loaded(model, lot, clean, known)
+    working, held_out = clean.split(WORKING_SHARE, options.seed)
+    case = Case(
+        suspect=model,
+        clean=working,
+        held_out=held_out,
+        effort=options.effort,
+        seed=options.seed,
+        runs=(preflight(loaded),),
+    )
+    runner = Runner(options, time.monotonic())
+    case = sensitivity_of(look(probes, case, runner), runner)
+    return Report(
+        subject=Subject(path=str(options.output)),
+        judgement=judge(case.runs),
+        runs=case.runs,
+        clean_accuracy=known,
+        images=len(clean),
+        clean=options.clean or f"{lot.spec}, kept back",
+    )
+
+
+def _loaded(model: SuspectModel, lot: Lot, clean: CleanSet | None, accuracy: float | None = None) -> Loaded:
+    from bdscan.load import Loaded
+
+    tensors = len(model.net.net.state_dict())
+    return Loaded(
+        suspect=model,
+        clean=clean,
+        format="safetensors",
+        arch=lot.arch,
+        normalize=lot.norm.name,
+        tensors_loaded=tensors,
+        tensors_total=tensors,
+        clean_accuracy=accuracy,
+    )
+
+
+def _written(report: Report, model: SuspectModel, trained: Trained, lot: Lot, options: Training) -> Report:
+    from bdscan.write.new import Beside, write_new
+    from bdscan.write.new_card import card
+    from bdscan.write.suspects import table
+
+    tensors = len(model.net.net.state_dict())
+    subject = Subject(
+        path=str(options.output),
+        format="safetensors",
+        arch=lot.arch,
+        classes=lot.classes,
+        input=lot.shape,
+        normalize=lot.norm.name,
+        tensors_loaded=tensors,
+        tensors_total=tensors,
+        names=lot.names,
+    )
+    report = replace(report, subject=subject)
+
+    def settled(sha256: str) -> Report:
+        told: Mapping[str, object] = {
+            **(report.training or {}),
+            "output": str(options.output),
+            "sha256": sha256,
+            "suspects": str(options.suspects) if options.suspects else None,
+        }
+        return replace(report, subject=replace(subject, sha256=sha256), training=told)
+
+    found, beside = trained.isolation, tuple[Beside, ...]()
+    if options.suspects is not None and found is not None:
+        beside = (Beside(path=options.suspects, text=table(lot.images, found.score, found.isolated)),)
+    noted = {"bdscan.trained_by": options.method, "bdscan.data": lot.images.digest()}
+    done: Written = write_new(
+        model, options.output, noted=noted, card=lambda sha256: card(settled(sha256)), beside=beside
+    )
+    return settled(done.sha256)

@@ -1,0 +1,75 @@
+"""The model card of a model trained here: Markdown with the front matter that Hugging Face reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import PurePath
+
+from bdscan import __version__
+from bdscan.report import Report, training, words
+from bdscan.report.figures import plain
+from bdscan.write.card import TAG_TRAINED, code, prose, table
+
+_NOT_SHOWN = (
+    "That no backdoor is in it. What is said above holds for the probes and settings of the report; a trigger of "
+    "another kind may have gone unseen, in the data as in the model.",
+    "That the data are right. Nobody vouched for them: the accuracy was measured on images kept back from the very "
+    "same data, wrong labels included.",
+    "That the model is robust, private, fair or fit for a purpose.",
+)
+
+
+def card(report: Report) -> str:
+    """What it was trained on and how, what stood out in the data, how to load it, and what all this does not show."""
+    if report.training is None:
+        raise ValueError("nothing was trained, so there is nothing to put on a card")
+    told = training.Told.of(report)
+    parts = [
+        "---",
+        "tags:",
+        "- bdscan",
+        f"- {TAG_TRAINED}",
+        "- image-classification",
+        "pipeline_tag: image-classification",
+        "---",
+        "",
+        f"# {code(PurePath(report.subject.path).stem)}",
+        "",
+        f"bdscan {__version__} trained this image classifier with {code(told.method)}. "
+        f"Looked at afterwards: {prose(words.sentence(report))}.",
+        "",
+        *table("Training", ("", ""), _lines(report, told)),
+        *table("Settings", ("setting", "value"), ((f"`{name}`", value) for name, value in told.settings)),
+        *_loading(report),
+        "## What this does not show",
+        "",
+        *(f"- {said}" for said in _NOT_SHOWN),
+    ]
+    return "\n".join(parts) + "\n"
+
+
+def _lines(report: Report, told: training.Told) -> Iterator[tuple[str, str]]:
+    """Without the paths, which are private."""
+    for label, said in training.lines(report):
+        if label == "data":
+            yield label, f"{told.data.get('images')} images (sha256 {told.data.get('sha256')} over pixels and labels)"
+        elif label not in ("written to", "suspects"):
+            yield label, said
+
+
+def _loading(report: Report) -> Iterator[str]:
+    subject = report.subject
+    name, arch = plain(PurePath(subject.path).name, 200).replace('"', "_"), plain(subject.arch or "", 200)
+    yield from ("## How to load it", "", "```python")
+    yield "from safetensors.torch import load_file"
+    if subject.classes and subject.input and '"' not in arch:
+        yield "from bdscan.load.arch.fresh import fresh"
+        yield ""
+        yield f'net = fresh("{arch}", {subject.classes}, {tuple(subject.input)}).eval()'
+    yield f'net.load_state_dict(load_file("{name}"))'
+    yield from ("```", "")
+    size = "x".join(map(str, subject.input or ()))
+    yield f"Input: {size} (channels, height, width), normalisation {code(subject.normalize)}."
+    names = ", ".join(code(name) for name in subject.names[:100])
+    yield f"Classes, in the order of the logits: {names}{' ...' if len(subject.names) > 100 else ''}."
+    yield ""

@@ -1,0 +1,27 @@
+"""The table of suspects: every image of a training set, the most suspicious first."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+from torch import Tensor
+
+from bdscan.data import CleanSet
+
+COLUMNS = ("file", "label", "score", "rank", "isolated")
+
+
+def table(images: CleanSet, score: Tensor, isolated: Tensor) -> str:
+    """Every image as a line of CSV, the most suspicious first."""
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    order = score.argsort(stable=True).tolist()
+    order.sort(key=lambda place: not bool(isolated[place]))
+    for rank, place in enumerate(order, 1):
+        label = int(images.labels[place])
+        name = images.names[label] if label < len(images.names) else str(label)
+        said = "yes" if bool(isolated[place]) else "no"
+        writer.writerow((images.files[place], name, f"{float(score[place]):.6g}", rank, said))
+    return out.getvalue()
