@@ -18,7 +18,7 @@ from bdscan import method
 from bdscan.bench import jobs, planted, planter, truth
 from bdscan.bench.commands import app
 from bdscan.bench.labels import Kind, beside, read
-from bdscan.bench.plant import Net, _kind, _nets
+from bdscan.bench.plant import Net, _nets, kind_of
 from bdscan.bench.planting import Planting, learned_of, trigger_of
 from bdscan.bench.tables import markdown
 from bdscan.data import CleanSet
@@ -167,7 +167,7 @@ def test_drawn_files_share_no_image_and_hold_all_classes(plot: Path) -> None:
 
 
 def test_every_kind_comes_before_the_next_seed() -> None:
-    kinds = [_kind("badnets:all_to_all=true,size=4"), _kind("tact")]
+    kinds = [kind_of("badnets:all_to_all=true,size=4"), kind_of("tact")]
     found = list(_nets(kinds, None, ["wrn-16-1", "a/nets.py:small"], range(0, 1), range(0, 2)))
     assert [net.name for net in found] == [
         "wrn-16-1-badnets-all_to_all-true-size-4-10-0",
@@ -180,7 +180,7 @@ def test_every_kind_comes_before_the_next_seed() -> None:
         "small-clean-1",
     ]
     assert [net.rate for net in _nets(kinds[:1], [0.1, 0.01], ["x"], range(1), range(0))] == [0.1, 0.01]
-    assert [net.rate for net in _nets([_kind("tact@0.05")], [0.1, 0.01], ["x"], range(1), range(0))] == [0.05]
+    assert [net.rate for net in _nets([kind_of("tact@0.05")], [0.1, 0.01], ["x"], range(1), range(0))] == [0.05]
     assert Net("x", None, 0.0, 3).name == "x-clean-3"
 
 
@@ -189,7 +189,7 @@ def test_every_kind_comes_before_the_next_seed() -> None:
 )
 def test_wrong_triggers_are_told_at_once(text: str) -> None:
     with pytest.raises(Problem) as raised:
-        _kind(text)
+        kind_of(text)
     assert raised.value.status == USAGE
 
 

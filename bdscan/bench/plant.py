@@ -52,7 +52,7 @@ def plant(
     from bdscan.bench.planting import Planting
 
     said.writable(output)
-    kinds = [_kind(text) for text in name or method.names("plant")]
+    kinds = [kind_of(text) for text in name or method.names("plant")]
     _there(data, test, arch, models)
     work = [
         Planting(
@@ -129,7 +129,7 @@ def _nets(
                 yield Net(arch, None, 0.0, number)
 
 
-def _kind(text: str) -> Kind:
+def kind_of(text: str) -> Kind:
     """Wrong names and settings are told before hours of work."""
     head, _, rest = text.partition(":")
     name, at, own = head.partition("@")

@@ -10,7 +10,7 @@ import typer
 from bdscan import method
 from bdscan.bench import said
 from bdscan.bench.choices import Effort
-from bdscan.bench.plant import Kind, _kind
+from bdscan.bench.plant import Kind, kind_of
 from bdscan.problem import USAGE, Problem
 
 
@@ -49,7 +49,7 @@ def train(
     methods = name or method.names("train")
     settings = tuple(set_ or ())
     _known(methods, settings)
-    kinds: list[Kind | None] = [*map(_kind, plant or ()), *([None] if clean else [])]
+    kinds: list[Kind | None] = [*map(kind_of, plant or ()), *([None] if clean else [])]
     if not kinds:
         raise Problem("there is nothing to train on", hint="--plant NAME, or without --no-clean", status=USAGE)
     work = [
