@@ -52,9 +52,7 @@ class Nba(Purifier):
     unlearn: float = 1.0  # weight of the pseudo samples beside clean images
     sure: float = STANDS_OUT  # p up to which a class is unlearned without a trigger shown; 1: the likeliest class
     teacher: int = 3  # epochs of fine-tuning that make the teacher; more change nothing that was measured
-    epochs: int = (
-        12  # by measurement: with six a spread-out trigger is half unlearned, with ten a warp not always
-    )
+    epochs: int = 12  # by measurement: with six a spread-out trigger is half unlearned, with ten a warp not always
     steps: int = 150  # at least, however few the images
     rate: float = 0.01  # by measurement: 0.05 costs four points of accuracy more
     decay: float = 5e-4  # NAD's is 1e-4; no difference was seen
