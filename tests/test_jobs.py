@@ -226,7 +226,9 @@ def test_whatever_ends_the_call_ends_its_processes(sent: signal.Signals, status:
     names = [str(tmp_path / name) for name in ("quick.pt", "slow.pt", "next.pt", "last.pt")]
     for name in names:
         Path(name).write_bytes(Path(MODELS[0]).read_bytes())
-    begin = f"from bdscan.cli import jobs, main\njobs._START = {TROUBLED!r}\nmain()"
+    # Where the tests themselves run in the background of a shell, Ctrl-C is ignored, and would be here.
+    heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    begin = f"{heard}from bdscan.cli import jobs, main\njobs._START = {TROUBLED!r}\nmain()"
     call = subprocess.Popen(
         [sys.executable, "-c", begin, "inspect", names[1], *names[:1], *names[2:], *ASKED, "--jobs", "2"],
         stdout=subprocess.PIPE,
@@ -238,7 +240,7 @@ def test_whatever_ends_the_call_ends_its_processes(sent: signal.Signals, status:
     assert waited(lambda: begun.exists() and begun.stat().st_size > 0)
     time.sleep(0.5)  # until the others have had their turn
     call.send_signal(sent)
-    out, err = call.communicate(timeout=20)
+    out, err = call.communicate(timeout=60)
     assert call.returncode == status, err
     assert waited(lambda: gone(int(begun.read_text())))
     if sent is not signal.SIGKILL:
