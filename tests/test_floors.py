@@ -34,6 +34,7 @@ FLOORS = {
             "verify",
             "latent",
             "regimen",
+            "quieten",
             "unlearn",
             "reactivate",
             "fold",

@@ -148,7 +148,7 @@ def quick(**settings: object) -> Polarizer:
 @pytest.mark.parametrize("where", ["all", "stage", "one"])
 def test_nothing_but_the_plugged_layers_changes(where: str) -> None:
     suspect = net(backdoored=True)
-    treated = quick(where=where, measure=False)(case(suspect, shown=True))
+    treated = quick(where=where, measure=False, quiet=0.0)(case(suspect, shown=True))
     old, new = suspect.net.state_dict(), treated.suspect.net.state_dict()
     changed = {key.rpartition(".")[0].removeprefix("net.") for key in old if not torch.equal(old[key], new[key])}
     assert changed == set({"all": ("0", "4"), "stage": ("4",), "one": ("0",)}[where])
@@ -158,7 +158,7 @@ def test_nothing_but_the_plugged_layers_changes(where: str) -> None:
 
 def test_batch_norms_are_measured_anew_but_never_learn() -> None:
     suspect = net(backdoored=True)
-    new = quick()(case(suspect, shown=True)).suspect.net.state_dict()
+    new = quick(quiet=0.0)(case(suspect, shown=True)).suspect.net.state_dict()
     old = suspect.net.state_dict()
     assert not torch.equal(old["net.1.running_var"], new["net.1.running_var"])
     assert torch.equal(old["net.1.weight"], new["net.1.weight"])

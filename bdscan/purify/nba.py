@@ -8,7 +8,9 @@ What it does
     maps) and its predictions (softened answers). On pseudo samples, crafted on the student so that it leaves the
     teacher's behaviour, it is held to what the teacher does on the same images without them (the unlearning
     distillation loss). The pseudo samples carry recovered triggers, universal ones that climb while the student
-    learns; their class and form are those that the probes point to.
+    learns; their class and form are those that the probes point to. In the end the student's head is quietened: it
+    loses the directions that clean images hardly use, by which the suspect read its trigger (a patch went from 1.2 to
+    1.6 % success for 0.8 points of accuracy, and the probes found nothing more at its target, as they did before).
 Why it removes a backdoor
     The student is never asked to keep anything that a trigger brings out, and keeps everything that clean images do;
     a trigger that changes along with the student leaves it no other way than to stop reading it.
@@ -37,6 +39,7 @@ from torch import Tensor, nn
 from bdscan.case import Case
 from bdscan.model import SuspectModel
 from bdscan.purify import Purifier, Treated
+from bdscan.quieten import STRENGTH, quieten
 from bdscan.regimen import course, prescribe
 from bdscan.unlearn import STANDS_OUT, Lesson, Pseudo, fixed_statistics, pseudo_for, suspicions, told
 
@@ -56,6 +59,7 @@ class Nba(Purifier):
     steps: int = 150  # at least, however few the images
     rate: float = 0.01  # by measurement: 0.05 costs four points of accuracy more
     decay: float = 5e-4  # NAD's is 1e-4; no difference was seen
+    quiet: float = STRENGTH  # how far the head is quietened in the end, where a trigger was unlearned; 0 by the book
     search: int = 40  # steps for each trigger to start from
 
     cost: ClassVar[int] = 2
@@ -83,9 +87,9 @@ class Nba(Purifier):
             objective=alignment,
             after_step=alignment.lesson.after_step,
         )
-        return Treated(
-            suspect=student, notes=(*(told(suspect, wanted) if self.unlearn else ()), f"aligned for {regimen.said}")
-        )
+        quiet = quieten(student, clean, self.quiet, case.seed) if wanted else ()
+        unlearned = told(suspect, wanted) if self.unlearn else ()
+        return Treated(suspect=student, notes=(*unlearned, f"aligned for {regimen.said}", *quiet))
 
 
 class _Alignment:

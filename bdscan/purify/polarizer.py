@@ -7,10 +7,11 @@ What it does
     net. Where no trigger was shown, images are attacked one by one, each moved towards its second class within a
     ball in pixel space, and the class aimed at and the likeliest wrong one are pushed down besides.
     Batch norms measure their statistics anew, since they see something new. In the end each plug is multiplied into
-    the convolution before it, which is exact, so the cleaned net has no layer that the suspect did not have.
+    the convolution before it, which is exact, so the cleaned net has no layer that the suspect did not have. Where a
+    trigger was unlearned, the head is quietened: it loses what clean images do not use.
     The published method has one plug, near the end, and only the attack one by one: `where=one unlearn=0 attacked=0.4
-    reach=3 stamped=128 keep=0 measure=false rate=0.01 schedule=constant epochs=50`, each after `--set polarizer.`;
-    its plug stands before the convolution, has a batch norm of its own and needs a warm-up for that.
+    reach=3 stamped=128 keep=0 measure=false quiet=0 rate=0.01 schedule=constant epochs=50`, each after `--set
+    polarizer.`; its plug stands before the convolution, has a batch norm of its own and needs a warm-up for that.
 Why it removes a backdoor
     What a trigger raises in the maps lies in few directions that clean images hardly use. A mixing of the channels
     can turn those away and let the rest through, and has too few weights to forget what few images do not show.
@@ -42,6 +43,7 @@ from bdscan.fold import Plugged, places
 from bdscan.model import SuspectModel
 from bdscan.problem import USAGE, Problem
 from bdscan.purify import Purifier, Treated
+from bdscan.quieten import STRENGTH, quieten
 from bdscan.regimen import prescribe
 from bdscan.unlearn import STANDS_OUT, Lesson, Suspicion, Why, fixed_statistics, pseudo_for, suspicions, told
 
@@ -69,6 +71,7 @@ class Polarizer(Purifier):
     rate: float = 0.005  # the authors train one layer with 0.01; half of it keeps more accuracy with 500 images
     decay: float = 5e-4  # the authors', but towards the identity
     schedule: str = "one-cycle"  # constant by the book
+    quiet: float = STRENGTH  # how far the head is quietened in the end, where a trigger was unlearned; 0 by the book
     search: int = 40  # steps for each recovered trigger to start from
 
     cost: ClassVar[int] = 2
@@ -83,9 +86,10 @@ class Polarizer(Purifier):
         trained = self._train(case, plugged, wanted)
         plugged.fold()
         _check(cleaned)
-        return Treated(
-            suspect=cleaned, notes=(_said(chosen), *(told(suspect, wanted) if self.unlearn else ()), trained)
-        )
+        assert case.clean is not None
+        quiet = quieten(cleaned, case.clean, self.quiet, case.seed) if wanted else ()
+        unlearned = told(suspect, wanted) if self.unlearn else ()
+        return Treated(suspect=cleaned, notes=(_said(chosen), *unlearned, trained, *quiet))
 
     def _train(self, case: Case, plugged: Plugged, wanted: tuple[Suspicion, ...]) -> str:
         """Both levels, step by step; says for how long and against what."""

@@ -41,6 +41,7 @@ from bdscan.problem import USAGE, Problem
 from bdscan.purify import Purifier, Treated
 from bdscan.purify._channels import Channel, Site, by_site, peaks, restore, sites, with_feeders, zero
 from bdscan.purify._shown import Shown, triggers
+from bdscan.quieten import STRENGTH, quieten
 from bdscan.regimen import accuracy, course, prescribe
 from bdscan.unlearn import Lesson, fixed_statistics
 
@@ -61,6 +62,7 @@ class Prune(Purifier):
     steps: int = 100  # of inversion, where no trigger was shown
     epochs: int = 5  # of tuning; 0: none
     rate: float = 0.01  # of tuning, as in plain fine-tuning
+    quiet: float = STRENGTH  # how far the head is quietened after the tuning; 0 by the book
 
     cost: ClassVar[int] = 3
 
@@ -87,7 +89,8 @@ class Prune(Purifier):
         if self.epochs:
             self._tune(case, walk.net, zeroed, shown)
         notes = (_counted(where, taken), _told(start, pruned, walk.standing(), len(judging)))
-        return Treated(suspect=walk.net, notes=notes)
+        quiet = quieten(walk.net, working, self.quiet, case.seed) if self.epochs else ()
+        return Treated(suspect=walk.net, notes=(*notes, *quiet))
 
     def _where(self, suspect: SuspectModel) -> tuple[Site, ...]:
         if self.layers not in ("all", "last"):

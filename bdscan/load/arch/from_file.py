@@ -50,12 +50,14 @@ def _module(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # dataclasses and pickling look there
     sys.path.insert(0, str(path.parent.resolve()))  # it may import its neighbours
+    usual, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # nothing is left behind beside it
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
         raise _wrong(path, error) from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
+        sys.dont_write_bytecode = usual
     return module
 
 
