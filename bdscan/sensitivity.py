@@ -35,9 +35,11 @@ class Strength:
     said: str
 
 
+# As published: BadNets' 3x3, Blended's 0.2. At 0.15 the three quick probes see a blend in some nets and not in others
+# that are as clean (p = 0.006 to 0.2), so that it would say more about chance than about the net.
 STRENGTHS = (
     Strength("badnets", {}, "patch", "a 3x3 patch"),
-    Strength("blend", {"alpha": "0.15"}, "smooth", "a blend at 15 %"),
+    Strength("blend", {"alpha": "0.2"}, "smooth", "a blend at 20 %"),
 )
 
 Look = Callable[[Case, str], list[Finding]]  # the quick probes, and the inversion with the given forms
