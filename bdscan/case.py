@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from bdscan.finding import Finding, Run
+from bdscan.finding import Array, Finding, Run
 
 if TYPE_CHECKING:  # `artifact` reads files without torch
     from bdscan.data import CleanSet
@@ -36,6 +36,10 @@ class Case:
     def findings(self, probe: str) -> tuple[Finding, ...]:
         """What an earlier probe found."""
         return tuple(finding for run in self.runs if run.probe == probe for finding in run.findings)
+
+    def p_values(self) -> list[Array]:
+        """One p-value a class, from each finding that has them."""
+        return [f.arrays["p_values"] for run in self.runs for f in run.findings if "p_values" in f.arrays]
 
     def triggers(self) -> tuple[Finding, ...]:
         """The recovered triggers worth a closer look: those put to the test, else the most suspicious one."""

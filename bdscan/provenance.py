@@ -9,13 +9,13 @@ from pathlib import Path
 
 from bdscan.report import Input
 
-_MOST = 2 << 30  # bytes of one input, a second or two of hashing; beyond it no digest is taken
+MOST = 2 << 30  # bytes of one input, a second or two of hashing; beyond it no digest is taken
 
 
 def inputs(named: Mapping[str, str | Path | None]) -> tuple[Input, ...]:
     """Each of those that were given, under its role: a file, a folder, or `cifar10:ROOT` and its like."""
     return tuple(
-        Input(role=role, path=str(given), digest=digest(_place(str(given)))) for role, given in named.items() if given
+        Input(role=role, path=str(given), digest=digest(place(str(given)))) for role, given in named.items() if given
     )
 
 
@@ -29,7 +29,7 @@ def digest(path: Path) -> dict[str, str]:
     """Under in-toto's names; empty for what cannot be read, or is too large to be read for this alone."""
     try:
         if path.is_file():
-            return {"sha256": _sha256(path)} if path.stat().st_size <= _MOST else {}
+            return {"sha256": _sha256(path)} if path.stat().st_size <= MOST else {}
         return _of_folder(path) if path.is_dir() else {}
     except OSError:
         return {}
@@ -40,15 +40,16 @@ def digest_of_file(path: str) -> str | None:
     return digest(Path(path)).get("sha256") if os.path.isfile(path) else None  # noqa: PTH113 - it never raises
 
 
-def _place(given: str) -> Path:
+def place(given: str) -> Path:
+    """The file or folder behind a path, or behind `cifar10:ROOT` and its like."""
     path = Path(given).expanduser()
     return path if path.exists() else Path(given.partition(":")[2]).expanduser() if ":" in given else path
 
 
 def _of_folder(root: Path) -> dict[str, str]:
     """`dirHash`, which Go modules have too: the SHA-256 of what `sha256sum` prints for all files, sorted by path."""
-    files = {path.relative_to(root).as_posix(): path for path in _below(root)}
-    if sum(path.stat().st_size for path in files.values()) > _MOST:
+    files = {path.relative_to(root).as_posix(): path for path in below(root) if path.is_file()}
+    if sum(path.stat().st_size for path in files.values()) > MOST:
         return {}
     lines = sorted((os.fsencode(name), path) for name, path in files.items())
     total = hashlib.sha256()
@@ -57,15 +58,16 @@ def _of_folder(root: Path) -> dict[str, str]:
     return {"dirHash": total.hexdigest()}
 
 
-def _below(root: Path) -> Iterator[Path]:
-    """All files; a class folder may be a link, and a link may lead round in circles."""
+def below(root: Path) -> Iterator[Path]:
+    """Files and folders; a class folder may be a link, and a link may lead round in circles."""
     seen: set[str] = set()
     for top, inner, names in os.walk(root, followlinks=True):
+        yield Path(top)
         if (real := os.path.realpath(top)) in seen:
             inner.clear()
             continue
         seen.add(real)
-        yield from (path for name in names if (path := Path(top) / name).is_file())
+        yield from (Path(top) / name for name in names)
 
 
 def _sha256(path: Path) -> str:

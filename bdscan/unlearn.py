@@ -78,7 +78,7 @@ def _as_it_is(found: Sequence[Finding]) -> Iterator[Suspicion]:
 
 
 def _likeliest(case: Case, sure: float) -> Iterator[tuple[int, Why]]:
-    ps = [f.arrays["p_values"] for run in case.runs for f in run.findings if "p_values" in f.arrays]
+    ps = case.p_values()
     if ps:
         p = pooled(ps)
         least = float(holm(p).min())

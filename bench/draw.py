@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
-import numpy as np
 import torch
 
 from bdscan.images import open_images
@@ -20,9 +20,7 @@ def main(spec: str, wishes: list[str]) -> None:
         stable=True
     )
     for (path, _), chosen in zip(files, order.split([count for _, count in files]), strict=True):
-        some = drawn.take(chosen)
-        images = some.images.permute(0, 2, 3, 1).numpy()
-        np.savez(path, images=images, labels=some.labels.numpy(), names=np.array(some.names))
+        drawn.take(chosen).save(Path(path))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-import numpy as np
 import torch
 
 from bdscan import method
@@ -85,8 +84,8 @@ def drawn(job: Purification, folder: Path) -> str:
     some = source.load(shape, limit=job.images, seed=job.seed)
     if job.images is not None and len(some) < job.images:
         raise Problem(f"`{job.clean}` holds {len(some)} images, not {job.images}", status=USAGE)
-    path, images = folder / "clean.npz", some.images.permute(0, 2, 3, 1).numpy()
-    np.savez(path, images=images, labels=some.labels.numpy(), names=np.array(some.names))
+    path = folder / "clean.npz"
+    some.save(path)
     return str(path)
 
 

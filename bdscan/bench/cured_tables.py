@@ -8,7 +8,7 @@ from typing import Any
 from bdscan.bench.cured import OBEYS, Cured, Pair, Summary, summaries
 from bdscan.bench.figures import Share
 from bdscan.bench.labels import Kind
-from bdscan.bench.tables import NOTHING, Grid, figure
+from bdscan.bench.tables import NOTHING, Grid, figure, percent
 
 SCHEMA = "bdscan.bench.purify/1"
 
@@ -24,7 +24,7 @@ def grids(rows: Sequence[Cured]) -> list[Grid]:
 
 
 def _half(rows: Sequence[Cured], name: str) -> str:
-    return _percent(next(row.label.success for row in rows if row.label.name == name))
+    return percent(next(row.label.success for row in rows if row.label.name == name))
 
 
 def _models(rows: Sequence[Cured]) -> Grid:
@@ -46,7 +46,7 @@ def _model(row: Cured) -> tuple[str, ...]:
         _images(row.images),
         *_before_and_after(row.accuracy),
         *_before_and_after(row.success),
-        _percent(row.recovered[1] if row.recovered else None),
+        percent(row.recovered[1] if row.recovered else None),
         figure(row.der),
         figure(row.seconds, digits=0),
         figure(row.seconds_in_all, digits=0),
@@ -83,11 +83,7 @@ def _method(summary: Summary) -> tuple[str, ...]:
 
 
 def _before_and_after(pair: Pair | None) -> tuple[str, str]:
-    return (NOTHING, NOTHING) if pair is None else (_percent(pair[0]), _percent(pair[1]))
-
-
-def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.1f}"
+    return (NOTHING, NOTHING) if pair is None else (percent(pair[0]), percent(pair[1]))
 
 
 def _images(images: int | None) -> str:

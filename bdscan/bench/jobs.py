@@ -45,8 +45,7 @@ class Job:
         """The same for the same work on the same bytes by the same version."""
         with Path(self.model).open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
-        told = json.dumps([__version__, digest, self.asked()], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        return key_of(digest, self.asked())
 
     def asked(self) -> dict[str, Any]:
         """All that the result depends on beside the model's bytes, which count wherever they lie."""
@@ -58,6 +57,11 @@ class Job:
 
     def file(self, results: Path) -> Path:
         return results / f"{self.name}.{self.method}.json"
+
+
+def key_of(*told: object) -> str:
+    """Of what was asked of this version."""
+    return hashlib.sha256(json.dumps([__version__, *told], sort_keys=True).encode()).hexdigest()
 
 
 Command = Callable[[Path, Path], list[str]]  # from a job's file and its outcome's to a command line

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from bdscan import __version__
-from bdscan.bench.jobs import Job
+from bdscan.bench.jobs import Job, key_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,8 +27,7 @@ class Lesson(Job):
 
     @property
     def key(self) -> str:
-        told = json.dumps([__version__, asdict(self)], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        return key_of(self.asked())
 
     def asked(self) -> dict[str, Any]:
         return asdict(self)

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from bdscan import __version__
-from bdscan.bench.jobs import Job, Result
+from bdscan.bench.jobs import Job, Result, key_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +28,7 @@ class Planting(Job):
     @property
     def key(self) -> str:
         """There are no bytes yet that could be compared: the same for the same work by the same version."""
-        told = json.dumps([__version__, self.asked()], sort_keys=True)
-        return hashlib.sha256(told.encode()).hexdigest()
+        return key_of(self.asked())
 
     def asked(self) -> dict[str, Any]:
         return {**asdict(self), "model": "", "command": ""}

@@ -10,7 +10,7 @@ from bdscan.bench.cured import Cured
 from bdscan.bench.labels import Kind, Labelled
 from bdscan.bench.table_published import Published, on, sources
 from bdscan.bench.table_read import Gathered
-from bdscan.bench.tables import NOTHING, Grid
+from bdscan.bench.tables import NOTHING, Grid, percent
 
 HERE = "here"
 _BY_TRIGGER = (
@@ -63,7 +63,7 @@ def _family(family: str, labels: Sequence[Labelled]) -> tuple[str, ...]:
 
 
 def _mean_and(worst: Callable[[Iterable[float]], float], values: Sequence[float]) -> tuple[str, str]:
-    return (_percent(fmean(values)), _percent(worst(values))) if values else (NOTHING, NOTHING)
+    return (percent(fmean(values)), percent(worst(values))) if values else (NOTHING, NOTHING)
 
 
 def _triggers(rows: Sequence[Cured]) -> Grid:
@@ -90,7 +90,7 @@ def _ours(family: str, rows: Sequence[Cured]) -> tuple[str, ...]:
         str(len(rows)),
         _mean([pair[0] for pair in accuracy]),
         _mean([pair[1] for pair in accuracy]),
-        _percent(max(lost)) if lost else NOTHING,
+        percent(max(lost)) if lost else NOTHING,
         _mean([pair[0] for pair in success]),
         *_mean_and(max, [pair[1] for pair in success]),
         _mean([row.recovered[1] for row in rows if row.recovered is not None]),
@@ -107,11 +107,11 @@ def _theirs(figure: Published) -> tuple[str, ...]:
         f"{figure.attack}, {figure.method}",
         NOTHING,
         NOTHING,
-        _percent(before[0]),
-        _percent(after[0]),
+        percent(before[0]),
+        percent(after[0]),
         NOTHING,
-        _percent(before[1]),
-        _percent(after[1]),
+        percent(before[1]),
+        percent(after[1]),
         NOTHING,
         NOTHING,
         f"{figure.der:.3f}",
@@ -149,8 +149,4 @@ def _commands(found: Gathered) -> Grid:
 
 
 def _mean(values: Sequence[float]) -> str:
-    return _percent(fmean(values)) if values else NOTHING
-
-
-def _percent(value: float) -> str:
-    return f"{100 * value:.1f}"
+    return percent(fmean(values)) if values else NOTHING

@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 NOTHING = "-"
 
 
+def percent(share: float | None) -> str:
+    """A share in per cent, or a dash."""
+    return NOTHING if share is None else f"{100 * share:.1f}"
+
+
 @dataclass(frozen=True)
 class Grid:
     """A title, the names of the columns, and rows of text; all columns but the first hold numbers."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from bdscan.bench.jobs import Result
-from bdscan.bench.tables import NOTHING, Grid
+from bdscan.bench.tables import NOTHING, Grid, percent
 
 SCHEMA = "bdscan.bench.train/1"
 
@@ -28,19 +28,15 @@ def _row(result: Result) -> tuple[str, ...]:
     measured, isolation = outcome["measured"], outcome["training"]["isolation"]
     return (
         *head,
-        _percent(measured["accuracy"]["after"]),
-        _percent(measured["asr"]["after"] if measured["asr"] else None),
+        percent(measured["accuracy"]["after"]),
+        percent(measured["asr"]["after"] if measured["asr"] else None),
         str(measured["isolated"]) if isolation else NOTHING,
-        _percent(measured["precision"]),
-        _percent(measured["recall"]),
+        percent(measured["precision"]),
+        percent(measured["recall"]),
         f"{isolation['p_value']:.1g}" if isolation else NOTHING,
         outcome["verdict"],
         f"{outcome['seconds']['train']:.0f}",
     )
-
-
-def _percent(value: float | None) -> str:
-    return NOTHING if value is None else f"{100 * value:.1f}"
 
 
 def document(made: Sequence[Result], said: str, pace: Mapping[str, Any] | None = None) -> dict[str, Any]:

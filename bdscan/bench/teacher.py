@@ -7,7 +7,6 @@ import tempfile
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 
 from bdscan import method
@@ -87,8 +86,8 @@ def _poisoned(job: Lesson, plant: Plant | None, data: CleanSet) -> Poisoned:
 
 
 def _written(folder: Path, poisoned: Poisoned, names: tuple[str, ...]) -> str:
-    path, images = folder / "data.npz", poisoned.images.permute(0, 2, 3, 1).numpy()
-    np.savez(path, images=images, labels=poisoned.labels.numpy(), names=np.array(names))
+    path = folder / "data.npz"
+    CleanSet(poisoned.images, poisoned.labels, names).save(path)
     return str(path)
 
 

@@ -12,7 +12,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-_READ_WHOLE = 2 << 30  # bytes of clean images, a second or two of hashing
+from bdscan.provenance import MOST, below, place
+
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "onnx", "safetensors")
 
 
@@ -37,27 +38,13 @@ def sha256_of(*paths: Path) -> str:
 
 def _images(spec: str) -> str:
     """Of the file or folder behind `--clean`, also behind `cifar10:ROOT`."""
-    root = Path(spec).expanduser()
-    if not root.exists() and ":" in spec:
-        root = Path(spec.partition(":")[2]).expanduser()
-    paths = sorted(_below(root)) if root.is_dir() else [root] if root.is_file() else []
-    whole = sum(path.stat().st_size for path in paths if path.is_file()) <= _READ_WHOLE
+    root = place(spec)
+    paths = sorted(below(root)) if root.is_dir() else [root] if root.is_file() else []
+    whole = sum(path.stat().st_size for path in paths if path.is_file()) <= MOST
     found = hashlib.sha256()
     for path in paths:  # folders too: a class without pictures still takes a number
         found.update(f"{os.path.relpath(path, root)}\0{_content(path, whole)}\0".encode("utf-8", "surrogateescape"))
     return found.hexdigest()
-
-
-def _below(root: Path) -> Iterator[Path]:
-    """Files and folders; a class folder may be a link, and a link may lead round in circles."""
-    seen: set[str] = set()
-    for top, inner, names in os.walk(root, followlinks=True):
-        yield Path(top)
-        if (real := os.path.realpath(top)) in seen:
-            inner.clear()
-            continue
-        seen.add(real)
-        yield from (Path(top) / name for name in names)
 
 
 def _content(path: Path, whole: bool) -> str:

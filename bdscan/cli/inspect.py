@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 
-from bdscan.bench.commands import Effort
+from bdscan.bench.choices import Effort
 from bdscan.cli import said
 from bdscan.cli.choices import Device, FailOn, Format
 from bdscan.cli.scan import Scan, opened, reports

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bdscan.bench.commands import Effort
+from bdscan.bench.choices import Effort
 from bdscan.cli import said
 from bdscan.cli.choices import Device, FailOn, Format
 from bdscan.method import given
@@ -73,8 +73,4 @@ def purify(
         )
         done = replace(pipeline.purify(model, options), inputs=read)
     said.say(f"wrote {output}")
-    for path, each in (*reports, *beside):
-        said.write(path, said.rendered([done], each, fail_on, many=False))
-    if not reports:
-        typer.echo(said.rendered([done], form or Format.text, fail_on, many=False, terminal=True))
-    raise typer.Exit(said.status_of(done, fail_on))
+    said.conclude(done, reports, form, fail_on, beside)

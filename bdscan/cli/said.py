@@ -6,7 +6,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -93,6 +93,21 @@ def rendered(reports: Sequence[Report], form: Format, fail_on: FailOn, *, many: 
         Format.intoto: {"fail_on": least(fail_on), "compact": many},
     }
     return render_all(reports, form.value, **options.get(form, {}))
+
+
+def conclude(
+    report: Report,
+    outputs: Sequence[tuple[Path, Format]],
+    told: Format | None,
+    fail_on: FailOn,
+    beside: Sequence[tuple[Path, Format]] = (),
+) -> NoReturn:
+    """Writes one report wherever it is wanted, else shows it, and ends with its status."""
+    for path, each in (*outputs, *beside):
+        write(path, rendered([report], each, fail_on, many=False))
+    if not outputs:
+        typer.echo(rendered([report], told or Format.text, fail_on, many=False, terminal=True))
+    raise typer.Exit(status_of(report, fail_on))
 
 
 def least(fail_on: FailOn) -> Verdict:

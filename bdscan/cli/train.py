@@ -72,11 +72,7 @@ def train(
         done = replace(pipeline.train(data, options), inputs=read)
     for path in (output, *([suspects] if suspects else [])):
         said.say(f"wrote {path}")
-    for path, each in reports:
-        said.write(path, said.rendered([done], each, fail_on, many=False))
-    if not reports:
-        typer.echo(said.rendered([done], form or Format.text, fail_on, many=False, terminal=True))
-    raise typer.Exit(said.status_of(done, fail_on))
+    said.conclude(done, reports, form, fail_on)
 
 
 EVERY = 60.0  # seconds between two lines of a log

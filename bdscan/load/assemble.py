@@ -42,7 +42,7 @@ def assemble(
     contents: Contents, spec: str, norm: str, images: Source | None, names: Path | None, device: str
 ) -> Loaded:
     """See `bdscan.load.load`."""
-    place = _device(device)
+    place = device_of(device)
     parts = _graph(contents, spec) if contents.format == "onnx" else _weights(contents, spec)
     shape, count = _shape(parts, contents, images)
     if count < 2:
@@ -75,7 +75,8 @@ def assemble(
     )
 
 
-def _device(device: str) -> torch.device:
+def device_of(device: str) -> torch.device:
+    """The one that `--device` names."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     if device == "cuda" and not torch.cuda.is_available():

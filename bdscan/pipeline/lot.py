@@ -19,6 +19,7 @@ from bdscan.images import Source, open_images
 from bdscan.images.classes import by_model
 from bdscan.load import classes as named
 from bdscan.load.arch.fresh import fresh
+from bdscan.load.assemble import device_of
 from bdscan.load.normalize import Norm, known, parse
 from bdscan.model import Normalised
 from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
@@ -63,7 +64,7 @@ def gather(spec: str, options: Training, check: Callable[[nn.Module], None]) -> 
     if options.augment not in AUGMENTS:
         raise Problem(f"`--augment {options.augment}` is none of {', '.join(AUGMENTS)}", status=USAGE)
     source = open_images(spec, training=True)
-    device = _device(options.device)
+    device = device_of(options.device)
     shape, names = _shape(source, options.side), _names(source, options)
     stated = None if options.normalize == "auto" else parse(options.normalize, shape[0])
     with torch.random.fork_rng(devices=[]):
@@ -95,13 +96,6 @@ def gather(spec: str, options: Training, check: Callable[[nn.Module], None]) -> 
 def _new(net: nn.Module, norm: Norm, device: torch.device) -> Normalised:
     """A copy of the net with the random weights it was built with."""
     return Normalised(copy.deepcopy(net), norm.mean, norm.std).to(device)
-
-
-def _device(device: str) -> torch.device:
-    there = torch.cuda.is_available()
-    if device == "cuda" and not there:
-        raise Problem("torch sees no CUDA device here", hint="--device cpu", status=USAGE)
-    return torch.device("cuda" if there and device != "cpu" else "cpu")
 
 
 def _shape(source: Source, side: int | None) -> tuple[int, int, int]:

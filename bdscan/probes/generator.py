@@ -100,7 +100,7 @@ class Generator(Probe):
 
     def _chosen(self, case: Case, spaces: OwnSpaces) -> tuple[list[int], list[int]]:
         """The classes with the least p over all earlier findings, and others at random."""
-        found = [f.arrays["p_values"] for run in case.runs for f in run.findings if "p_values" in f.arrays]
+        found = case.p_values()
         if not found:
             return [], []
         combined = pooled(found)

@@ -259,7 +259,7 @@ def _pointed_at(case: Case) -> list[int]:
 def _combined(case: Case) -> Array:
     """One p-value a class from all earlier probes."""
     assert case.suspect is not None
-    ps = [f.arrays["p_values"] for run in case.runs for f in run.findings if "p_values" in f.arrays]
+    ps = case.p_values()
     return pooled(ps) if ps else np.ones(case.suspect.classes)
 
 
