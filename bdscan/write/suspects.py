@@ -10,6 +10,7 @@ from torch import Tensor
 from bdscan.data import CleanSet
 
 COLUMNS = ("file", "label", "score", "rank", "isolated")
+FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula: nobody vouches for the names
 
 
 def table(images: CleanSet, score: Tensor, isolated: Tensor) -> str:
@@ -23,5 +24,14 @@ def table(images: CleanSet, score: Tensor, isolated: Tensor) -> str:
         label = int(images.labels[place])
         name = images.names[label] if label < len(images.names) else str(label)
         said = "yes" if bool(isolated[place]) else "no"
-        writer.writerow((images.files[place], name, f"{float(score[place]):.6g}", rank, said))
+        writer.writerow((_file(images.files[place]), _label(name), f"{float(score[place]):.6g}", rank, said))
     return out.getvalue()
+
+
+def _file(name: str) -> str:
+    """The same file, and no formula."""
+    return f"./{name}" if name.startswith(FORMULA) else name
+
+
+def _label(name: str) -> str:
+    return f"'{name}" if name.startswith(FORMULA) else name
