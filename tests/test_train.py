@@ -161,6 +161,48 @@ def test_stopped_and_resumed_it_is_the_same_to_the_byte(stage: str, tmp_path: Pa
     assert not (tmp_path / f"model.safetensors{UNFINISHED}").exists()
 
 
+def blind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The losses say nothing, as those of warps and blends do."""
+    monkeypatch.setattr("bdscan.train.abl.depth", lambda scored: torch.arange(scored.shape[1]).double())
+
+
+def test_what_the_losses_do_not_show_the_finished_net_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blind(monkeypatch)
+    images, labels, marked = poisoned(900, 0.1)
+    report = taught(tmp_path, (images, labels))
+    isolation = document(report)["training"]["isolation"]
+    assert isolation["target"] == TARGET
+    assert "by two different things" in isolation["message"]
+    isolated = marked[places([row for row in suspects(tmp_path) if row["isolated"] == "yes"])]
+    assert isolated.mean() > 0.9
+    assert isolated.sum() > 0.9 * marked.sum()
+    accuracy, success = measured(tmp_path, report)
+    assert accuracy > 0.85
+    assert success < 0.1
+    (tmp_path / "none").mkdir()
+    unseen = taught(tmp_path / "none", (images, labels), "abl", "abl.reviews=0")
+    assert document(unseen)["training"]["isolation"]["isolated"] == 0
+    assert measured(tmp_path / "none", unseen)[1] > 0.9
+
+
+@pytest.mark.parametrize("stage", ["learn", "learn 2"])
+def test_stopped_around_the_review_it_is_the_same_to_the_byte(
+    stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupt(name: str, done: int, total: int, what: str) -> None:
+        if what.partition(",")[0] == stage and done == (total if stage == "learn" else total // 2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    blind(monkeypatch)
+    whole = tmp_path / "whole"
+    taught(whole, poisoned(900, 0.1)[:2])
+    with pytest.raises(Problem, match="stopped by the user"):
+        taught(tmp_path, poisoned(900, 0.1)[:2], show=interrupt)
+    taught(tmp_path, poisoned(900, 0.1)[:2], resume=True)
+    assert (tmp_path / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+    assert places(suspects(tmp_path)) == places(suspects(whole))
+
+
 def test_it_is_resumed_only_for_the_same_work(tmp_path: Path) -> None:
     def interrupt(name: str, done: int, total: int, what: str) -> None:
         if done == 3:

@@ -100,6 +100,13 @@ class Course:
         if journal is not None:
             journal.close()
 
+    def once(self, stage: str, net: Normalised, records: Mapping[str, Tensor], work: Callable[[], None]) -> None:
+        """`work`, which fills the records; if an earlier call has done it they, and the net, are as it left them."""
+        journal = self.bookmark.open(stage, net, records)
+        if journal is not None:
+            work()
+            journal.close()
+
 
 class Trainer(ABC):
     """A way to train. It sees the data and nothing else: no trigger, no target, no clean images."""

@@ -77,14 +77,14 @@ def sized(count: int, batch: int, rate: float) -> tuple[int, float]:
 
 
 def learned(
-    course: Course, taught: Tensor, *, epochs: int, batch: int, rate: float, decay: float
+    course: Course, taught: Tensor, *, epochs: int, batch: int, rate: float, decay: float, stage: str = LEARN
 ) -> tuple[Normalised, tuple[float, ...]]:
     """A new net that learned these images, and their mean loss in each epoch."""
     net = course.fresh()
     batch, rate = sized(len(taught), batch, rate)
     losses = Losses(len(taught), epochs, batch, net.mean.device)
     course.teach(
-        LEARN,
+        stage,
         net,
         course.data.take(taught),
         epochs=epochs,
