@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bdscan.load import nets
 from bdscan.load.arch import find, from_torchvision
+from bdscan.load.arch.fresh import fresh
 from bdscan.load.arch.match import hollow
 from bdscan.load.nets.candidate import Candidate, outline_of
 from bdscan.problem import USAGE, Problem
@@ -593,3 +594,13 @@ def test_pooling_by_a_window_tells_the_size() -> None:
     assert first.candidate.fixed
     with torch.no_grad():
         assert first.net.eval()(pixels(64)).shape == (2, 7)
+
+
+@pytest.mark.parametrize("name", ["wrn-16-1", "resnet-18", "preact-resnet-18", "resnet-20", "vgg-11"])
+def test_a_net_is_found_by_the_name_it_was_trained_under(name: str) -> None:
+    state = fresh(name, 7, (3, 32, 32)).state_dict()
+    found = find(name, state, None, {}, "model.pt")
+    assert [each.candidate.name for each in found] == [find("auto", state, None, {}, "model.pt")[0].candidate.name]
+    for other in {"wrn-16-2", "resnet-34", "preact-resnet-18", "resnet-18"} - {name}:
+        with pytest.raises(Problem, match="are not those of"):
+            find(other, state, None, {}, "model.pt")

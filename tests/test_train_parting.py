@@ -28,7 +28,7 @@ def drawn(taken: list[int], shift: float, seed: int = 0) -> tuple[Seen, Tensor, 
     features[marked, 3] += shift
     logits = features @ middles.T
     logits[marked, TARGET] += 100  # the trigger's doing
-    return Seen(features, logits, torch.zeros(len(truth), 0)), torch.where(marked, TARGET, truth), marked
+    return Seen(features, logits, ()), torch.where(marked, TARGET, truth), marked
 
 
 def everything(labels: Tensor) -> Tensor:

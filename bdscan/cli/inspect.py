@@ -27,7 +27,9 @@ def inspect(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="PATH...", help="Models, folders, patterns, addresses.")],
     clean: Annotated[str | None, typer.Option(help="Images you trust: a folder, .npz, .tar or cifar10:ROOT.")] = None,
-    arch: Annotated[str, typer.Option(help="auto, torchvision:NAME, timm:NAME or FILE.py:factory.")] = "auto",
+    arch: Annotated[
+        str, typer.Option(help="auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory.")
+    ] = "auto",
     normalize: Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")] = "auto",
     classes: Annotated[Path | None, typer.Option(help="Class names in the model's order.")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe (repeatable).")] = None,

@@ -29,7 +29,9 @@ def purify(
         str | None, typer.Option(metavar="FILE", help="A trigger you know, to be measured: .png with alpha or .npz.")
     ] = None,
     target: Annotated[int | None, typer.Option(min=0, help="The class that this trigger leads to.")] = None,
-    arch: Annotated[str, typer.Option(help="auto, torchvision:NAME, timm:NAME or FILE.py:factory.")] = "auto",
+    arch: Annotated[
+        str, typer.Option(help="auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory.")
+    ] = "auto",
     normalize: Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")] = "auto",
     classes: Annotated[Path | None, typer.Option(help="Class names in the model's order.")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe, before and after (repeatable).")] = None,

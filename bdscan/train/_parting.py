@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cached_property
 from typing import cast
@@ -27,6 +28,9 @@ NARROW = 0.05  # of the variance: no part is narrower
 # How far apart the gains of clean classes lie: 0.03 and 0.04 in eight clean CIFAR-10 nets, 0.075 in the widest of them.
 SPREAD = Spread(sd=0.08, freedom=8)
 EARLY = 6  # the layer whose maps tell how an image looks: a sixth of the way through those that have maps
+GRID = 8  # places a side in which pixels do
+STRAGGLERS = 0.03  # of a class, at most: so few lie apart in clean classes too, and are left out of account ...
+ROUNDS = 3  # ... so often
 EASIER = 2  # as rarely must one part be mixed up with other images as the other part, or it says nothing
 OTHERS = 2000  # of these other images, at most
 VIEWS = 2  # the features in units of what other classes vary in, and as they are
@@ -39,7 +43,7 @@ class Seen:
 
     features: Tensor  # what the head takes
     logits: Tensor
-    looks: Tensor  # of each channel of an early layer the mean, the largest and the deviation; nothing without maps
+    looks: tuple[Tensor, ...]  # how it looks, whatever it shows: figures of its pixels, and of an early layer
 
     def rivals(self, label: int) -> Tensor:
         """The class that the net would name if not this one, for each image."""
@@ -54,7 +58,7 @@ def seen(net: Normalised, data: CleanSet, classes: int) -> Seen:
     was = net.training
     net.eval()
     early = [layer.name for layer in suspect.maps][: len(suspect.maps) // EARLY + 1][-1:]
-    features, logits, looks = [], [], []
+    features, logits, pixel, early_maps = [], [], [], []
     with (
         torch.no_grad(),
         autocast(suspect.device),
@@ -65,12 +69,22 @@ def seen(net: Normalised, data: CleanSet, classes: int) -> Seen:
             logits.append(net(pixels).float().cpu())
             found = taken[suspect.head].float()
             features.append((found.mean((2, 3)) if found.dim() == 4 else found.flatten(1)).cpu())
-            looks.append(_look(maps[early[0]].float().cpu()) if early else torch.zeros(len(pixels), 0))
+            pixel.append(_places(pixels).cpu())
+            if early:
+                early_maps.append(_channels(maps[early[0]].float()).cpu())
     net.train(was)
-    return Seen(torch.cat(features), torch.cat(logits), torch.cat(looks))
+    looks = tuple(torch.cat(each) for each in (pixel, early_maps) if each)
+    return Seen(torch.cat(features), torch.cat(logits), looks)
 
 
-def _look(maps: Tensor) -> Tensor:
+def _places(pixels: Tensor) -> Tensor:
+    """The colours and the detail of each place: what is always put in the same place shows."""
+    detail = (pixels - F.avg_pool2d(pixels, 3, 1, 1)).abs()
+    return torch.cat([F.adaptive_avg_pool2d(each, GRID).flatten(1) for each in (pixels, detail)], dim=1)
+
+
+def _channels(maps: Tensor) -> Tensor:
+    """The mean, the largest and the deviation of each channel: what is put anywhere shows, too."""
     each = maps.flatten(2)
     return torch.cat([each.mean(2), each.amax(2), each.std(2)], dim=1)
 
@@ -154,16 +168,18 @@ def parting(found: Seen, labels: Tensor, classes: int, among: Tensor) -> Parting
 def _strange(found: Seen, labels: Tensor, target: int, right: Tensor, own: Tensor, part: Tensor) -> bool:
     """Whether this part, rather than the rest, is out of place: it bears something that no other image bears.
 
-    A trigger shows in an early layer, where classes do not yet: the images that bear it are easily told there from
-    those of all other classes. Where both parts are told as well, the one is out of place that is less like a class. A
-    cat could be a dog, or one of a few others. What was taken from everywhere and labelled `cat` could be anything,
-    and what was taken from one class could be that class only.
+    A trigger shows before any class does, in the pixels or in an early layer: the images that bear it are easily told
+    there from those of all other classes. Where both parts are as easily told, the one is out of place that is less
+    like a class. A cat could be a dog, or one of a few others. What was taken from everywhere and labelled `cat` could
+    be anything, and what was taken from one class could be that class only.
     """
     places, others = own.nonzero()[:, 0], (labels != target).nonzero()[:, 0]
-    if found.looks.shape[1]:
-        mixed_up = [_mixed_up(found.looks[places[each]], found.looks[others]) for each in (part, ~part)]
-        if max(mixed_up) > EASIER * min(mixed_up):
-            return mixed_up[0] < mixed_up[1]
+    easier = 0.0  # the logarithm of how much more often the rest is mixed up than the part, where that is most
+    for look in found.looks:
+        one, rest = (math.log(_mixed_up(look[places[each]], look[others])) for each in (part, ~part))
+        easier = max(easier, rest - one, key=abs)
+    if abs(easier) > math.log(EASIER):
+        return easier > 0
     usual = [
         _entropy(found.rivals(label)[(labels == label) & right])
         for label in labels[right].unique().tolist()
@@ -223,16 +239,30 @@ def twofold(points: Tensor, fitted: Tensor) -> tuple[float, Tensor]:
     """What two parts explain better than one, along the line that parts them best, and who belongs to the second.
 
     The line is at first the widest direction; once two parts are found along it, Fisher's discriminant of the two.
-    Only points that are `fitted` tell where it is.
+    Only points that are `fitted` tell where it is, and of those not a few that lie far away from all others.
     """
+    for _ in range(ROUNDS):
+        bells, along = _two_parts(points, fitted)
+        share = bells.share(along)
+        second = share > 0.5
+        few = second if int((second & fitted).sum()) * 2 < int(fitted.sum()) else ~second
+        if int((few & fitted).sum()) > STRAGGLERS * int(fitted.sum()) or not (few & fitted).any():
+            break
+        fitted = fitted & ~few
+    else:
+        return 0.0, torch.zeros_like(share)
+    return bells.gain, share
+
+
+def _two_parts(points: Tensor, fitted: Tensor) -> tuple[Bells, Tensor]:
+    """The parts, and where each point lies along the line between them."""
     known = points[fitted]
     count = min(DIRECTIONS, points.shape[1], max(1, len(known) // EACH))
     _, _, directions = torch.linalg.svd(known - known.mean(0), full_matrices=False)
     narrow = (points - known.mean(0)) @ directions[:count].T
     part = two_bells(narrow[fitted, 0]).share(narrow[fitted, 0])
     along = narrow @ _discriminant(narrow[fitted], part > 0.5)
-    bells = two_bells(along[fitted])
-    return bells.gain, bells.share(along)
+    return two_bells(along[fitted]), along
 
 
 def _discriminant(points: Tensor, part: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from torch import Tensor
 from bdscan.load import nets
 from bdscan.load.arch import from_file, from_timm, from_torchvision, from_transformers
 from bdscan.load.arch.match import Difference, Found, fit, nearest
+from bdscan.load.nets import families
 from bdscan.load.nets.candidate import Candidate, outline_of
 from bdscan.problem import USAGE, Problem
 
@@ -23,6 +24,9 @@ def find(spec: str, tensors: dict[str, Tensor], config: Facts | None, extra: Fac
     found, tried = _try(candidates, tensors, first=spec.partition(":")[0] not in ("torchvision", "timm"))
     if found:
         return found
+    if not tried:
+        said = f"the tensors in `{path}` are not those of {spec}"
+        raise Problem(said, hint="`--arch auto` says what they look like")
     candidate, apart = min(tried, key=lambda pair: len(pair[1]))
     said = f"the tensors in `{path}` are not those of {candidate.name}: {apart.told}"
     raise Problem(said, hint="a net is loaded whole or not at all: check the file and `--arch`")
@@ -37,9 +41,14 @@ def _asked(spec: str, tensors: dict[str, Tensor], config: Facts | None, extra: F
         return iter([from_timm.named(name, outline)])
     if ".py:" in spec:
         return from_file.candidates(spec, outline, _classes(config or {}) or _classes(extra))
+    alike = families.alike(spec, outline)
+    if alike is not None:
+        before = spec.startswith(families.PREACT)  # the only two families with the same kernels
+        ours = nets.candidates(outline) if alike else ()
+        return (each for each in ours if each.name.startswith("preact") == before)
     raise Problem(
         f"`--arch {spec}` is none of the forms that bdscan knows",
-        hint="auto, torchvision:NAME, timm:NAME or FILE.py:factory",
+        hint="auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory",
         status=USAGE,
     )
 

@@ -24,6 +24,7 @@ _VGG: dict[str, str] = {  # Simonyan and Zisserman's configurations A, B, D and 
     "19": "22444",
 }
 _WRN = re.compile(r"wrn-(\d+)-(\d+)")
+PREACT = "preact-"
 _MOST = 100  # blocks in a group, and times the usual width: more is a slip of the finger
 
 NAMES = (
@@ -47,6 +48,18 @@ def build(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module | N
     return net
 
 
+def alike(name: str, outline: Outline) -> bool | None:
+    """Whether such tensors have the kernels of the net of that name, whatever they are called; None: no such name."""
+    found = _planned(name, 2, (3, 32, 32))
+    if found is None:
+        return None
+    ours, theirs = (
+        sorted((*shape[:1], *shape[2:]) for shape in shapes.values() if len(shape) == 4)
+        for shapes in (found[1], outline)
+    )
+    return ours == theirs
+
+
 def _planned(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[Family, Shapes] | None:
     """Which family, and every tensor's name and shape (counters apart)."""
     kind, _, depth = name.rpartition("-")
@@ -54,7 +67,7 @@ def _planned(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[Fami
     if wide is not None:
         shapes = _wide(int(wide[1]), int(wide[2]), classes, shape[0])
         return (preact.wide, shapes) if shapes else None
-    if kind == "preact-resnet" and depth in {*_BASIC, *_BOTTLENECK}:
+    if kind == f"{PREACT}resnet" and depth in {*_BASIC, *_BOTTLENECK}:
         return preact.residual, _staged(depth, classes, shape[0], first=False)
     if kind == "resnet" and depth in {*_BASIC, *_BOTTLENECK, *_NARROW}:
         return resnet.candidates, _staged(depth, classes, shape[0], first=True)
