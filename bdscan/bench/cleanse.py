@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bdscan.data import CleanSet
+from bdscan.fit import autocast
 from bdscan.model import SuspectModel
 from bdscan.statistics import robust_z
 
@@ -73,7 +74,8 @@ def smallest(suspect: SuspectModel, clean: CleanSet, target: int, settings: Clea
         index = torch.randint(0, len(clean), (settings.batch,), generator=generator)
         pixels = clean.images[index].to(suspect.device).float() / 255
         mask, pattern = torch.tanh(raw_mask) / 2 + 0.5, torch.tanh(raw_pattern) / 2 + 0.5
-        logits = suspect((1 - mask) * pixels + mask * pattern)
+        with autocast(suspect.device):  # as the probes do: twice as fast, and the same triggers
+            logits = suspect((1 - mask) * pixels + mask * pattern).float()
         wanted = torch.full((len(pixels),), target, device=suspect.device)
         loss = F.cross_entropy(logits, wanted) + weight.value * mask.sum()
         optimiser.zero_grad()

@@ -20,7 +20,7 @@ from bdscan.reference import Spread, moderated
 
 FEWEST = 40  # images of a class: with fewer, the directions found are those of chance
 DIRECTIONS = 10  # of the features of one class, the widest
-EACH = 10  # images a direction, at least
+EACH = 30  # images a direction, at least: with fewer a few can be told from all others by chance
 RIDGE = 1e-2  # of the features' mean variance: what no image of another class varies in is not divided by nothing
 CUTS = (0.03, 0.1, 0.3, 0.5, 0.7, 0.9, 0.97)  # shares below which the search for two parts begins
 STEPS, CLOSE = 200, 1e-4  # of expectation and maximisation, until nothing changes by more
@@ -29,7 +29,7 @@ NARROW = 0.05  # of the variance: no part is narrower
 SPREAD = Spread(sd=0.08, freedom=8)
 EARLY = 6  # the layer whose maps tell how an image looks: a sixth of the way through those that have maps
 GRID = 8  # places a side in which pixels do
-STRAGGLERS = 0.03  # of a class, at most: so few lie apart in clean classes too, and are left out of account ...
+STRAGGLERS, FEW = 0.03, 20  # of a class, and images: so few lie apart in clean classes too, and are left out ...
 ROUNDS = 3  # ... so often
 EASIER = 2  # as rarely must one part be mixed up with other images as the other part, or it says nothing
 OTHERS = 2000  # of these other images, at most
@@ -246,7 +246,8 @@ def twofold(points: Tensor, fitted: Tensor) -> tuple[float, Tensor]:
         share = bells.share(along)
         second = share > 0.5
         few = second if int((second & fitted).sum()) * 2 < int(fitted.sum()) else ~second
-        if int((few & fitted).sum()) > STRAGGLERS * int(fitted.sum()) or not (few & fitted).any():
+        apart = int((few & fitted).sum())
+        if not 0 < apart <= max(FEW, STRAGGLERS * int(fitted.sum())):
             break
         fitted = fitted & ~few
     else:
