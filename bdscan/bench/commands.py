@@ -13,6 +13,7 @@ from bdscan.bench.plant import plant
 from bdscan.bench.purify import purify
 from bdscan.bench.table import table
 from bdscan.bench.train import train
+from bdscan.device import Device
 from bdscan.problem import USAGE, Problem
 
 __all__ = ["Effort", "app"]
@@ -38,7 +39,7 @@ def detect(
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe (repeatable).")] = None,
     effort: Annotated[Effort, typer.Option(help="How long to look.")] = Effort.standard,
     budget: Annotated[float | None, typer.Option(help="Seconds a model may take.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
@@ -67,7 +68,7 @@ def detect(
             probes=tuple(probe or ()),
             effort=effort.value,
             budget=budget,
-            device=device,
+            device=device.value,
             seed=seed,
             steps=baseline_steps,
         )

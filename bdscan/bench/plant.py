@@ -12,6 +12,7 @@ import typer
 
 from bdscan import method
 from bdscan.bench import said
+from bdscan.device import Device
 from bdscan.problem import USAGE, Problem
 
 
@@ -37,7 +38,7 @@ def plant(
     batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
     flip: Annotated[bool, typer.Option(help="Mirror images; not for signs, digits or letters.")] = True,
     normalize: Annotated[str, typer.Option(help="imagenet, cifar10, none or MEAN/STD.")] = "none",
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="The first one; same seed, same nets.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Nets at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
@@ -70,7 +71,7 @@ def plant(
             batch=batch,
             flip=flip,
             normalize=normalize,
-            device=device,
+            device=device.value,
             seed=one.seed,
             command=said.command(),
         )

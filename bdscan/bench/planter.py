@@ -20,6 +20,7 @@ from bdscan import __version__, method
 from bdscan.bench.planting import Planting, label_of, learned_of, trigger_of
 from bdscan.bench.truth import ALL_TO_ALL
 from bdscan.data import CleanSet
+from bdscan.device import device_of
 from bdscan.fit import crop_and_flip, fit
 from bdscan.images import Source, open_images
 from bdscan.load.arch.fresh import fresh
@@ -93,8 +94,7 @@ def _field(job: Planting) -> Field:
     train = source.load(shape, limit=job.images or source.count, seed=job.seed)
     given: Source = open_images(job.test)
     test = given.load(shape, train.names, limit=given.count)
-    cuda = job.device != "cpu" and torch.cuda.is_available()
-    return Field(train=train, test=test, shape=shape, device=torch.device("cuda" if cuda else "cpu"), job=job)
+    return Field(train=train, test=test, shape=shape, device=device_of(job.device), job=job)
 
 
 def _plant(job: Planting, field: Field) -> tuple[Plant | None, int]:

@@ -11,6 +11,7 @@ import typer
 from bdscan import method
 from bdscan.bench import said
 from bdscan.bench.choices import Effort
+from bdscan.device import Device
 from bdscan.problem import USAGE, Problem
 
 AUTO = "auto"
@@ -31,7 +32,7 @@ def purify(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")] = None,
     effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
     budget: Annotated[float | None, typer.Option(help="Seconds a purification may take.")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
@@ -70,7 +71,7 @@ def purify(
             settings=tuple(set_ or ()),
             effort=effort.value,
             budget=budget,
-            device=device,
+            device=device.value,
             seed=seed,
         )
         for count in dict.fromkeys(draws)

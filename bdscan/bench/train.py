@@ -11,6 +11,7 @@ from bdscan import method
 from bdscan.bench import said
 from bdscan.bench.choices import Effort
 from bdscan.bench.plant import Kind, kind_of
+from bdscan.device import Device
 from bdscan.problem import USAGE, Problem
 
 
@@ -31,7 +32,7 @@ def train(
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Check by this probe only (repeatable).")] = None,
     effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda.")] = "auto",
+    device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     pace: Annotated[bool, typer.Option("--pace", help="Time the loop too, beside a bare one.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, a process each.")] = 1,
@@ -69,14 +70,14 @@ def train(
             arch=arch,
             probes=tuple(probe or ()),
             effort=effort.value,
-            device=device,
+            device=device.value,
             seed=seed,
         )
         for kind in kinds
         for trainer in dict.fromkeys(methods)
     ]
     made = run(work, results, workers=jobs, said=said.command(), tell=said.tell)
-    timed = _paced(arch, side or 32, device) if pace else None
+    timed = _paced(arch, side or 32, device.value) if pace else None
     said.present(taught.grids(made), lambda: taught.document(made, said.command(), timed), output)
     said.failures(made)
 

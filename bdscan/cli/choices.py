@@ -26,14 +26,6 @@ class FailOn(StrEnum):
     backdoored = "backdoored"
 
 
-class Device(StrEnum):
-    """Where the net runs."""
-
-    auto = "auto"
-    cpu = "cpu"
-    cuda = "cuda"
-
-
 _SUFFIXES = {
     ".json": Format.json,
     ".html": Format.html,

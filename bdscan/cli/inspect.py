@@ -10,9 +10,10 @@ import typer
 
 from bdscan.bench.choices import Effort
 from bdscan.cli import said
-from bdscan.cli.choices import Device, FailOn, Format
+from bdscan.cli.choices import FailOn, Format
 from bdscan.cli.scan import Scan, opened, reports
 from bdscan.cli.telling import Teller
+from bdscan.device import Device
 from bdscan.load.addresses import MOST_MB
 from bdscan.method import given
 from bdscan.problem import USAGE, Problem

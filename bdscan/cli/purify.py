@@ -10,7 +10,8 @@ import typer
 
 from bdscan.bench.choices import Effort
 from bdscan.cli import said
-from bdscan.cli.choices import Device, FailOn, Format
+from bdscan.cli.choices import FailOn, Format
+from bdscan.device import Device
 from bdscan.method import given
 from bdscan.problem import USAGE, Problem
 

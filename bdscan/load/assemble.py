@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bdscan.data import CleanSet
+from bdscan.device import device_of
 from bdscan.images import Source, doubts_against
 from bdscan.load import Loaded, arch, classes, normalize
 from bdscan.load.arch.match import Found, outputs
@@ -73,15 +74,6 @@ def assemble(
         prefix=parts.prefix,
         convert=found.candidate.convert,
     )
-
-
-def device_of(device: str) -> torch.device:
-    """The one that `--device` names."""
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise Problem("torch sees no CUDA device here", hint="--device cpu", status=USAGE)
-    return torch.device(device)
 
 
 def _weights(contents: Contents, spec: str) -> _Parts:

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.data import CleanSet
+from bdscan.device import device_of
 from bdscan.fit import Augment, crop_and_flip
 from bdscan.images import Source, open_images
 from bdscan.images.classes import by_model
 from bdscan.load import classes as named
 from bdscan.load.arch.fresh import fresh
-from bdscan.load.assemble import device_of
 from bdscan.load.normalize import Norm, known, parse
 from bdscan.model import Normalised
 from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
