@@ -55,8 +55,8 @@ bench: $(READY) ## count what is found among the samples, and how fast
 
 # The CPU tier of bench/README.md. One thread a process, so that sums come out alike however many cores there are.
 TIER := out/cpu
-PLANTS := badnets badnets:all_to_all=true blend lowfreq ftrojan sig tact@0.05 adaptive_blend@0.05 wanet:strength=1 \
-  input_aware label_consistent@0.05 trojannn
+PLANTS := badnets badnets:all_to_all=true blend lowfreq:amplitude=0.2 ftrojan:magnitude=60 sig adaptive_blend \
+  bpp:levels=4 wanet:strength=1 label_consistent@0.05 trojannn
 JOBS ?= 2
 
 bench-cpu: $(READY) ## plant, inspect and purify small CIFAR-10 nets (CIFAR=cifar10:ROOT, JOBS=2)

@@ -185,6 +185,23 @@ def test_what_the_losses_do_not_show_the_finished_net_does(tmp_path: Path, monke
     assert measured(tmp_path / "none", unseen)[1] > 0.9
 
 
+def test_a_net_whose_features_cannot_be_reviewed_is_told_before_the_training(tmp_path: Path) -> None:
+    spec, arch = written(tmp_path, *drawn(300))
+    code = (
+        (tmp_path / "net.py").read_text().replace("nn.Linear(64, num_classes)", "nn.Linear(64, num_classes + 1), Cut()")
+    )
+    cut = "class Cut(nn.Module):\n    def forward(self, x):\n        return x[:, 1:]\n\n\n"
+    (tmp_path / "net.py").write_text(code.replace("def net", f"{cut}def net"))
+    shown: list[str] = []
+    options = Training(
+        output=tmp_path / "m.safetensors", arch=arch, show=lambda name, done, total, what: shown.append(what)
+    )
+    with pytest.raises(Problem, match="no linear layer") as problem:
+        train(spec, options)
+    assert "abl.reviews=0" in problem.value.hint
+    assert not shown
+
+
 @pytest.mark.parametrize("stage", ["learn", "learn 2"])
 def test_stopped_around_the_review_it_is_the_same_to_the_byte(
     stage: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -16,6 +16,7 @@ from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
 from bdscan.fit import autocast
 from bdscan.model import Normalised, SuspectModel
+from bdscan.problem import Problem
 from bdscan.reference import Spread, moderated
 
 FEWEST = 40  # images of a class: with fewer, the directions found are those of chance
@@ -52,11 +53,21 @@ class Seen:
         return others.argmax(1)
 
 
+def features_of(net: Normalised, data: CleanSet, classes: int) -> SuspectModel:
+    """The net as one whose last layer is known; raises `Problem` where it has none."""
+    suspect = SuspectModel(net, cast(tuple[int, int, int], tuple(data.images.shape[1:])), classes)
+    try:
+        suspect.head  # noqa: B018 - it is looked for here
+    except Problem as problem:
+        raise Problem(problem.message, hint="`--set abl.reviews=0` trains it without the review") from None
+    return suspect
+
+
 def seen(net: Normalised, data: CleanSet, classes: int) -> Seen:
     """All images as they are, not augmented."""
-    suspect = SuspectModel(net, cast(tuple[int, int, int], tuple(data.images.shape[1:])), classes)
     was = net.training
     net.eval()
+    suspect = features_of(net, data, classes)
     early = [layer.name for layer in suspect.maps][: len(suspect.maps) // EARLY + 1][-1:]
     features, logits, pixel, early_maps = [], [], [], []
     with (
@@ -154,8 +165,8 @@ def parting(found: Seen, labels: Tensor, classes: int, among: Tensor) -> Parting
     for label in range(classes):
         own = (labels == label) & among
         if int((own & right).sum()) >= FEWEST:
-            for view, features in enumerate((pooled.without(label), angles)):
-                gains[view, label], parts[view, label] = twofold(features[own], right[own])
+            for view, points in enumerate((pooled.without(label, own), angles[own])):
+                gains[view, label], parts[view, label] = twofold(points, right[own])
     result = Parting(gains, torch.zeros(len(labels), dtype=torch.double))
     if parts:
         own = (labels == result.target) & among
@@ -226,12 +237,12 @@ class _Pooled:
             self.counts.append(len(own))
         self.total, self.count = torch.stack(self.scatter).sum(0), sum(self.counts)
 
-    def without(self, label: int) -> Tensor:
-        """The features in units of that scatter: what is usual within a class is small in all directions."""
+    def without(self, label: int, own: Tensor) -> Tensor:
+        """Its images' features in units of that scatter: what is usual within a class is small in all directions."""
         scatter = (self.total - self.scatter[label]) / max(1, self.count - self.counts[label])
         ridge = RIDGE * scatter.diagonal().mean().clamp(min=1e-12)
         root = torch.linalg.cholesky(scatter + ridge * torch.eye(len(scatter), dtype=scatter.dtype))
-        whitened: Tensor = torch.linalg.solve_triangular(root, self.features.T, upper=False).T
+        whitened: Tensor = torch.linalg.solve_triangular(root, self.features[own].T, upper=False).T
         return whitened
 
 

@@ -46,7 +46,7 @@ from bdscan.model import Normalised
 from bdscan.problem import USAGE, Problem
 from bdscan.train import Course, Isolation, Trained, Trainer
 from bdscan.train._lessons import LEARN, kept_back, learned, without
-from bdscan.train._parting import VIEWS, Parting, parting, seen
+from bdscan.train._parting import VIEWS, Parting, features_of, parting, seen
 from bdscan.train._unlearn import unlearned
 from bdscan.train._watch import Watched, depth, evidence, standing, watched
 
@@ -75,7 +75,7 @@ class Abl(Trainer):
     looks: ClassVar[bool] = True
 
     def __call__(self, course: Course) -> tuple[Normalised, Trained]:
-        self._check()
+        self._check(course)
         watch = watched(
             course,
             epochs=self.watch,
@@ -111,10 +111,8 @@ class Abl(Trainer):
     def _reviewed(self, course: Course, net: Normalised, isolation: Isolation, number: int) -> Parting:
         """What the features of the finished net say of the images that are not isolated yet."""
         data = course.data
-        gains, member = (
-            torch.zeros(VIEWS, course.classes, dtype=torch.double),
-            torch.zeros(len(data), dtype=torch.double),
-        )
+        gains = torch.zeros(VIEWS, course.classes, dtype=torch.double)
+        member = torch.zeros(len(data), dtype=torch.double)
 
         def look() -> None:
             found = parting(seen(net, data, course.classes), data.labels, course.classes, ~isolation.isolated)
@@ -124,11 +122,13 @@ class Abl(Trainer):
         course.once(f"review {number}", net, {"gains": gains, "member": member}, look)
         return Parting(gains, member)
 
-    def _check(self) -> None:
+    def _check(self, course: Course) -> None:
         if self.ascent not in ASCENTS:
             raise Problem(f"`abl.ascent` is one of {', '.join(ASCENTS)}, not `{self.ascent}`", status=USAGE)
         if not 0 < self.share < 0.5 or self.watch < 1:
             raise Problem("`abl.share` lies between 0 and 0.5, and `abl.watch` is at least 1", status=USAGE)
+        if self.reviews:
+            features_of(course.fresh().eval(), course.data, course.classes)  # not after hours
 
     def _isolated(self, course: Course, watch: Watched) -> Isolation:
         """The sooner part of the class that stands out."""
