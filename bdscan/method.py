@@ -95,6 +95,11 @@ def given(texts: Sequence[str]) -> dict[str, dict[str, str]]:
     return found
 
 
+def pairs(texts: Sequence[str]) -> dict[str, str]:
+    """`SETTING=VALUE`, which somebody has looked at already, taken apart."""
+    return dict(text.split("=", 1) for text in texts)
+
+
 def settings(method: Any) -> dict[str, object]:
     """The settings as the report records them."""
     return dataclasses.asdict(method)

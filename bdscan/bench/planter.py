@@ -100,7 +100,7 @@ def _field(job: Planting) -> Field:
 def _plant(job: Planting, field: Field) -> tuple[Plant | None, int]:
     if job.plant is None:
         return None, 0
-    plant: Plant = method.configure("plant", job.plant, dict(text.split("=", 1) for text in job.settings))
+    plant: Plant = method.configure("plant", job.plant, method.pairs(job.settings))
     # Drawn, so that not every trigger of a suite leads to one class, which may be a special one by nature.
     drawn = zlib.crc32(f"{job.plant} {job.settings} {job.seed}".encode()) % field.classes
     target = drawn if job.target is None else job.target
@@ -146,7 +146,7 @@ def _truth(job: Planting, plant: Plant | None, target: int) -> dict[str, Any]:
     return {
         "arch": arch,
         "attack": job.plant,
-        "settings": dict(text.split("=", 1) for text in job.settings),
+        "settings": method.pairs(job.settings),
         "rate": job.rate,
         "target": None if all_to_all else target,
         "mode": ALL_TO_ALL if all_to_all else "clean" if plant.clean_label else "dirty",

@@ -71,7 +71,7 @@ def _drawn(job: Lesson, spec: str, images: int | None, *, training: bool) -> Cle
 def _plant(job: Lesson) -> Plant | None:
     if job.plant is None:
         return None
-    found: Plant = method.configure("plant", job.plant, dict(text.split("=", 1) for text in job.settings))
+    found: Plant = method.configure("plant", job.plant, method.pairs(job.settings))
     if found.needs_net:
         raise Problem(f"`{job.plant}` is made from a net: `bdscan bench plant` plants it", status=USAGE)
     return found

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from bdscan.data import CleanSet
+from bdscan.data import CleanSet, at_once
 from bdscan.load.arch.match import Found
 from bdscan.load.normalize import Norm
 from bdscan.model import Normalised
@@ -22,7 +22,7 @@ _APART = 0.8  # two that are as often right, but agree on fewer than this, leave
 _GAIN = 0.1  # what a relabelling must gain before the class order is doubted
 _GOOD = 0.5  # and how good it must be after that
 _EACH = 4  # images a class it takes to see that
-_BATCH = 50 * 112 * 112  # positions at a time: half a gigabyte of maps in the common nets
+_BATCH = 50  # images at a time, fewer where they are large
 
 
 @dataclass(eq=False)
@@ -35,7 +35,7 @@ class Option:
 
     def ask(self, pixels: Tensor, device: torch.device) -> None:
         """Answers for all of these images, those that are known not asked again."""
-        batch = max(1, min(50, _BATCH // (pixels.shape[2] * pixels.shape[3])))
+        batch = at_once(pixels.shape, _BATCH)
         net = Normalised(self.found.net, self.norm.mean, self.norm.std).eval().to(device)
         with torch.no_grad():
             for start in range(len(self.answers), len(pixels), batch):
