@@ -15,6 +15,7 @@ Why it shows a backdoor
 
 When it misleads
     Clean nets have natural universal triggers too, hence the comparison with the other classes at equal size.
+    One that beats the others is shown as evidence, and counts as proof only where its class stands out over all forms.
     A trigger that differs from image to image, or that works on one class only, is not universal in this sense.
 
 Reference
@@ -95,8 +96,8 @@ class Inversion(Probe):
             )
             arms_of[name], spreads[name] = arms, self._spread(suspect, name, arms)
             yield spreads[name]
-        for name, target in self._suspicions(spreads, _combined(case))[: self.contests]:
-            yield self._contest(case, suspect, clean, judged_by, name, arms_of[name], target)
+        for name, target, proof in self._suspicions(spreads, _combined(case))[: self.contests]:
+            yield self._contest(case, suspect, clean, judged_by, name, arms_of[name], target, proof)
         for name in _named(self.relabel, () if fast else tuple(form for form in RELABEL if form in arms_of)):
             yield from self._relabelling(case, suspect, clean, judged_by, name, arms_of[name])
 
@@ -138,20 +139,22 @@ class Inversion(Probe):
             arrays={"becomes": np.array(found.becomes), **found.evidence},
         )
 
-    def _suspicions(self, spreads: dict[str, Finding], before: Array) -> list[tuple[str, int]]:
-        """Forms and classes worth a contest, the most suspicious first.
+    def _suspicions(self, spreads: dict[str, Finding], before: Array) -> list[tuple[str, int, bool]]:
+        """Forms and classes worth a contest, the most suspicious first, and whether winning it would prove anything.
 
         A class that stands out in a form by itself, and in its best forms the class that earlier probes are sure of.
+        Among six forms some class of a clean net stands out in one now and then, and wins: alone that proves nothing.
         """
-        found: dict[tuple[str, int], float] = {}
+        found: dict[tuple[str, int], tuple[float, bool]] = {}
         sure = int(np.argmin(before)) if float(holm(before).min()) <= self.sure else None
         for name, finding in spreads.items():
             p = finding.arrays["p_values"]
             if finding.level > Level.NOTE and finding.target is not None:
-                found[name, finding.target] = float(p[finding.target])
+                over_all = float(holm(p)[finding.target]) * len(spreads)
+                found[name, finding.target] = float(p[finding.target]), over_all <= self.threshold
             if sure is not None and p[sure] < self.threshold:
-                found[name, sure] = float(p[sure])
-        return sorted(found, key=lambda pair: (found[pair], pair))
+                found[name, sure] = float(p[sure]), True
+        return [(*pair, found[pair][1]) for pair in sorted(found, key=lambda pair: (found[pair][0], pair))]
 
     def _spread(self, suspect: SuspectModel, name: str, arms: Arms) -> Finding:
         """How the classes' smallest triggers compare."""
@@ -191,6 +194,7 @@ class Inversion(Probe):
         name: str,
         arms: Arms,
         target: int,
+        proof: bool,
     ) -> Finding:
         """The suspected class's trigger against those of the other classes at the same size, on held-out images."""
         arm = arms.classes.index(target)
@@ -210,7 +214,7 @@ class Inversion(Probe):
         followed = {equal.classes[a]: success(suspect, judged_by, equal, a)[0] for a in ran}
         mine = followed.pop(target)
         others = float(np.median(list(followed.values()))) if followed else 1.0
-        shown = mine >= self.follow and mine - others >= self.gap
+        shown = proof and mine >= self.follow and mine - others >= self.gap
         level = Level.BACKDOOR if shown else Level.NOTE
         return Finding(
             level=level,
