@@ -63,7 +63,7 @@ class Inversion(Probe):
     images: int = 200  # a step, shared by all classes
     contests: int = 2  # suspicions that are put to the test at equal size
     threshold: float = 0.05  # p, over all classes, below which a class is put to the test
-    sure: float = 0.01  # p of earlier probes, over all classes, at which their class is put to the test as well
+    sure: float = 0.01  # p over all classes at which earlier probes' class is tested too; over all forms too: a proof
     follow: float = 0.8  # share of held-out images that must follow a shown trigger
     gap: float = 0.4  # by which it must beat the median of the other classes at equal size
 
@@ -151,7 +151,7 @@ class Inversion(Probe):
             p = finding.arrays["p_values"]
             if finding.level > Level.NOTE and finding.target is not None:
                 over_all = float(holm(p)[finding.target]) * len(spreads)
-                found[name, finding.target] = float(p[finding.target]), over_all <= self.threshold
+                found[name, finding.target] = float(p[finding.target]), over_all <= self.sure
             if sure is not None and p[sure] < self.threshold:
                 found[name, sure] = float(p[sure]), True
         return [(*pair, found[pair][1]) for pair in sorted(found, key=lambda pair: (found[pair][0], pair))]
