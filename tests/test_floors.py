@@ -18,7 +18,7 @@ HOME = ROOT / "bdscan"
 # Each room's floor. A new room must be given one here: that is where one decides what it may import.
 FLOORS = {
     **dict.fromkeys(("bdscan", "finding", "method", "problem", "statistics", "progress"), 0),
-    **dict.fromkeys(("judge", "reference", "report", "policy", "baseline", "model", "data", "trigger"), 1),
+    **dict.fromkeys(("judge", "reference", "report", "policy", "baseline", "model", "data", "trigger", "device"), 1),
     **dict.fromkeys(
         (
             "case",
