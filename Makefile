@@ -69,7 +69,7 @@ bench-cpu: $(READY) ## plant, inspect and purify small CIFAR-10 nets (CIFAR=cifa
 	@OMP_NUM_THREADS=1 $(BIN)/bdscan bench detect --models $(TIER)/models --clean $(TIER)/look.npz \
 	  --results $(TIER)/results --jobs $(JOBS)
 	@OMP_NUM_THREADS=1 $(BIN)/bdscan bench purify --models $(TIER)/models --clean $(TIER)/clean.npz --test $(TIER)/test.npz \
-	  --method nba --effort fast --results $(TIER)/results --jobs $(JOBS)
+	  --method nba --results $(TIER)/results --jobs $(JOBS)
 	@$(BIN)/bdscan bench table $(TIER)/results --output $(TIER)/tables.md --output $(TIER)/tables.html --output $(TIER)/results.json
 
 golden: $(READY) ## accept the reports as they are now
