@@ -87,6 +87,7 @@ class Abl(Trainer):
         )
         isolation = self._isolated(course, watch)
         net, trained, taught = self._learned(course, isolation, LEARN)
+        earlier: dict[str, tuple[float, ...]] = {}
         for number in range(self.reviews):
             found = self._reviewed(course, net, isolation, number + 1)
             told = found.evidence(self.threshold, _named(course, found.target))
@@ -94,9 +95,9 @@ class Abl(Trainer):
             trained = replace(trained, isolation=isolation)
             if told.target is None:
                 break
-            curves = {f"all but what was isolated before review {number + 1}": trained.curves[REST]}
+            earlier[f"all but what was isolated before review {number + 1}"] = trained.curves[REST]
             net, trained, taught = self._learned(course, isolation, f"{LEARN} {number + 2}")
-            trained = replace(trained, curves={**curves, **trained.curves})
+        trained = replace(trained, curves={**earlier, REST: trained.curves[REST]})
         return net, self._unlearned(course, net, trained, taught) if isolation.isolated.any() else trained
 
     def _learned(self, course: Course, isolation: Isolation, stage: str) -> tuple[Normalised, Trained, Tensor]:
