@@ -139,8 +139,7 @@ class SuspectModel:
         """What the head sees: images x features (averaged over positions where the head is a convolution)."""
         with self.tap(self.head, inputs=True) as seen:
             self.net(pixels)
-        taken = seen[self.head]
-        return taken.mean((2, 3)) if taken.dim() == 4 else taken.flatten(1)
+        return pooled(seen[self.head])
 
     def clone(self) -> SuspectModel:
         """A copy to change; the original is evidence."""
@@ -165,3 +164,8 @@ class SuspectModel:
             total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()
+
+
+def pooled(taken: Tensor) -> Tensor:
+    """What a head took, one row an image: averaged over positions where the head is a convolution."""
+    return taken.mean((2, 3)) if taken.dim() == 4 else taken.flatten(1)

@@ -18,9 +18,7 @@ from bdscan.statistics import holm
 Measured = dict[str, list[list[float]]]  # statistic -> one list of scores a net: one a class, or one in all
 CALIBRATED = ("head", "margin", "noise", "inversion", "families")  # the probes whose findings carry a statistic
 LEAST_SD = 0.1  # of a log: sizes and margins within a tenth of one another are not told apart
-LEAST_HEIGHT = (
-    0.3  # of a log, between nets: so far do clean nets move that were trained for less long, or on fewer images
-)
+LEAST_HEIGHT = 0.3  # of a log, between nets: so far apart lie clean ones that were trained for longer and less long
 NO_SPREAD = 1e-6
 LEAST_FREEDOM = 8.0
 LEAST = 3  # nets without which nothing is said
@@ -71,9 +69,8 @@ def summarise(measured: Measured) -> dict[str, dict[str, dict[str, float]]]:
             continue
         if all(len(net) == 1 for net in nets):
             heights = np.array([net[0] for net in nets])
-            summary[name] = {
-                "height": {"mean": heights.mean(), "sd": max(heights.std(ddof=1), LEAST_HEIGHT), "nets": len(nets)}
-            }
+            sd = max(heights.std(ddof=1), LEAST_HEIGHT)
+            summary[name] = {"height": {"mean": heights.mean(), "sd": sd, "nets": len(nets)}}
         else:
             sd, freedom = spread(nets)
             sd = max(sd, LEAST_SD)

@@ -11,7 +11,7 @@ from bdscan import method
 from bdscan.bench import said
 from bdscan.bench.choices import Effort
 from bdscan.bench.plant import Kind, kind_of
-from bdscan.device import Device
+from bdscan.device import Device, device_of
 from bdscan.problem import USAGE, Problem
 
 
@@ -84,11 +84,9 @@ def train(
 
 def _paced(arch: str, side: int, device: str) -> dict[str, Any]:
     """In this process, when no training runs beside it."""
-    import torch
-
     from bdscan.bench.pace import measure
 
-    timed = measure(arch, side, 128, torch.device("cuda" if device != "cpu" and torch.cuda.is_available() else "cpu"))
+    timed = measure(arch, side, 128, device_of(device))
     said = f"{timed['trained']:.0f} images a second in training, {timed['bare']:.0f} forward and backward alone"
     typer.echo(f"bdscan: {said}: {timed['share']:.0%}", err=True)
     return timed

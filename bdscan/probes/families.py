@@ -42,7 +42,7 @@ from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
 from bdscan.fit import autocast
 from bdscan.gallery import Guess, gallery
-from bdscan.model import SuspectModel
+from bdscan.model import SuspectModel, pooled
 from bdscan.probes import Probe
 from bdscan.reference import moderated, p_values
 from bdscan.statistics import holm
@@ -180,8 +180,7 @@ class _Trial:
         stamped = guess.stamp(self.pixels).contiguous(memory_format=torch.channels_last)
         with self.suspect.tap(self.suspect.head, inputs=True) as seen, autocast(stamped.device):
             answers = self.suspect(stamped).argmax(1)
-        taken = seen[self.suspect.head].float()
-        margins = self._margins(taken.mean((2, 3)) if taken.dim() == 4 else taken.flatten(1))
+        margins = self._margins(pooled(seen[self.suspect.head].float()))
         followed = (answers[:, None] == self.classes).float()
         return self._mean(margins), self._mean(followed), (stamped - self.pixels).square().mean().sqrt()
 

@@ -40,7 +40,7 @@ from bdscan.case import Case
 from bdscan.data import CleanSet, at_once
 from bdscan.finding import Finding, Level
 from bdscan.fit import autocast
-from bdscan.model import SuspectModel
+from bdscan.model import SuspectModel, pooled
 from bdscan.probes import Probe
 from bdscan.reference import p_values
 from bdscan.statistics import holm
@@ -160,8 +160,7 @@ class _Noise:
         head = self.suspect.head
         with self._applied(noise, each), self.suspect.tap(head, inputs=True) as seen, autocast(pixels.device):
             answers = self.suspect(pixels).argmax(1)
-        taken = seen[head].float()
-        margin = spaces.margin(taken.mean((2, 3)) if taken.dim() == 4 else taken.flatten(1), targets)
+        margin = spaces.margin(pooled(seen[head].float()), targets)
         slopes = torch.autograd.grad(margin.sum(), noise)
         steepness = torch.stack([slope.square().sum((1, 2)) for slope in slopes]).sum(0).sqrt().clamp(min=1e-12)
         for values, slope in zip(self.sets, slopes, strict=True):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdscan.data import CleanSet
+from bdscan.fit import autocast
 from bdscan.model import Normalised
 from bdscan.train import Course
 
@@ -16,6 +19,7 @@ KEPT = 0.05  # of the images: kept back to measure by ...
 FEWEST, MOST = 250, 2000  # ... within these bounds: standard errors of 2.5 points and of one, at 80 %
 AT_MOST = 0.2  # of a small set
 LEARN = "learn"
+ASKED = 500  # images, when the net is asked; fewer where they are large
 STEPS, SMALLEST = 40, 16  # an epoch of few images has so many steps, in batches no smaller than that
 
 
@@ -67,6 +71,18 @@ def without(data: CleanSet, *places: Tensor) -> Tensor:
     for each in places:
         left[each] = False
     return left.nonzero()[:, 0]
+
+
+@contextmanager
+def in_use(net: nn.Module) -> Iterator[torch.device]:
+    """The net as it answers when it is asked, without gradients; trained on as before when the block ends."""
+    was, device = net.training, next(net.parameters()).device
+    net.eval()
+    try:
+        with torch.no_grad(), autocast(device):
+            yield device
+    finally:
+        net.train(was)
 
 
 def sized(count: int, batch: int, rate: float) -> tuple[int, float]:

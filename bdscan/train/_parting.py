@@ -14,10 +14,10 @@ from torch import Tensor
 
 from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
-from bdscan.fit import autocast
-from bdscan.model import Normalised, SuspectModel
+from bdscan.model import Normalised, SuspectModel, pooled
 from bdscan.problem import Problem
 from bdscan.reference import Spread, moderated
+from bdscan.train._lessons import ASKED, in_use
 
 FEWEST = 40  # images of a class: with fewer, the directions found are those of chance
 DIRECTIONS = 10  # of the features of one class, the widest
@@ -35,7 +35,6 @@ ROUNDS = 3  # ... so often
 EASIER = 2  # as rarely must one part be mixed up with other images as the other part, or it says nothing
 OTHERS = 2000  # of these other images, at most
 VIEWS = 2  # the features in units of what other classes vary in, and as they are
-_BATCH = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,9 +45,9 @@ class Seen:
     logits: Tensor
     looks: tuple[Tensor, ...]  # how it looks, whatever it shows: figures of its pixels, and of an early layer
 
-    def rivals(self, label: int) -> Tensor:
-        """The class that the net would name if not this one, for each image."""
-        others = self.logits.clone()
+    def rivals(self, label: int, among: Tensor) -> Tensor:
+        """The class that the net would name if not this one, for each of these images."""
+        others = self.logits[among]  # a copy
         others[:, label] = -torch.inf
         return others.argmax(1)
 
@@ -65,25 +64,17 @@ def features_of(net: Normalised, data: CleanSet, classes: int) -> SuspectModel:
 
 def seen(net: Normalised, data: CleanSet, classes: int) -> Seen:
     """All images as they are, not augmented."""
-    was = net.training
-    net.eval()
-    suspect = features_of(net, data, classes)
-    early = [layer.name for layer in suspect.maps][: len(suspect.maps) // EARLY + 1][-1:]
     features, logits, pixel, early_maps = [], [], [], []
-    with (
-        torch.no_grad(),
-        autocast(suspect.device),
-        suspect.tap(suspect.head, inputs=True) as taken,
-        suspect.tap(*early) as maps,
-    ):
-        for pixels, _ in data.batches(_BATCH, suspect.device):
-            logits.append(net(pixels).float().cpu())
-            found = taken[suspect.head].float()
-            features.append((found.mean((2, 3)) if found.dim() == 4 else found.flatten(1)).cpu())
-            pixel.append(_places(pixels).cpu())
-            if early:
-                early_maps.append(_channels(maps[early[0]].float()).cpu())
-    net.train(was)
+    with in_use(net) as device:
+        suspect = features_of(net, data, classes)
+        early = [layer.name for layer in suspect.maps][: len(suspect.maps) // EARLY + 1][-1:]
+        with suspect.tap(suspect.head, inputs=True) as taken, suspect.tap(*early) as maps:
+            for pixels, _ in data.batches(ASKED, device):
+                logits.append(net(pixels).float().cpu())
+                features.append(pooled(taken[suspect.head].float()).cpu())
+                pixel.append(_places(pixels).cpu())
+                if early:
+                    early_maps.append(_channels(maps[early[0]].float()).cpu())
     looks = tuple(torch.cat(each) for each in (pixel, early_maps) if each)
     return Seen(torch.cat(features), torch.cat(logits), looks)
 
@@ -192,11 +183,11 @@ def _strange(found: Seen, labels: Tensor, target: int, right: Tensor, own: Tenso
     if abs(easier) > math.log(EASIER):
         return easier > 0
     usual = [
-        _entropy(found.rivals(label)[(labels == label) & right])
+        _entropy(found.rivals(label, (labels == label) & right))
         for label in labels[right].unique().tolist()
         if label != target
     ]
-    rivals, counts, middle = found.rivals(target)[own], right[own], float(np.median(usual))
+    rivals, counts, middle = found.rivals(target, own), right[own], float(np.median(usual))
     one, rest = (abs(_entropy(rivals[each & counts]) - middle) for each in (part, ~part))
     return one > rest
 

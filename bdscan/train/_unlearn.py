@@ -13,17 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdscan.data import CleanSet
-from bdscan.fit import autocast
 from bdscan.model import Normalised
 from bdscan.train import Course
-from bdscan.train._lessons import sized
+from bdscan.train._lessons import ASKED, in_use, sized
 
 STEPS = 40  # a round, at most
 AT_ONCE = 64  # isolated images a step, and as many above suspicion
 OBEYS = 0.05  # of the isolated images may be taken for their label beyond the share of others that are by mistake
 HELD_OUT = 0.2  # of the isolated images: to see whether what is unlearned is what they share
 SLOWER = 0.8  # the rate of each round, of the one before: what was lost comes back
-_BATCH = 500
 
 
 @dataclass(frozen=True, eq=False)
@@ -175,11 +173,8 @@ def mistaken(net: nn.Module, data: CleanSet, label: int) -> float:
 
 def hits(net: nn.Module, data: CleanSet) -> Tensor:
     """Which images the net takes for their label."""
-    was, device = net.training, next(net.parameters()).device
-    net.eval()
-    with torch.no_grad(), autocast(device):
-        found = [(net(x).argmax(1) == y).cpu() for x, y in data.batches(_BATCH, device)]
-    net.train(was)
+    with in_use(net) as device:
+        found = [(net(x).argmax(1) == y).cpu() for x, y in data.batches(ASKED, device)]
     return torch.cat(found)
 
 

@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
-from bdscan.fit import autocast
 from bdscan.model import Normalised
 from bdscan.reference import Spread, moderated
 from bdscan.train import Course
-from bdscan.train._lessons import Losses, sized
+from bdscan.train._lessons import ASKED, Losses, in_use, sized
 
 WATCH = "watch"
 FLOOR = 1e-3  # of a loss, before its logarithm: below it one image is as well learned as another
@@ -25,7 +24,6 @@ FEWEST = 20  # images of a class: with fewer its distribution has no shape
 # thousand images a class; twice that, since others may be less even. It counts for as much as eight more classes.
 SPREAD = Spread(sd=0.12, freedom=8)
 SOONER = 0.25  # of all other images, at most, are learned sooner than the middle one of a part that is isolated
-_BATCH = 500
 
 
 class Watched(Losses):
@@ -56,11 +54,8 @@ class Watched(Losses):
 
 def losses(net: nn.Module, data: CleanSet) -> Tensor:
     """Of each image, with the net as it is in use."""
-    was, device = net.training, next(net.parameters()).device
-    net.eval()
-    with torch.no_grad(), autocast(device):
-        each = [F.cross_entropy(net(x).float(), y, reduction="none").cpu() for x, y in data.batches(_BATCH, device)]
-    net.train(was)
+    with in_use(net) as device:
+        each = [F.cross_entropy(net(x).float(), y, reduction="none").cpu() for x, y in data.batches(ASKED, device)]
     return torch.cat(each)
 
 

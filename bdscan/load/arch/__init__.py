@@ -41,11 +41,9 @@ def _asked(spec: str, tensors: dict[str, Tensor], config: Facts | None, extra: F
         return iter([from_timm.named(name, outline)])
     if ".py:" in spec:
         return from_file.candidates(spec, outline, _classes(config or {}) or _classes(extra))
-    alike = families.alike(spec, outline)
-    if alike is not None:
-        before = spec.startswith(families.PREACT)  # the only two families with the same kernels
-        ours = nets.candidates(outline) if alike else ()
-        return (each for each in ours if each.name.startswith("preact") == before)
+    family = families.named(spec, outline)
+    if family is not None:
+        return nets.of(family, outline)
     raise Problem(
         f"`--arch {spec}` is none of the forms that bdscan knows",
         hint="auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory",

@@ -9,7 +9,7 @@ from functools import partial
 from torch import nn
 
 from bdscan.load.nets import mobilenet, preact, resnet, vgg
-from bdscan.load.nets.candidate import Candidate, Misfit, Outline
+from bdscan.load.nets.candidate import Candidate, Family, Misfit, Outline
 
 _FAMILIES = (resnet.candidates, preact.residual, preact.wide, vgg.candidates, mobilenet.candidates)
 _ODD = (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError)  # a name or a side that the family relies on
@@ -18,11 +18,16 @@ _ODD = (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError)  # a 
 def candidates(outline: Outline) -> Iterator[Candidate]:
     """Every net of our families that such tensors could belong to; whether they all fit is for the caller to check."""
     for family in _FAMILIES:
-        try:
-            found = list(family(outline))
-        except _ODD:
-            continue
-        yield from (replace(candidate, build=partial(_sound, candidate.build)) for candidate in found)
+        yield from of(family, outline)
+
+
+def of(family: Family, outline: Outline) -> Iterator[Candidate]:
+    """The same of one family; none where it cannot be read as one of its nets."""
+    try:
+        found = list(family(outline))
+    except _ODD:
+        return
+    yield from (replace(candidate, build=partial(_sound, candidate.build)) for candidate in found)
 
 
 def _sound(build: Callable[[], nn.Module]) -> nn.Module:

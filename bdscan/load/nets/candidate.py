@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ class Candidate:
     variant: str = ""  # what tells it from others with the same tensors
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None  # from the file's names to the net's
     whole: bool = False  # must be built with real tensors: its code is not ours to put on the meta device
+
+
+Family = Callable[[Outline], Iterator[Candidate]]
 
 
 def outline_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:

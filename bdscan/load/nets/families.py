@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
 
 from torch import nn
 
 from bdscan.load.nets import preact, resnet, vgg
-from bdscan.load.nets.candidate import Candidate, Outline
+from bdscan.load.nets.candidate import Family, Outline
 
 Shapes = dict[str, tuple[int, ...]]
-Family = Callable[[Outline], Iterator[Candidate]]
 
 _WIDTHS = (64, 128, 256, 512)
 _BASIC = {"18": (2, 2, 2, 2), "34": (3, 4, 6, 3)}
@@ -24,7 +22,6 @@ _VGG: dict[str, str] = {  # Simonyan and Zisserman's configurations A, B, D and 
     "19": "22444",
 }
 _WRN = re.compile(r"wrn-(\d+)-(\d+)")
-PREACT = "preact-"
 _MOST = 100  # blocks in a group, and times the usual width: more is a slip of the finger
 
 NAMES = (
@@ -48,16 +45,19 @@ def build(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module | N
     return net
 
 
-def alike(name: str, outline: Outline) -> bool | None:
-    """Whether such tensors have the kernels of the net of that name, whatever they are called; None: no such name."""
+def named(name: str, outline: Outline) -> Family | None:
+    """The family of the net of that name; one without candidates where the tensors have other kernels. None: no such
+    name."""
     found = _planned(name, 2, (3, 32, 32))
     if found is None:
         return None
-    ours, theirs = (
-        sorted((*shape[:1], *shape[2:]) for shape in shapes.values() if len(shape) == 4)
-        for shapes in (found[1], outline)
-    )
-    return ours == theirs
+    family, shapes = found
+    return family if _kernels(shapes) == _kernels(outline) else lambda _: iter(())
+
+
+def _kernels(outline: Outline) -> list[tuple[int, ...]]:
+    """Whatever they are called, and however many channels the images have."""
+    return sorted((*shape[:1], *shape[2:]) for shape in outline.values() if len(shape) == 4)
 
 
 def _planned(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[Family, Shapes] | None:
@@ -67,7 +67,7 @@ def _planned(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[Fami
     if wide is not None:
         shapes = _wide(int(wide[1]), int(wide[2]), classes, shape[0])
         return (preact.wide, shapes) if shapes else None
-    if kind == f"{PREACT}resnet" and depth in {*_BASIC, *_BOTTLENECK}:
+    if kind == "preact-resnet" and depth in {*_BASIC, *_BOTTLENECK}:
         return preact.residual, _staged(depth, classes, shape[0], first=False)
     if kind == "resnet" and depth in {*_BASIC, *_BOTTLENECK, *_NARROW}:
         return resnet.candidates, _staged(depth, classes, shape[0], first=True)
