@@ -37,6 +37,12 @@ def judge(runs: Sequence[Run]) -> Judgement:
     return Judgement(verdict=verdict, p_value=behaviour.p, target=target, reasons=reasons)
 
 
+def p_of(target: int, runs: Sequence[Run]) -> float:
+    """One class's p over all probes and classes; 1 where no probe gives one."""
+    families = _per_family(runs)
+    return float(holm(pooled(list(families.values())))[target]) if families else 1.0
+
+
 _Part = tuple[Verdict, int | None, list[str]]
 
 

@@ -5,19 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
 from bdscan import method
 from bdscan.case import Case
 from bdscan.data import CleanSet, at_once
-from bdscan.finding import Finding, Level
+from bdscan.finding import Finding, Level, Run
 from bdscan.fit import fit
+from bdscan.judge import p_of
 from bdscan.model import SuspectModel
 from bdscan.plant import Plant, success
-from bdscan.statistics import holm, pooled
 
 NAME = "sensitivity"
-PROBES = ("head", "margin", "inversion")  # quick, and of three families
+QUICK = ("head", "margin", "inversion")  # of three families
+SLOW = ("families", "head", "margin", "noise", "inversion")  # all that a verdict goes by, for what the quick ones miss
 FEWEST = 250  # images: with fewer the copy learns the images instead of the trigger
 PLANTED = 0.8  # success on held-out images from which on a backdoor counts as planted
 SEEN = 0.05  # p over all classes: the suspicion that would keep a verdict from being clean
@@ -31,7 +33,7 @@ class Strength:
 
     plant: str
     settings: dict[str, str]
-    forms: str
+    forms: str  # for the quick look
     said: str
 
 
@@ -42,7 +44,7 @@ STRENGTHS = (
     Strength("blend", {"alpha": "0.2"}, "smooth", "a blend at 20 %"),
 )
 
-Look = Callable[[Case, str], list[Finding]]  # the quick probes, and the inversion with the given forms
+Look = Callable[[Case, tuple[str, ...], dict[str, str]], tuple[Run, ...]]  # probes, and the settings of inversion
 
 
 def check(case: Case, look: Look) -> Iterator[Finding]:
@@ -60,18 +62,27 @@ def check(case: Case, look: Look) -> Iterator[Finding]:
             said = f"{strength.said} could not be planted in a copy of the net (success {rate:.0%})"
             yield Finding(level=Level.NOTE, message=said, score=rate, threshold=PLANTED, target=target)
             continue
-        p = _p_of(look(replace(case, suspect=copy, runs=()), strength.forms), target)
-        seen = "was seen" if p <= SEEN else "was NOT seen"
-        said = (
-            f"{strength.said}, planted in a copy of the net (success {rate:.0%}), {seen} at this effort (p = {p:.2g})"
+        planted = replace(case, suspect=copy, runs=())
+        p, shown = _looked_for(target, look(planted, QUICK, {"forms": strength.forms, "contests": "0", "relabel": ""}))
+        if p > SEEN and not shown:  # as hard as for the verdict itself
+            p, shown = _looked_for(target, look(planted, SLOW, {"relabel": ""}))
+        seen = "was seen" if p <= SEEN or shown else "was NOT seen"
+        how = f"p = {p:.2g}" + (", and a trigger for it was shown" if shown else "")
+        said = f"{strength.said}, planted in a copy of the net (success {rate:.0%}), {seen} at this effort ({how})"
+        yield Finding(
+            level=Level.NOTE,
+            message=said,
+            score=p,
+            threshold=SEEN,
+            target=target,
+            arrays={"seen": np.array(p <= SEEN or shown)},
         )
-        yield Finding(level=Level.NOTE, message=said, score=p, threshold=SEEN, target=target, shown=False)
 
 
 def unseen(findings: tuple[Finding, ...]) -> str | None:
     """Why the verdict may not be clean; None when every planted backdoor was seen."""
-    missed = [f.message for f in findings if f.threshold == SEEN and (f.score or 0) > SEEN]
-    planted = [f for f in findings if f.threshold == SEEN]
+    planted = [f for f in findings if "seen" in f.arrays]
+    missed = [f.message for f in planted if not f.arrays["seen"]]
     if missed:
         return "; ".join(missed)
     return None if planted else "no backdoor could be planted in a copy of the net: how much would be seen is unknown"
@@ -103,8 +114,6 @@ def _stamped(plant: Plant, images: torch.Tensor) -> torch.Tensor:
     return (plant(images.float() / 255) * 255).round().to(torch.uint8)
 
 
-def _p_of(findings: list[Finding], target: int) -> float:
-    """The planted class's p over all classes, from the findings that carry one p a class."""
-    ps = [f.arrays["p_values"] for f in findings if "p_values" in f.arrays]
-    combined = pooled(ps)
-    return float(holm(combined)[target])
+def _looked_for(target: int, runs: tuple[Run, ...]) -> tuple[float, bool]:
+    """The planted class's p over all classes, and whether a trigger was shown for it: what a verdict goes by."""
+    return p_of(target, runs), any(f.shown and f.target == target for run in runs for f in run.findings)

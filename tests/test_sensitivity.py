@@ -4,23 +4,20 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from bdscan import sensitivity
 from bdscan.case import Case
 from bdscan.data import CleanSet
-from bdscan.finding import Finding, Level
+from bdscan.finding import Finding, Level, Run
 from bdscan.model import SuspectModel
 
 
-def told(p: float, target: int, classes: int) -> list[Finding]:
-    """What an inversion would find that gives this p to the target."""
-    return [
-        Finding(
-            level=Level.NOTE,
-            message="looked",
-            arrays={"p_values": np.where(np.arange(classes) == target, p, 0.5)},
-        )
-    ]
+def told(p: float, target: int, classes: int, shown: bool = False) -> tuple[Run, ...]:
+    """What probes would find that gives this p to the target and little to the others."""
+    p_values = np.where(np.arange(classes) == target, p / classes, 0.5)
+    found = Finding(level=Level.NOTE, message="looked", target=target, shown=shown, arrays={"p_values": p_values})
+    return (Run(probe="inversion", family="inversion", findings=(found,)),)
 
 
 @pytest.fixture
@@ -29,31 +26,54 @@ def case(tiny: SuspectModel, few: CleanSet) -> Case:
     return Case(suspect=tiny, clean=working, held_out=held_out)
 
 
-def planted(case: Case, p: float, monkeypatch: pytest.MonkeyPatch) -> tuple[Finding, ...]:
+def planted(
+    case: Case, quick: float, slow: float, monkeypatch: pytest.MonkeyPatch, shown: bool = False
+) -> tuple[tuple[Finding, ...], list[tuple[str, ...]]]:
+    """What is found where quick probes give the planted class one p and all probes another, and who looked."""
     monkeypatch.setattr(sensitivity, "success", lambda *_: 0.95)
     monkeypatch.setattr(sensitivity, "EPOCHS", 1)
     assert case.suspect is not None
     classes = case.suspect.classes
-    looked: list[str] = []
+    targets = torch.randperm(classes, generator=torch.Generator().manual_seed(case.seed)).tolist()
+    looked: list[tuple[str, ...]] = []
+    forms: list[str] = []
 
-    def look(seen: Case, forms: str) -> list[Finding]:
-        looked.append(forms)
+    def look(seen: Case, probes: tuple[str, ...], settings: dict[str, str]) -> tuple[Run, ...]:
         assert seen.suspect is not case.suspect
-        return [finding for c in range(classes) for finding in told(p, c, classes)]
+        looked.append(probes)
+        if "forms" in settings:
+            forms.append(settings["forms"])
+        target = targets[len(forms) - 1]
+        return told(quick, target, classes) if probes == sensitivity.QUICK else told(slow, target, classes, shown)
 
     found = tuple(sensitivity.check(case, look))
-    assert looked == [strength.forms for strength in sensitivity.STRENGTHS]
-    return found
+    assert forms == [strength.forms for strength in sensitivity.STRENGTHS]
+    return found, looked
 
 
 def test_what_is_seen_does_not_stand_in_the_way(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = planted(case, 1e-9, monkeypatch)
+    found, looked = planted(case, 1e-9, 0.4, monkeypatch)
     assert all("was seen" in finding.message for finding in found)
     assert sensitivity.unseen(found) is None
+    assert set(looked) == {sensitivity.QUICK}
+
+
+def test_what_the_quick_probes_miss_the_others_may_see(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, looked = planted(case, 0.4, 1e-9, monkeypatch)
+    assert all("was seen" in finding.message for finding in found)
+    assert sensitivity.unseen(found) is None
+    assert looked == [sensitivity.QUICK, sensitivity.SLOW] * len(sensitivity.STRENGTHS)
+
+
+def test_a_trigger_that_is_shown_is_seen_whatever_its_p(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    found, _ = planted(case, 0.4, 0.3, monkeypatch, shown=True)
+    assert all("was seen" in finding.message and "shown" in finding.message for finding in found)
+    assert sensitivity.unseen(found) is None
+    assert not any(finding.shown for finding in found)  # of the copy, not of the suspect
 
 
 def test_what_is_missed_is_a_reason_not_to_be_clean(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = planted(case, 0.4, monkeypatch)
+    found, _ = planted(case, 0.4, 0.4, monkeypatch)
     assert "NOT seen" in (sensitivity.unseen(found) or "")
 
 
@@ -64,7 +84,7 @@ def test_a_net_in_which_nothing_can_be_planted_is_of_unknown_sensitivity() -> No
 def test_the_suspect_stays_as_it_was(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     assert case.suspect is not None
     before = case.suspect.digest()
-    planted(case, 1e-9, monkeypatch)
+    planted(case, 1e-9, 1e-9, monkeypatch)
     assert case.suspect.digest() == before
     assert not any(parameter.requires_grad for parameter in case.suspect.net.parameters())
     assert not case.suspect.net.training

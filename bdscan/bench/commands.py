@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -60,7 +61,7 @@ def detect(
     work = [
         Job(
             name=label.name,
-            method=method,
+            method="inspect",
             model=str(label.model),
             clean=clean,
             arch=said.arch(arch, label),
@@ -70,11 +71,11 @@ def detect(
             budget=budget,
             device=device.value,
             seed=seed,
-            steps=baseline_steps,
         )
-        for method in ("inspect", *([baseline.value] if baseline else []))
         for label in labels
     ]
+    if baseline:  # its steps are no reason to inspect again
+        work += [replace(job, method=baseline.value, steps=baseline_steps) for job in work]
     made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
     by_name = {label.name: label for label in labels}
     found = [seen.read(by_name[job.name], result) for job, result in zip(work, made, strict=True)]

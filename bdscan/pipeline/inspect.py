@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from bdscan import __version__, method
 from bdscan.case import Case
-from bdscan.finding import Finding, Run, Verdict
+from bdscan.finding import Run, Verdict
 from bdscan.judge import judge
 from bdscan.load.contents import Contents, survey
 from bdscan.pipeline.runner import Options, Runner
@@ -142,10 +142,12 @@ def sensitivity_of(case: Case, runner: Runner) -> Case:
     if len(case.clean) + len(case.held_out) < sensitivity.FEWEST:
         return case
 
-    def looked(planted: Case, forms: str) -> list[Finding]:
-        settings = {"inversion": {"forms": forms, "contests": "0", "relabel": ""}}
-        probes = [method.configure("probes", name, settings.get(name, {})) for name in sensitivity.PROBES]
-        return [finding for probe in probes for finding in probe(planted)]
+    def looked(planted: Case, names: tuple[str, ...], inversion: dict[str, str]) -> tuple[Run, ...]:
+        for name in names:
+            probe = method.configure("probes", name, inversion if name == "inversion" else {})
+            run = Run(probe=name, family=probe.family, findings=tuple(probe(planted)))
+            planted = replace(planted, runs=(*planted.runs, run))
+        return planted.runs
 
     case = runner.run(sensitivity.NAME, "", {}, lambda case: sensitivity.check(case, looked), case)
     run = case.runs[-1]
