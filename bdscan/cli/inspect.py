@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from bdscan.bench.choices import Effort
-from bdscan.cli import said
+from bdscan.cli import options, said
 from bdscan.cli.choices import FailOn, Format
 from bdscan.cli.scan import Scan, opened, reports
 from bdscan.cli.telling import Teller
@@ -27,12 +27,10 @@ _Value = TypeVar("_Value")
 def inspect(
     context: typer.Context,
     models: Annotated[list[str], typer.Argument(metavar="PATH...", help="Models, folders, patterns, addresses.")],
-    clean: Annotated[str | None, typer.Option(help="Images you trust: a folder, .npz, .tar or cifar10:ROOT.")] = None,
-    arch: Annotated[
-        str, typer.Option(help="auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory.")
-    ] = "auto",
-    normalize: Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")] = "auto",
-    classes: Annotated[Path | None, typer.Option(help="Class names in the model's order.")] = None,
+    clean: options.CleanIfAny = None,
+    arch: options.Arch = "auto",
+    normalize: options.Normalize = "auto",
+    classes: options.Classes = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe (repeatable).")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PROBE.SETTING=VALUE")] = None,
     effort: Annotated[Effort, typer.Option(help="How long to look.")] = Effort.standard,
@@ -41,9 +39,9 @@ def inspect(
     seed: Annotated[int, typer.Option(help="Same seed, same report.")] = 0,
     form: Annotated[Format | None, typer.Option("--format", help="By default text, or by the output's suffix.")] = None,
     output: Annotated[list[Path] | None, typer.Option(help="Write the report here (repeatable).")] = None,
-    sbom: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a CycloneDX bill of materials too.")] = None,
-    attest: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an in-toto statement too.")] = None,
-    fail_on: Annotated[FailOn, typer.Option(help="The least verdict that exits with 1.")] = FailOn.suspicious,
+    sbom: options.Sbom = None,
+    attest: options.Attest = None,
+    fail_on: options.FailOn = FailOn.suspicious,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Look at N models at once.")] = 1,
     max_size: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest model to be fetched.")] = MOST_MB,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")] = False,
@@ -89,7 +87,7 @@ def inspect(
     )
     teller = Teller(outputs, told, fail_on, many=gathered.listed or count > 1, beside=beside, inputs=read_too)
     with Bar() as bar:
-        options = Options(
+        asked = Options(
             clean=clean,
             arch=arch,
             normalize=normalize,
@@ -103,8 +101,8 @@ def inspect(
             show=bar.show,
         )
         if cache is None and gathered.models:
-            select(options)  # wrong settings are told before anything is read; a report in the cache had right ones
-        scan = Scan(options, opened(cache, options) if cache else None, max_size * 1e6)
+            select(asked)  # wrong settings are told before anything is read; a report in the cache had right ones
+        scan = Scan(asked, opened(cache, asked) if cache else None, max_size * 1e6)
         for report in reports(gathered, scan, jobs):
             bar.stop()
             teller.tell(known.applied(rules.applied(report, today)))

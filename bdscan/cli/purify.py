@@ -9,8 +9,8 @@ from typing import Annotated
 import typer
 
 from bdscan.bench.choices import Effort
-from bdscan.cli import said
-from bdscan.cli.choices import FailOn, Format
+from bdscan.cli import options, said
+from bdscan.cli.choices import FailOn
 from bdscan.device import Device
 from bdscan.method import given
 from bdscan.problem import USAGE, Problem
@@ -18,30 +18,28 @@ from bdscan.problem import USAGE, Problem
 
 def purify(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A checkpoint, or a folder holding one.")],
-    clean: Annotated[str, typer.Option(help="Images you trust: a folder, .npz, .tar or cifar10:ROOT.")],
+    clean: options.Clean,
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the cleaned model goes.")],
     method: Annotated[str, typer.Option(help="auto, or one of the purifiers of `bdscan methods`.")] = "auto",
-    report: Annotated[list[Path] | None, typer.Option(help="Write the report here (repeatable).")] = None,
-    form: Annotated[Format | None, typer.Option("--format", help="By default text, or by the report's suffix.")] = None,
-    sbom: Annotated[Path | None, typer.Option(metavar="FILE", help="Write a CycloneDX bill of materials too.")] = None,
-    attest: Annotated[Path | None, typer.Option(metavar="FILE", help="Write an in-toto statement too.")] = None,
+    report: options.Reports = None,
+    form: options.ReportFormat = None,
+    sbom: options.Sbom = None,
+    attest: options.Attest = None,
     onnx: Annotated[Path | None, typer.Option(help="Export the cleaned model to this file as well.")] = None,
     trigger: Annotated[
         str | None, typer.Option(metavar="FILE", help="A trigger you know, to be measured: .png with alpha or .npz.")
     ] = None,
     target: Annotated[int | None, typer.Option(min=0, help="The class that this trigger leads to.")] = None,
-    arch: Annotated[
-        str, typer.Option(help="auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory.")
-    ] = "auto",
-    normalize: Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")] = "auto",
-    classes: Annotated[Path | None, typer.Option(help="Class names in the model's order.")] = None,
+    arch: options.Arch = "auto",
+    normalize: options.Normalize = "auto",
+    classes: options.Classes = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe, before and after (repeatable).")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")] = None,
+    set_: options.MethodSettings = None,
     effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
     budget: Annotated[float | None, typer.Option(help="Seconds it may take in all.")] = None,
     device: Annotated[Device, typer.Option(help="Where the net runs.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
-    fail_on: Annotated[FailOn, typer.Option(help="The least verdict that exits with 1.")] = FailOn.suspicious,
+    fail_on: options.FailOn = FailOn.suspicious,
 ) -> None:
     """Remove a backdoor, and verify that without knowing the trigger."""
     from bdscan import pipeline
@@ -56,7 +54,7 @@ def purify(
         said.writable(path)
     read = inputs({"clean": clean, "classes": classes, "arch": factory(arch), "trigger": trigger})
     with Bar() as bar:
-        options = pipeline.Cure(
+        asked = pipeline.Cure(
             clean=clean,
             output=output,
             onnx=onnx,
@@ -74,6 +72,6 @@ def purify(
             seed=seed,
             show=bar.show,
         )
-        done = replace(pipeline.purify(model, options), inputs=read)
+        done = replace(pipeline.purify(model, asked), inputs=read)
     said.say(f"wrote {output}")
     said.conclude(done, reports, form, fail_on, beside)

@@ -11,8 +11,8 @@ from typing import Annotated
 import typer
 
 from bdscan.bench.choices import Effort
-from bdscan.cli import said
-from bdscan.cli.choices import FailOn, Format
+from bdscan.cli import options, said
+from bdscan.cli.choices import FailOn
 from bdscan.device import Device
 from bdscan.method import given
 
@@ -23,8 +23,8 @@ def train(
     output: Annotated[Path, typer.Option("--output", "-o", help="Where the model goes: a .safetensors.")],
     method: Annotated[str, typer.Option(help="abl or plain.")] = "abl",
     suspects: Annotated[Path | None, typer.Option(metavar="FILE.csv", help="Write every image's score here.")] = None,
-    report: Annotated[list[Path] | None, typer.Option(help="Write the report here (repeatable).")] = None,
-    form: Annotated[Format | None, typer.Option("--format", help="By default text, or by the report's suffix.")] = None,
+    report: options.Reports = None,
+    form: options.ReportFormat = None,
     clean: Annotated[str | None, typer.Option(help="Images you do trust, to check the result by.")] = None,
     classes: Annotated[Path | None, typer.Option(help="Class names in the order of the labels.")] = None,
     side: Annotated[int | None, typer.Option("--size", min=8, help="Side of the net's input, in pixels.")] = None,
@@ -32,12 +32,12 @@ def train(
     augment: Annotated[str, typer.Option(help="auto, none, shift or flip (shifted and mirrored).")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
     probe: Annotated[list[str] | None, typer.Option(help="Check by this probe only (repeatable).")] = None,
-    set_: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")] = None,
+    set_: options.MethodSettings = None,
     effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
     budget: Annotated[float | None, typer.Option(help="Seconds the check may take.")] = None,
     device: Annotated[Device, typer.Option(help="Where the net is trained.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
-    fail_on: Annotated[FailOn, typer.Option(help="The least verdict that exits with 1.")] = FailOn.suspicious,
+    fail_on: options.FailOn = FailOn.suspicious,
 ) -> None:
     """Train a net on data nobody vouches for, and leave out what they hide."""
     from dataclasses import replace
@@ -51,7 +51,7 @@ def train(
         said.writable(path)
     read = inputs({"data": data, "clean": clean, "classes": classes, "arch": factory(arch)})
     with Bar() as bar:
-        options = pipeline.Training(
+        asked = pipeline.Training(
             clean=clean,
             output=output,
             suspects=suspects,
@@ -70,7 +70,7 @@ def train(
             seed=seed,
             show=_shown(bar.show),
         )
-        done = replace(pipeline.train(data, options), inputs=read)
+        done = replace(pipeline.train(data, asked), inputs=read)
     for path in (output, *([suspects] if suspects else [])):
         said.say(f"wrote {path}")
     said.conclude(done, reports, form, fail_on)
