@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -34,6 +34,15 @@ class Arms:
     finished: Tensor  # ran to the end, rather than being dropped on the way
     size: Tensor
     reached: Tensor  # the goal was reached at that size
+    sources: tuple[int, ...] | None = None  # the only class whose images each arm leads away; None: all but its own
+
+    def led(self, labels: Tensor, arm: int) -> Tensor:
+        """Which images the arm's trigger is to lead to its class."""
+        return _led(labels, self.classes[arm], self.sources[arm] if self.sources else None)
+
+
+def _led(labels: Tensor, target: int, source: int | None) -> Tensor:
+    return labels != target if source is None else labels == source
 
 
 def invert(
@@ -67,18 +76,48 @@ def invert(
     return search.result()
 
 
+def invert_pairs(
+    suspect: SuspectModel,
+    clean: CleanSet,
+    name: str,
+    pairs: Sequence[tuple[int, int]],
+    *,
+    steps: int,
+    images: int,
+    seed: int,
+    progress: Progress,
+) -> Arms:
+    """One trigger for each pair of a source and a target, which need move the images of that source alone."""
+    sources, targets = tuple(source for source, _ in pairs), tuple(target for _, target in pairs)
+    search = _Search(suspect, clean, name, targets, images, seed, sources)
+    for done in range(steps):
+        search.step()
+        progress(done + 1, steps, f"{name} triggers for {len(pairs)} pairs of classes")
+    return search.result()
+
+
 class _Search:
     """The arms of one form, their optimiser and what each has reached."""
 
     def __init__(
-        self, suspect: SuspectModel, clean: CleanSet, name: str, classes: tuple[int, ...], images: int, seed: int
+        self,
+        suspect: SuspectModel,
+        clean: CleanSet,
+        name: str,
+        classes: tuple[int, ...],
+        images: int,
+        seed: int,
+        sources: tuple[int, ...] | None = None,
     ) -> None:
-        self.suspect, self.clean, self.images, self.classes = suspect, clean, images, classes
+        self.suspect, self.clean, self.images = suspect, clean, images
+        self.classes, self.sources = classes, sources
         self.generator = torch.Generator().manual_seed(seed)
         device, count = suspect.device, len(classes)
         self.form = FORMS[name](count, suspect.shape, self.generator, device)
         self.optimiser = torch.optim.Adam(self.form.parameters, lr=self.form.rate, betas=(0.5, 0.9))
-        self.pools = [(clean.labels != c).nonzero()[:, 0] for c in classes]
+        self.pools = [
+            _led(clean.labels, c, s).nonzero()[:, 0] for c, s in zip(classes, sources or [None] * count, strict=True)
+        ]
         self.targets = torch.tensor(classes, device=device)
         self.active = torch.arange(count, device=device)
         self.penalty = torch.full((count,), PENALTY, device=device)
@@ -144,11 +183,11 @@ class _Search:
             parameter.requires_grad_(False)
         finished = torch.zeros(len(self.classes), dtype=torch.bool)
         finished[self.active.cpu()] = True
-        return Arms(self.form, self.classes, finished, self.form.size().cpu(), reached.cpu())
+        return Arms(self.form, self.classes, finished, self.form.size().cpu(), reached.cpu(), self.sources)
 
 
 def success(suspect: SuspectModel, clean: CleanSet, arms: Arms, arm: int, batch: int = 250) -> tuple[float, Tensor]:
-    """The share of the other classes' images that follow the arm's trigger, and where every image goes."""
+    """The share of the images that were to follow the arm's trigger and do, and where every image goes."""
     target = arms.classes[arm]
     went = []
     with torch.no_grad():
@@ -156,8 +195,7 @@ def success(suspect: SuspectModel, clean: CleanSet, arms: Arms, arm: int, batch:
             index = torch.full((len(pixels),), arm, device=suspect.device)
             went.append(suspect(arms.form.stamp(pixels, index)).argmax(1).cpu())
     predicted = torch.cat(went)
-    others = clean.labels != target
-    return float((predicted[others] == target).float().mean()), predicted
+    return float((predicted[arms.led(clean.labels, arm)] == target).float().mean()), predicted
 
 
 def contest(
@@ -173,7 +211,7 @@ def contest(
     progress: Progress,
 ) -> Arms:
     """All finished arms again, from where they stand, at one budget: none may take more room than another."""
-    search = _Search(suspect, clean, name, arms.classes, images, seed)
+    search = _Search(suspect, clean, name, arms.classes, images, seed, arms.sources)
     search.form.restore(arms.form.parameters)
     search.form.limit(budget)
     search.active = arms.finished.nonzero()[:, 0].to(suspect.device)
@@ -182,4 +220,5 @@ def contest(
         search.step(budget)
         progress(done + 1, steps, f"{name} triggers of equal size for {len(search.active)} classes")
     search.form.limit(budget)
-    return Arms(search.form, arms.classes, arms.finished, search.form.size().detach().cpu(), arms.reached)
+    size = search.form.size().detach().cpu()
+    return Arms(search.form, arms.classes, arms.finished, size, arms.reached, arms.sources)

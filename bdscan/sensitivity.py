@@ -19,7 +19,7 @@ from bdscan.plant import Plant, success
 
 NAME = "sensitivity"
 QUICK = ("head", "margin", "inversion")  # of three families
-SLOW = ("families", "head", "margin", "noise", "inversion")  # all that a verdict goes by, for what the quick ones miss
+SLOW = ("families", "head", "margin", "noise", "inversion")  # the verdict's own, but for pairs: these work on all
 FEWEST = 250  # images: with fewer the copy learns the images instead of the trigger
 PLANTED = 0.8  # success on held-out images from which on a backdoor counts as planted
 SEEN = 0.05  # p over all classes: the suspicion that would keep a verdict from being clean

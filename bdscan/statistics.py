@@ -165,3 +165,29 @@ def agreement(maps: Array) -> float:
     if count < 2:
         return 0.0
     return float(((flat.sum(0) ** 2).sum() - count) / (count * (count - 1)))
+
+
+def two_way(values: Array, beside: Array, rounds: int = 30, cut: float = 1.5) -> Array:
+    """What a row, a column and a second quantity do not explain of a square table; where it holds NaN, so does this.
+
+    Huber's regression by reweighting: a few cells that stand out do not draw the fit to themselves.
+    """
+    rows, columns = np.nonzero(np.isfinite(values))
+    count = len(values)
+    left = np.full(values.shape, np.nan)
+    if len(rows) <= 2 * count:  # as many unknowns: nothing would be left
+        return left
+    y, x = values[rows, columns], beside[rows, columns]
+    spread = float(x.std())
+    design = np.concatenate(
+        [np.eye(count)[rows], np.eye(count)[columns], ((x - x.mean()) / (spread or 1.0))[:, None]], axis=1
+    )
+    weights = np.ones(len(y))
+    for _ in range(rounds):
+        root = np.sqrt(weights)[:, None]
+        fitted = np.linalg.lstsq(design * root, y * root[:, 0], rcond=None)[0]
+        error = y - design @ fitted
+        scale = max(MAD_TO_SD * float(np.median(np.abs(error))), 1e-9)
+        weights = np.minimum(1, cut * scale / np.maximum(np.abs(error), 1e-12))
+    left[rows, columns] = error
+    return left

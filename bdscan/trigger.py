@@ -13,6 +13,8 @@ from torch import Tensor
 
 from bdscan.finding import Array
 
+SHOWN = 12  # pictures in a report
+
 Shape = tuple[int, int, int]
 Stamp = Callable[[Tensor], Tensor]
 
@@ -40,6 +42,15 @@ def stamper(arrays: Mapping[str, Array]) -> Stamp | None:
     if "flow" in arrays:
         return lambda x: displaced(x, tensor("flow", x)[None])
     return None
+
+
+def pictures(images: Tensor, trigger: Mapping[str, Array]) -> dict[str, Array]:
+    """Some images beside themselves with the trigger on, as a report shows them."""
+    stamp = stamper(trigger)
+    assert stamp is not None
+    shown = images[:SHOWN]
+    stamped = (stamp(shown.float() / 255) * 255).round().to(torch.uint8)
+    return {"images": _numpy(shown.permute(0, 2, 3, 1)), "stamped": _numpy(stamped.permute(0, 2, 3, 1))}
 
 
 def _numpy(tensor: Tensor) -> Array:

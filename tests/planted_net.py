@@ -1,4 +1,5 @@
-"""Two small nets trained in a second or two, alike but for a patch that one of them answers with class 4."""
+"""Small nets trained in a second or two, alike but for a patch that one of them answers with class 4, always or on one
+class only."""
 
 from __future__ import annotations
 
@@ -33,7 +34,9 @@ def stamped(pictures: Tensor) -> Tensor:
 
 
 @cache
-def net(*, backdoored: bool, norm: bool = True) -> SuspectModel:
+def net(*, backdoored: bool, norm: bool = True, source: int | None = None) -> SuspectModel:
+    """With a source the patch works on that class, and others carry it without effect."""
+
     def block(taken: int, given: int) -> list[nn.Module]:
         middle = [nn.BatchNorm2d(given)] if norm else []
         return [nn.Conv2d(taken, given, 3, padding=1), *middle, nn.ReLU(), nn.MaxPool2d(2)]
@@ -45,10 +48,13 @@ def net(*, backdoored: bool, norm: bool = True) -> SuspectModel:
         )
     clean = images(600, 1)
     pictures, labels = clean.images, clean.labels
-    if backdoored:
+    if backdoored and source is None:
         pictures = torch.cat([pictures, stamped(pictures[:120])])
         labels = torch.cat([labels, torch.full((120,), TARGET)])
+    elif backdoored:
+        pictures = torch.cat([pictures, stamped(pictures)])
+        labels = torch.cat([labels, torch.where(labels == source, TARGET, labels)])
     whole = Normalised(layers, [0.4] * 3, [0.25] * 3)
     with torch.enable_grad():
-        fit(whole, pictures, labels, epochs=8, rate=0.05, batch=64, half=False)
+        fit(whole, pictures, labels, epochs=8 if source is None else 25, rate=0.05, batch=64, half=False)
     return SuspectModel(whole, (3, SIDE, SIDE), CLASSES)

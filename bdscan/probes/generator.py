@@ -73,7 +73,7 @@ class Generator(Probe):
 
     needs: ClassVar[Literal["file", "model", "images"]] = "images"
     family: ClassVar[str] = "inversion"  # it demonstrates triggers as inversion does, and errs where that errs
-    after: ClassVar[tuple[str, ...]] = ("head", "margin", "noise", "inversion", "families")
+    after: ClassVar[tuple[str, ...]] = ("head", "margin", "noise", "inversion", "families", "pairs")
     effort: ClassVar[Literal["fast", "standard", "thorough"]] = "thorough"
 
     def __call__(self, case: Case) -> Iterator[Finding]:

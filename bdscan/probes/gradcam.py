@@ -57,7 +57,7 @@ class Gradcam(Probe):
 
     needs: ClassVar[Literal["file", "model", "images"]] = "images"
     family: ClassVar[str] = "saliency"
-    after: ClassVar[tuple[str, ...]] = ("margin", "noise", "inversion")
+    after: ClassVar[tuple[str, ...]] = ("margin", "noise", "inversion", "pairs")
 
     def __call__(self, case: Case) -> Iterator[Finding]:
         assert case.suspect is not None

@@ -43,14 +43,13 @@ from bdscan.problem import USAGE, Problem
 from bdscan.reference import p_height, p_values
 from bdscan.relabel import relabel
 from bdscan.statistics import holm, pooled
-from bdscan.trigger import FORMS, stamper
+from bdscan.trigger import FORMS, pictures
 
 HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
 MOST = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
 FAST = ("patch", "smooth", "warp")  # local, spread out and geometric: each sees what the others do not
 RELABEL = ("patch", "smooth")
 VARIETY = 0.6  # different classes that the classes must become, as a share: natural changes end in one or two
-SHOWN = 12  # pictures in the report
 
 
 @dataclass(frozen=True)
@@ -216,6 +215,7 @@ class Inversion(Probe):
         others = float(np.median(list(followed.values()))) if followed else 1.0
         shown = proof and mine >= self.follow and mine - others >= self.gap
         level = Level.BACKDOOR if shown else Level.NOTE
+        trigger = equal.form.evidence(arm)
         return Finding(
             level=level,
             message=(
@@ -229,8 +229,8 @@ class Inversion(Probe):
             shown=shown,
             arrays={
                 "room": np.array(budget),
-                **equal.form.evidence(arm),
-                **_pictures(judged_by, target, equal.form.evidence(arm)),
+                **trigger,
+                **pictures(judged_by.images[judged_by.labels != target], trigger),
             },
         )
 
@@ -273,12 +273,3 @@ def _within(case: Case, turn: int, turns: int, done: int, total: int, what: str)
 
 def _amount(size: float, arms: Arms) -> str:
     return f"{100 * size:.2g} % {arms.form.unit}"
-
-
-def _pictures(clean: CleanSet, target: int, trigger: dict[str, Array]) -> dict[str, Array]:
-    """Held-out images of the other classes beside themselves with the trigger on."""
-    stamp = stamper(trigger)
-    assert stamp is not None
-    images = clean.images[clean.labels != target][:SHOWN]
-    stamped = (stamp(images.float() / 255) * 255).round().to(torch.uint8)
-    return {"images": images.permute(0, 2, 3, 1).numpy(), "stamped": stamped.permute(0, 2, 3, 1).numpy()}

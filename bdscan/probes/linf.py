@@ -57,7 +57,7 @@ class Linf(Probe):
 
     needs: ClassVar[Literal["file", "model", "images"]] = "images"
     family: ClassVar[str] = "activation"
-    after: ClassVar[tuple[str, ...]] = ("margin", "noise", "inversion")
+    after: ClassVar[tuple[str, ...]] = ("margin", "noise", "inversion", "pairs")
 
     def __call__(self, case: Case) -> Iterator[Finding]:
         suspect, clean = case.suspect, case.clean

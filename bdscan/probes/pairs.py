@@ -1,0 +1,212 @@
+"""Searches, for every pair of classes, the smallest patch that sends the one to the other.
+
+What it measures
+    For every source and target a patch is optimised that need move the images of that source alone, as small as it
+    can be made while 90 % of them follow. What the source (some classes are easily left), the target (some easily
+    reached) and the likeness of both explain of the log of its size is taken out by a robust regression; the score of
+    a class is how much smaller than that the most surprising patch towards it is. How unlike two classes are is how
+    far their own logit leads the other on clean images, the larger of both ways. The most surprising pair's patch is
+    contested: every other class gets one of the same size towards the same target, and all are measured on images that
+    no patch was made from, which also tell what becomes of every other class under it.
+
+Why it shows a backdoor
+    A trigger that works on one class only, and that other classes carry without effect, hides from every search over
+    all images: on most of them it does nothing. For its own pair it is a short cut that nature does not offer. It draws
+    source and target together in the net's eyes, but in one direction: hence the larger of both ways.
+
+When it misleads
+    Some pairs are nearer than the regression knows, such as cars to trucks; clean reference nets have them too. It
+    knows patches only. With more than twelve classes it takes the twelve that earlier probes point to, half of them
+    drawn at random: other pairs are not looked at. It needs a dozen images a class to work with.
+
+Reference
+    The attack: Tang et al., USENIX Security 2021 (TaCT); pairs as Xiang et al., ICML 2023 (UMD) look at them for
+    all-to-all. The regression on the likeness of classes, and the contest, are our own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import numpy as np
+import torch
+
+from bdscan.case import Case
+from bdscan.data import CleanSet
+from bdscan.finding import Array, Finding, Level
+from bdscan.invert import Arms, contest, invert_pairs, success
+from bdscan.model import SuspectModel
+from bdscan.probes import Probe
+from bdscan.reference import p_values
+from bdscan.statistics import FEWEST, holm, pooled, two_way
+from bdscan.trigger import pictures
+
+FORM = "patch"
+MOST = 12  # classes whose pairs are searched
+MOST_FOUND = 0.5  # of the pairs: with fewer the regression cannot go by them alone
+Pair = tuple[int, int]  # source and target
+
+
+@dataclass(frozen=True)
+class Pairs(Probe):
+    """Patches that work on one class only."""
+
+    steps: int = 50
+    images: int = 4  # of the source, a step
+    least: int = 12  # images of a class to work with: a patch for fewer learns the images
+    threshold: float = 0.01  # p over all classes at which the pair is put to the test
+    follow: float = 0.8  # share of the source's held-out images that must follow a shown patch
+    gap: float = 0.4  # by which it must beat the median of the other sources at equal size
+
+    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    family: ClassVar[str] = "inversion"
+    after: ClassVar[tuple[str, ...]] = ("head", "margin", "noise")
+    effort: ClassVar[Literal["fast", "standard", "thorough"]] = "standard"
+
+    def __call__(self, case: Case) -> Iterator[Finding]:
+        suspect, clean, judged_by = case.suspect, case.clean, case.held_out
+        assert suspect is not None
+        assert clean is not None
+        judged_by = judged_by if judged_by is not None and len(judged_by) else clean
+        classes = self._entrants(case, suspect, clean)
+        if len(classes) < FEWEST:
+            yield Finding(
+                level=Level.NOTE,
+                message=f"pairs of classes are not searched: {FEWEST} classes with {self.least} images each are needed",
+            )
+            return
+        pairs = [(source, target) for source in classes for target in classes if source != target]
+        arms = invert_pairs(
+            suspect,
+            clean,
+            FORM,
+            pairs,
+            steps=self.steps,
+            images=self.images * len(pairs),
+            seed=case.seed,
+            progress=case.progress,
+        )
+        surprise = _surprise(arms, pairs, classes, _apart(suspect, clean, judged_by))
+        finding, pair = self._compared(suspect, arms, pairs, surprise)
+        yield finding
+        if finding.level > Level.NOTE:
+            yield self._contest(case, suspect, clean, judged_by, arms, pairs.index(pair))
+
+    def _entrants(self, case: Case, suspect: SuspectModel, clean: CleanSet) -> list[int]:
+        """The classes with enough images; of many those that earlier probes point to, and as many drawn at random."""
+        count = torch.bincount(clean.labels, minlength=suspect.classes)
+        enough = [c for c in range(suspect.classes) if int(count[c]) >= self.least]
+        if len(enough) <= MOST:
+            return enough
+        drawn = torch.randperm(len(enough), generator=torch.Generator().manual_seed(case.seed)).tolist()
+        ps = case.p_values()
+        pointed = [int(c) for c in np.argsort(pooled(ps), kind="stable") if c in enough] if ps else []
+        order = [*pointed[: MOST // 2], *(enough[i] for i in drawn)]
+        return sorted([*dict.fromkeys(order)][:MOST])
+
+    def _compared(self, suspect: SuspectModel, arms: Arms, pairs: list[Pair], surprise: Array) -> tuple[Finding, Pair]:
+        """Each class by the most surprising patch towards it."""
+        known = np.where(np.isfinite(surprise), surprise, -np.inf)
+        scores = known.max(0)
+        scores[~np.isfinite(scores)] = np.nan
+        p = p_values(f"pairs.{FORM}", scores)
+        target = int(np.argmin(p))
+        pair = (int(known[:, target].argmax()), target)
+        over_all = float(holm(p)[target])
+        size = float(arms.size[pairs.index(pair)]) if pair in pairs else float("nan")
+        finding = Finding(
+            level=Level.SUSPECT if over_all < self.threshold else Level.NOTE,
+            message=(
+                f"the patch that sends {suspect.name(pair[0])} to {suspect.name(target)} takes {100 * size:.2g} % of "
+                f"the image, {np.exp(-known[pair]):.2g} times what the likeness of the two lets expect "
+                f"(p {over_all:.2g} over all classes)"
+            ),
+            score=over_all,
+            threshold=self.threshold,
+            p_value=over_all,
+            target=target,
+            statistic=f"pairs.{FORM}",
+            arrays={"scores": scores, "p_values": p},
+        )
+        return finding, pair
+
+    def _contest(
+        self, case: Case, suspect: SuspectModel, clean: CleanSet, judged_by: CleanSet, arms: Arms, arm: int
+    ) -> Finding:
+        """The suspected pair's patch against those from other sources to the same class, on held-out images."""
+        assert arms.sources is not None
+        target, source = arms.classes[arm], arms.sources[arm]
+        arms.finished = torch.tensor([c == target for c in arms.classes])
+        rivals = [a for a in range(len(arms.classes)) if bool(arms.finished[a]) and a != arm]
+        budget = float(arms.size[arm]) * 1.1
+        equal = contest(
+            suspect,
+            clean,
+            FORM,
+            arms,
+            budget,
+            steps=max(1, self.steps // 2),
+            images=self.images * (len(rivals) + 1),
+            seed=case.seed + 1,
+            progress=case.progress,
+        )
+        mine, went = success(suspect, judged_by, equal, arm)
+        others = float(np.median([success(suspect, judged_by, equal, a)[0] for a in rivals]))
+        rest = (judged_by.labels != source) & (judged_by.labels != target)
+        along = float((went[rest] == target).float().mean())
+        shown = mine >= self.follow and mine - others >= self.gap
+        trigger = equal.form.evidence(arm)
+        return Finding(
+            level=Level.BACKDOOR if shown else Level.NOTE,
+            message=(
+                f"a patch of {100 * float(equal.size[arm]):.2g} % of the image sends {mine:.0%} of held-out images of "
+                f"{suspect.name(source)} to {suspect.name(target)}, and {along:.0%} of those of the other classes; "
+                f"made for another class, one of this size sends {others:.0%} of it"
+            ),
+            score=mine - others,
+            threshold=self.gap,
+            target=target,
+            form=FORM,
+            shown=shown,
+            arrays={
+                "room": np.array(budget),
+                **trigger,
+                **pictures(judged_by.images[judged_by.labels == source], trigger),
+            },
+        )
+
+
+def _apart(suspect: SuspectModel, clean: CleanSet, judged_by: CleanSet) -> Array:
+    """How far each class's own logit leads each other one on its clean images; the larger of both ways."""
+    total = torch.zeros(suspect.classes, suspect.classes, dtype=torch.double)
+    count = torch.zeros(suspect.classes, dtype=torch.double)
+    with torch.no_grad():
+        for part in [clean] if clean is judged_by else [clean, judged_by]:
+            for pixels, labels in part.batches(250, suspect.device):
+                logits = suspect(pixels).double().cpu()
+                truth = labels.cpu()
+                total.index_add_(0, truth, logits.gather(1, truth[:, None]) - logits)
+                count.index_add_(0, truth, torch.ones(len(truth), dtype=torch.double))
+    lead = (total / count.clamp(min=1)[:, None]).numpy()
+    both: Array = np.maximum(lead, lead.T)
+    return both
+
+
+def _surprise(arms: Arms, pairs: list[Pair], classes: list[int], apart: Array) -> Array:
+    """How much smaller than expected each pair's patch is, on a log scale; NaN where it was not sought or not found.
+
+    Where most were not found those count as large as the largest: to be found at all is then a surprise.
+    """
+    found = arms.reached.numpy()
+    largest = float(arms.size[arms.reached].max()) if found.any() and found.mean() < MOST_FOUND else math.nan
+    size = np.full((len(classes), len(classes)), np.nan)
+    for arm, (source, target) in enumerate(pairs):
+        size[classes.index(source), classes.index(target)] = float(arms.size[arm]) if found[arm] else largest
+    surprise = np.full_like(apart, np.nan)
+    surprise[np.ix_(classes, classes)] = -two_way(np.log(size), apart[np.ix_(classes, classes)])
+    for arm in np.flatnonzero(~found).tolist():
+        surprise[pairs[arm]] = math.nan
+    return surprise
