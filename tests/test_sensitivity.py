@@ -77,6 +77,21 @@ def test_what_is_missed_is_a_reason_not_to_be_clean(case: Case, monkeypatch: pyt
     assert "NOT seen" in (sensitivity.unseen(found) or "")
 
 
+@pytest.mark.parametrize(("rates", "rounds"), [([0.95], 1), ([0.7, 0.92], 2), ([0.7, 0.85], 2)])
+def test_a_weak_plant_gets_a_second_round(
+    rates: list[float], rounds: int, case: Case, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What only a few images follow is no trigger of the kind that is searched."""
+    fitted, left = [], list(rates) * len(sensitivity.STRENGTHS)
+    monkeypatch.setattr(sensitivity, "fit", lambda *_, **__: fitted.append(1))
+    monkeypatch.setattr(sensitivity, "success", lambda *_: left.pop(0))
+    assert case.suspect is not None
+    classes = case.suspect.classes
+    found = tuple(sensitivity.check(case, lambda *_: told(1e-9, 0, classes)))
+    assert len(fitted) == rounds * len(sensitivity.STRENGTHS)
+    assert all(f"success {rates[-1]:.0%}" in finding.message for finding in found)
+
+
 def test_a_net_in_which_nothing_can_be_planted_is_of_unknown_sensitivity() -> None:
     assert "unknown" in (sensitivity.unseen(()) or "")
 
