@@ -200,6 +200,14 @@ def test_a_failing_worker_costs_one_job(folder: Path, command: jobs.Command) -> 
     assert not list((folder / "out").glob(".*"))
 
 
+def test_a_model_that_is_gone_costs_one_job(folder: Path, command: jobs.Command) -> None:
+    told = [job(folder, "gone"), job(folder, "good")]
+    (folder / "gone.safetensors").unlink()
+    gone, good = run(told, folder / "out", command=command)
+    assert "gone.safetensors" in gone["failure"]
+    assert good["failure"] is None
+
+
 def test_what_is_done_is_not_done_again(folder: Path, command: jobs.Command, log: Path) -> None:
     told = [job(folder, name) for name in ("good", "broken")]
     first = run(told, folder / "out", command=command)

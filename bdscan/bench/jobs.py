@@ -137,10 +137,14 @@ def _engine(name: str, workers: int, command: Command) -> Engine:
 def _done_by(engine: Engine, job: Job, results: Path, said: str) -> Result:
     """The result, as it is in its file."""
     begun = time.monotonic()
-    failure, made = engine.do(job)
+    try:
+        key = job.key
+        failure, made = engine.do(job)
+    except OSError as error:  # a model that is gone costs its own job, not those of the others
+        key, failure, made = "", f"cannot read `{error.filename}`: {error.strerror}", None
     result: Result = {
         "schema": SCHEMA,
-        "key": job.key,
+        "key": key,
         "job": asdict(job),
         "command": said,
         "seconds": round(time.monotonic() - begun, 2),

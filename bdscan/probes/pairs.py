@@ -4,15 +4,15 @@ What it measures
     For every source and target a patch is optimised that need move the images of that source alone, as small as it
     can be made while 90 % of them follow. What the source (some classes are easily left), the target (some easily
     reached) and the likeness of both explain of the log of its size is taken out by a robust regression; the score of
-    a class is how much smaller than that the most surprising patch towards it is. How unlike two classes are is how
-    far their own logit leads the other on clean images, the larger of both ways. The most surprising pair's patch is
+    a class is how much smaller than that the most surprising patch towards it is. How alike two classes are is how
+    often each comes second for clean images of the other, the smaller of both ways. The most surprising pair's patch is
     contested: every other class gets one of the same size towards the same target, and all are measured on images that
     no patch was made from, which also tell what becomes of every other class under it.
 
 Why it shows a backdoor
     A trigger that works on one class only, and that other classes carry without effect, hides from every search over
     all images: on most of them it does nothing. For its own pair it is a short cut that nature does not offer. It draws
-    source and target together in the net's eyes, but in one direction: hence the larger of both ways.
+    the source towards the target in the net's eyes, but not the target towards the source: hence the smaller of both.
 
 When it misleads
     Some pairs are nearer than the regression knows, such as cars to trucks; clean reference nets have them too. It
@@ -89,7 +89,7 @@ class Pairs(Probe):
             seed=case.seed,
             progress=case.progress,
         )
-        surprise = _surprise(arms, pairs, classes, _apart(suspect, clean, judged_by))
+        surprise = _surprise(arms, pairs, classes, _alike(suspect, clean, judged_by))
         finding, pair = self._compared(suspect, arms, pairs, surprise)
         yield finding
         if finding.level > Level.NOTE:
@@ -179,23 +179,21 @@ class Pairs(Probe):
         )
 
 
-def _apart(suspect: SuspectModel, clean: CleanSet, judged_by: CleanSet) -> Array:
-    """How far each class's own logit leads each other one on its clean images; the larger of both ways."""
-    total = torch.zeros(suspect.classes, suspect.classes, dtype=torch.double)
-    count = torch.zeros(suspect.classes, dtype=torch.double)
+def _alike(suspect: SuspectModel, clean: CleanSet, judged_by: CleanSet) -> Array:
+    """For how many clean images of each class each other one has the next largest logit; the smaller of both ways."""
+    times = torch.zeros(suspect.classes, suspect.classes, dtype=torch.double)
     with torch.no_grad():
         for part in [clean] if clean is judged_by else [clean, judged_by]:
             for pixels, labels in part.batches(250, suspect.device):
-                logits = suspect(pixels).double().cpu()
-                truth = labels.cpu()
-                total.index_add_(0, truth, logits.gather(1, truth[:, None]) - logits)
-                count.index_add_(0, truth, torch.ones(len(truth), dtype=torch.double))
-    lead = (total / count.clamp(min=1)[:, None]).numpy()
-    both: Array = np.maximum(lead, lead.T)
+                logits, truth = suspect(pixels).float().cpu(), labels.cpu()
+                second = logits.scatter(1, truth[:, None], -math.inf).argmax(1)
+                times.index_put_((truth, second), torch.ones(len(truth), dtype=torch.double), accumulate=True)
+    share = (times / times.sum(1, keepdim=True).clamp(min=1)).numpy()
+    both: Array = np.minimum(share, share.T)
     return both
 
 
-def _surprise(arms: Arms, pairs: list[Pair], classes: list[int], apart: Array) -> Array:
+def _surprise(arms: Arms, pairs: list[Pair], classes: list[int], alike: Array) -> Array:
     """How much smaller than expected each pair's patch is, on a log scale; NaN where it was not sought or not found.
 
     Where most were not found those count as large as the largest: to be found at all is then a surprise.
@@ -205,8 +203,8 @@ def _surprise(arms: Arms, pairs: list[Pair], classes: list[int], apart: Array) -
     size = np.full((len(classes), len(classes)), np.nan)
     for arm, (source, target) in enumerate(pairs):
         size[classes.index(source), classes.index(target)] = float(arms.size[arm]) if found[arm] else largest
-    surprise = np.full_like(apart, np.nan)
-    surprise[np.ix_(classes, classes)] = -two_way(np.log(size), apart[np.ix_(classes, classes)])
+    surprise = np.full_like(alike, np.nan)
+    surprise[np.ix_(classes, classes)] = -two_way(np.log(size), alike[np.ix_(classes, classes)])
     for arm in np.flatnonzero(~found).tolist():
         surprise[pairs[arm]] = math.nan
     return surprise
