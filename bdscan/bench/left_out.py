@@ -10,7 +10,7 @@ from bdscan.judge import judge
 from bdscan.reference import Height, Spread, moderated
 
 # The family that each statistic's probe belongs to: the part of its name before the dot, but for these.
-FAMILIES = {"noise": "margin", "families": "inversion", "pairs": "inversion", "relabelling": "inversion"}
+FAMILIES = {"noise": "margin", "families": "inversion", "relabelling": "inversion"}
 
 
 def judged(nets: list[dict[str, list[float]]]) -> list[Judgement]:

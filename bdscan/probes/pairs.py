@@ -62,7 +62,7 @@ class Pairs(Probe):
     gap: float = 0.4  # by which it must beat the median of the other sources at equal size
 
     needs: ClassVar[Literal["file", "model", "images"]] = "images"
-    family: ClassVar[str] = "inversion"
+    family: ClassVar[str] = "pairs"  # whatever makes a class easy to reach from everywhere is taken out
     after: ClassVar[tuple[str, ...]] = ("head", "margin", "noise")
     effort: ClassVar[Literal["fast", "standard", "thorough"]] = "standard"
 
