@@ -54,7 +54,7 @@ Pair = tuple[int, int]  # source and target
 class Pairs(Probe):
     """Patches that work on one class only."""
 
-    steps: int = 50
+    steps: int = 50  # as for inversion
     images: int = 4  # of the source, a step
     least: int = 12  # images of a class to work with: a patch for fewer learns the images
     threshold: float = 0.01  # p over all classes at which the pair is put to the test
