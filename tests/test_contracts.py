@@ -24,7 +24,7 @@ from bdscan.probes import EFFORTS, Probe
 METHODS = [(room, name) for room in method.ROOMS for name in method.names(room)]
 PROBES = method.names("probes")
 HEADINGS = ("What it measures", "Why it shows a backdoor", "When it misleads", "Reference")
-QUICK = 3  # steps, for probes that optimise: the contract is about manners, not about power
+QUICK = {"steps": 3, "least": 4}  # for probes that optimise: the contract is about manners, not about power
 
 
 class Stop(Exception):
@@ -33,9 +33,8 @@ class Stop(Exception):
 
 def configured(name: str) -> Probe:
     probe: Probe = method.configure("probes", name, {})
-    if any(field.name == "steps" for field in dataclasses.fields(probe)):  # type: ignore[arg-type]
-        probe = dataclasses.replace(probe, steps=QUICK)  # type: ignore[type-var]
-    return probe
+    fields = {field.name for field in dataclasses.fields(probe)}  # type: ignore[arg-type]
+    return dataclasses.replace(probe, **{name: QUICK[name] for name in QUICK.keys() & fields})  # type: ignore[type-var]
 
 
 def case_for(name: str, suspect: SuspectModel, clean: CleanSet | None) -> Case:
