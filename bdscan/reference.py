@@ -14,6 +14,7 @@ import numpy as np
 from bdscan.finding import Array
 from bdscan.statistics import FEWEST, student_tail
 
+OTHERS = 7  # classes beside the one in question: the reference nets have nine and more, and with fewer each is easier
 UNLIKE = 2.2  # the 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance
 STATISTICS = Path(__file__).with_name("reference.json")
 
@@ -79,8 +80,8 @@ def moderated(scores: Array | Sequence[float], prior: Spread | None) -> Array:
     for c in finite:
         others = values[finite[finite != c]]
         own = _Spread(float(others.var(ddof=1)), len(others) - 1)
-        # A net whose classes lie further apart than the reference nets' is not like them: its own spread counts.
-        alone = prior is None or own.variance > UNLIKE * prior.sd**2
+        # A net of few classes, or with classes further apart, is not like the reference nets: its own spread counts.
+        alone = prior is None or len(others) < OTHERS or own.variance > UNLIKE * prior.sd**2
         for used in ([own] if alone else []) + ([own.shrunk(prior)] if prior is not None else []):
             scale = math.sqrt(used.variance * (1 + 1 / len(others))) * (prior.heavy if prior else 1)
             if scale > 1e-12 * float(np.abs(values[finite]).max()):

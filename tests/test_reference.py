@@ -34,6 +34,14 @@ def test_a_prior_keeps_a_small_spread_from_accusing() -> None:
     assert moderated(scores, Spread(0.3, 10))[0] > 0.2
 
 
+def test_with_few_classes_a_prior_from_ten_does_not_decide_alone() -> None:
+    """Ships, planes, cars and trucks: of four clean classes one is naturally far easier by lines than the others."""
+    four = np.array([1.68, 1.79, 2.51, 3.85])
+    assert moderated(four, Spread(0.36, 27))[3] == pytest.approx(moderated(four, None)[3])
+    ten = np.array([*four, 1.7, 1.8, 1.9, 2.1, 2.0, 1.75])
+    assert moderated(ten, Spread(0.36, 27))[3] < moderated(ten, None)[3] * 10 < 0.01
+
+
 def test_scores_that_are_no_numbers_are_left_out() -> None:
     p = moderated(np.array([math.nan, 0.1, 0.2, 0.3, 5.0]), Spread(0.2, 10))
     assert p[0] == 1
