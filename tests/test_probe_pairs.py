@@ -66,6 +66,13 @@ def test_an_innocent_net_is_shown_nothing() -> None:
     assert compared.p_value > 0.05
 
 
+def test_where_no_patch_is_found_it_says_so() -> None:
+    suspect = planted_net.net(backdoored=False)
+    (finding,) = Pairs(steps=1)(Case(suspect=suspect, clean=planted_net.images(240, 2)))
+    assert "too few patches were found" in finding.message
+    assert finding.p_value is None
+
+
 def test_with_few_images_of_a_class_it_says_that_it_does_not_search(few: CleanSet) -> None:
     (finding,) = Pairs()(Case(suspect=planted_net.net(backdoored=False), clean=planted_net.images(60, 2)))
     assert "not searched" in finding.message

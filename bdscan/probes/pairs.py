@@ -28,7 +28,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 import numpy as np
@@ -90,6 +90,9 @@ class Pairs(Probe):
             progress=case.progress,
         )
         surprise = _surprise(arms, pairs, classes, _alike(suspect, clean, judged_by))
+        if not np.isfinite(surprise).any():
+            yield Finding(level=Level.NOTE, message="pairs of classes are not compared: too few patches were found")
+            return
         finding, pair = self._compared(suspect, arms, pairs, surprise)
         yield finding
         if finding.level > Level.NOTE:
@@ -113,10 +116,10 @@ class Pairs(Probe):
         scores = known.max(0)
         scores[~np.isfinite(scores)] = np.nan
         p = p_values(f"pairs.{FORM}", scores)
-        target = int(np.argmin(p))
+        target = int(np.argmin(np.where(np.isfinite(scores), p, np.inf)))
         pair = (int(known[:, target].argmax()), target)
         over_all = float(holm(p)[target])
-        size = float(arms.size[pairs.index(pair)]) if pair in pairs else float("nan")
+        size = float(arms.size[pairs.index(pair)])
         finding = Finding(
             level=Level.SUSPECT if over_all < self.threshold else Level.NOTE,
             message=(
@@ -139,8 +142,8 @@ class Pairs(Probe):
         """The suspected pair's patch against those from other sources to the same class, on held-out images."""
         assert arms.sources is not None
         target, source = arms.classes[arm], arms.sources[arm]
-        arms.finished = torch.tensor([c == target for c in arms.classes])
-        rivals = [a for a in range(len(arms.classes)) if bool(arms.finished[a]) and a != arm]
+        arms = replace(arms, finished=torch.tensor([c == target for c in arms.classes]))
+        rivals = [a for a in range(len(arms.classes)) if arms.classes[a] == target and a != arm]
         budget = float(arms.size[arm]) * 1.1
         equal = contest(
             suspect,
