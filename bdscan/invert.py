@@ -6,14 +6,16 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from bdscan.data import CleanSet, at_once
+from bdscan.finding import Array
 from bdscan.fit import autocast
 from bdscan.model import SuspectModel
-from bdscan.trigger import FORMS, Form
+from bdscan.trigger import FORMS, Form, pictures
 
 GOAL = 0.9  # of the images must follow for a trigger to count (Neural Cleanse asks 0.99, Pixel 0.9)
 PENALTY = 0.25  # weight of a trigger of typical size beside the cross-entropy, at the start
@@ -222,3 +224,47 @@ def contest(
     search.form.limit(budget)
     size = search.form.size().detach().cpu()
     return Arms(search.form, arms.classes, arms.finished, size, arms.reached, arms.sources)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """How one arm's trigger did against those of the others at the same size, on held-out images."""
+
+    arms: Arms
+    arm: int
+    budget: float
+    mine: float  # share that follow
+    others: float  # the median of the other arms'
+    went: Tensor  # where every image goes under it
+
+    @property
+    def size(self) -> float:
+        return float(self.arms.size[self.arm])
+
+    def evidence(self, judged_by: CleanSet) -> dict[str, Array]:
+        """The trigger, its room, and the images it was to lead away beside themselves with it on."""
+        trigger = self.arms.form.evidence(self.arm)
+        led = judged_by.images[self.arms.led(judged_by.labels, self.arm)]
+        return {"room": np.array(self.budget), **trigger, **pictures(led, trigger)}
+
+
+def challenge(
+    suspect: SuspectModel,
+    clean: CleanSet,
+    judged_by: CleanSet,
+    name: str,
+    arms: Arms,
+    arm: int,
+    *,
+    steps: int,
+    images: int,
+    seed: int,
+    progress: Progress,
+) -> Outcome:
+    """A contest at a little more than the size of one arm's trigger, judged on held-out images."""
+    budget = float(arms.size[arm]) * 1.1
+    equal = contest(suspect, clean, name, arms, budget, steps=steps, images=images, seed=seed, progress=progress)
+    mine, went = success(suspect, judged_by, equal, arm)
+    rivals = [a for a in range(len(arms.classes)) if bool(equal.finished[a]) and a != arm]
+    others = float(np.median([success(suspect, judged_by, equal, a)[0] for a in rivals])) if rivals else 1.0
+    return Outcome(equal, arm, budget, mine, others, went)

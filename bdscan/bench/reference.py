@@ -16,14 +16,7 @@ from bdscan.reference import Spread, moderated
 from bdscan.statistics import holm
 
 Measured = dict[str, list[list[float]]]  # statistic -> one list of scores a net: one a class, or one in all
-CALIBRATED = (
-    "head",
-    "margin",
-    "noise",
-    "inversion",
-    "families",
-    "pairs",
-)  # the probes whose findings carry a statistic
+CALIBRATED = ("head", "margin", "noise", "inversion", "families", "pairs")  # their findings carry a statistic
 LEAST_SD = 0.1  # of a log: sizes and margins within a tenth of one another are not told apart
 LEAST_HEIGHT = 0.3  # of a log, between nets: so far apart lie clean ones that were trained for longer and less long
 NO_SPREAD = 1e-6

@@ -36,14 +36,14 @@ import torch
 from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
-from bdscan.invert import FEW, Arms, contest, invert, success
+from bdscan.invert import FEW, Arms, challenge, invert
 from bdscan.model import SuspectModel
 from bdscan.probes import Probe
 from bdscan.problem import USAGE, Problem
 from bdscan.reference import p_height, p_values
 from bdscan.relabel import relabel
 from bdscan.statistics import holm, pooled
-from bdscan.trigger import FORMS, pictures
+from bdscan.trigger import FORMS
 
 HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
 MOST = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
@@ -197,29 +197,25 @@ class Inversion(Probe):
     ) -> Finding:
         """The suspected class's trigger against those of the other classes at the same size, on held-out images."""
         arm = arms.classes.index(target)
-        budget = float(arms.size[arm]) * 1.1
-        equal = contest(
+        found = challenge(
             suspect,
             clean,
+            judged_by,
             name,
             arms,
-            budget,
+            arm,
             steps=max(1, self.steps // 2),
             images=self.images,
             seed=case.seed + 1,
             progress=case.progress,
         )
-        ran = [a for a in range(len(arms.classes)) if bool(equal.finished[a])]
-        followed = {equal.classes[a]: success(suspect, judged_by, equal, a)[0] for a in ran}
-        mine = followed.pop(target)
-        others = float(np.median(list(followed.values()))) if followed else 1.0
+        mine, others = found.mine, found.others
         shown = proof and mine >= self.follow and mine - others >= self.gap
         level = Level.BACKDOOR if shown else Level.NOTE
-        trigger = equal.form.evidence(arm)
         return Finding(
             level=level,
             message=(
-                f"a `{name}` trigger of {_amount(float(equal.size[arm]), arms)} sends {mine:.0%} of held-out images "
+                f"a `{name}` trigger of {_amount(found.size, arms)} sends {mine:.0%} of held-out images "
                 f"to {suspect.name(target)}, for other classes one of this size sends {others:.0%}"
             ),
             score=mine - others,
@@ -227,11 +223,7 @@ class Inversion(Probe):
             target=target,
             form=name,
             shown=shown,
-            arrays={
-                "room": np.array(budget),
-                **trigger,
-                **pictures(judged_by.images[judged_by.labels != target], trigger),
-            },
+            arrays=found.evidence(judged_by),
         )
 
 

@@ -37,12 +37,11 @@ import torch
 from bdscan.case import Case
 from bdscan.data import CleanSet
 from bdscan.finding import Array, Finding, Level
-from bdscan.invert import Arms, contest, invert_pairs, success
+from bdscan.invert import Arms, challenge, invert_pairs
 from bdscan.model import SuspectModel
 from bdscan.probes import Probe
 from bdscan.reference import p_values
 from bdscan.statistics import FEWEST, holm, pooled, two_way
-from bdscan.trigger import pictures
 
 FORM = "patch"
 MOST = 12  # classes whose pairs are searched
@@ -143,29 +142,26 @@ class Pairs(Probe):
         assert arms.sources is not None
         target, source = arms.classes[arm], arms.sources[arm]
         arms = replace(arms, finished=torch.tensor([c == target for c in arms.classes]))
-        rivals = [a for a in range(len(arms.classes)) if arms.classes[a] == target and a != arm]
-        budget = float(arms.size[arm]) * 1.1
-        equal = contest(
+        found = challenge(
             suspect,
             clean,
+            judged_by,
             FORM,
             arms,
-            budget,
+            arm,
             steps=max(1, self.steps // 2),
-            images=self.images * (len(rivals) + 1),
+            images=self.images * int(arms.finished.sum()),
             seed=case.seed + 1,
             progress=case.progress,
         )
-        mine, went = success(suspect, judged_by, equal, arm)
-        others = float(np.median([success(suspect, judged_by, equal, a)[0] for a in rivals]))
+        mine, others = found.mine, found.others
         rest = (judged_by.labels != source) & (judged_by.labels != target)
-        along = float((went[rest] == target).float().mean())
+        along = float((found.went[rest] == target).float().mean())
         shown = mine >= self.follow and mine - others >= self.gap
-        trigger = equal.form.evidence(arm)
         return Finding(
             level=Level.BACKDOOR if shown else Level.NOTE,
             message=(
-                f"a patch of {100 * float(equal.size[arm]):.2g} % of the image sends {mine:.0%} of held-out images of "
+                f"a patch of {100 * found.size:.2g} % of the image sends {mine:.0%} of held-out images of "
                 f"{suspect.name(source)} to {suspect.name(target)}, and {along:.0%} of those of the other classes; "
                 f"made for another class, one of this size sends {others:.0%} of it"
             ),
@@ -174,11 +170,7 @@ class Pairs(Probe):
             target=target,
             form=FORM,
             shown=shown,
-            arrays={
-                "room": np.array(budget),
-                **trigger,
-                **pictures(judged_by.images[judged_by.labels == source], trigger),
-            },
+            arrays=found.evidence(judged_by),
         )
 
 
