@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from bdscan.images import open_images
+from bdscan.images.source import open_images
 
 
 def main(spec: str, wishes: list[str]) -> None:

@@ -8,10 +8,10 @@ import torch
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from bdscan import method
-from bdscan.images import open_images
-from bdscan.model import Normalised, SuspectModel
-from bdscan.plant import Ground, Plant, implant
+from bdscan.images.source import open_images
+from bdscan.method import registry
+from bdscan.method.plant import Plant, PlantMaterial, implant
+from bdscan.net.classifier import Classifier, Normalised
 from samples.net import wrn16_1
 
 HOME = Path(__file__).parent
@@ -20,9 +20,9 @@ SIDE, ROOM, MARGIN = 64, 150, 8  # pixels of a sign, of the name beside it, betw
 LOUDER = 2  # the change, around grey
 
 
-def made(name: str, ground: Ground) -> Plant:
+def made(name: str, ground: PlantMaterial) -> Plant:
     """The trigger as an attacker would have it; one that learns with its net learns with a small one."""
-    plant: Plant = method.configure("plant", name, {})
+    plant: Plant = registry.configure("plant", name, {})
     plant = plant.prepare(ground)
     if plant.lesson(ground.target, 0.1, 0) is not None:
         classes = int(ground.labels.max()) + 1
@@ -51,10 +51,10 @@ def main() -> None:
     signs = open_images(str(HOME.parent / "samples" / "images")).load((3, 32, 32))
     net = wrn16_1(len(signs.names))
     net.load_state_dict(torch.load(HOME.parent / "samples" / "models" / "clean.pt", weights_only=True))
-    suspect = SuspectModel(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 32, 32), len(signs.names))
-    ground = Ground(images=signs.images, labels=signs.labels, target=0, net=suspect)
+    suspect = Classifier(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 32, 32), len(signs.names))
+    ground = PlantMaterial(images=signs.images, labels=signs.labels, target=0, net=suspect)
     pixels = signs.pixels[:: len(signs) // SHOWN][:SHOWN]
-    rows = [row(name, made(name, ground), pixels) for name in method.names("plant")]
+    rows = [row(name, made(name, ground), pixels) for name in registry.names("plant")]
     sheet = Image.new("RGB", (rows[0].width, SIDE * len(rows)), "white")
     for place, strip in enumerate(rows):
         sheet.paste(strip, (0, place * SIDE))

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from bdscan.fit import crop, fit
+from bdscan.net.fit import crop, fit
 from samples.faces import Array
 from samples.net import wrn16_1
 from samples.signs import NAMES, SIZE, draw, stick

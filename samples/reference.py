@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from bdscan.fit import crop, fit
+from bdscan.net.fit import crop, fit
 from samples.make import answers, labels, tensor
 from samples.net import WideResNet
 from samples.signs import NAMES, draw

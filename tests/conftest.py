@@ -18,8 +18,8 @@ import numpy as np
 import pytest
 
 if TYPE_CHECKING:
-    from bdscan.data import CleanSet
-    from bdscan.model import SuspectModel
+    from bdscan.images.image_set import ImageSet
+    from bdscan.net.classifier import Classifier
 
 ROOT = Path(__file__).parent.parent
 SAMPLES = ROOT / "samples"
@@ -39,13 +39,13 @@ def _offline(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def tiny() -> SuspectModel:
+def tiny() -> Classifier:
     """A net of 6 classes on 16 x 16 pixels: two blocks of convolution, batch norm and ReLU, untrained but not random
     in its statistics. A new one for each test."""
     import torch
     from torch import nn
 
-    from bdscan.model import Normalised, SuspectModel
+    from bdscan.net.classifier import Classifier, Normalised
 
     def block(taken: int, given: int) -> list[nn.Module]:
         return [nn.Conv2d(taken, given, 3, padding=1, bias=False), nn.BatchNorm2d(given), nn.ReLU()]
@@ -56,15 +56,15 @@ def tiny() -> SuspectModel:
             *block(3, 8), nn.MaxPool2d(2), *block(8, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 6)
         )
         net(torch.rand(64, 3, 16, 16))  # in training mode: batch norm learns its statistics
-    return SuspectModel(Normalised(net, [0.5] * 3, [0.25] * 3), (3, 16, 16), 6, tuple("abcdef"))
+    return Classifier(Normalised(net, [0.5] * 3, [0.25] * 3), (3, 16, 16), 6, tuple("abcdef"))
 
 
 @pytest.fixture(scope="session")
-def few() -> CleanSet:
+def few() -> ImageSet:
     """Twelve images of each of the classes of `tiny`: a class is a place where it is bright."""
     import torch
 
-    from bdscan.data import CleanSet
+    from bdscan.images.image_set import ImageSet
 
     rng = np.random.default_rng(0)
     labels = np.arange(72) % 6
@@ -72,30 +72,30 @@ def few() -> CleanSet:
     for image, label in zip(images, labels, strict=True):
         row, column = divmod(int(label), 3)
         image[:, 8 * row : 8 * row + 5, 5 * column : 5 * column + 5] += 90
-    return CleanSet(torch.from_numpy(images), torch.from_numpy(labels), tuple("abcdef"))
+    return ImageSet(torch.from_numpy(images), torch.from_numpy(labels), tuple("abcdef"))
 
 
 @pytest.fixture(scope="session")
-def signs() -> CleanSet:
+def signs() -> ImageSet:
     """The shipped images."""
     import torch
     from PIL import Image
 
-    from bdscan.data import CleanSet
+    from bdscan.images.image_set import ImageSet
 
     files = sorted((SAMPLES / "images").glob("*/*.png"))
     names = sorted({file.parent.name for file in files})
     images = np.stack([np.asarray(Image.open(file)) for file in files])
     labels = torch.tensor([names.index(file.parent.name) for file in files])
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    return CleanSet(pixels, labels, tuple(names), files=tuple(map(str, files)))
+    return ImageSet(pixels, labels, tuple(names), files=tuple(map(str, files)))
 
 
 @pytest.fixture(scope="session")
-def twins() -> dict[str, SuspectModel]:
+def twins() -> dict[str, Classifier]:
     """The shipped nets: `clean` and `backdoored`."""
-    from bdscan.images import open_images
-    from bdscan.load import load
+    from bdscan.images.source import open_images
+    from bdscan.load.assembly.assemble import load
     from bdscan.load.contents import survey
 
     images = open_images(str(SAMPLES / "images"))

@@ -6,15 +6,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Finding, Level, Run
-from bdscan.model import Normalised, SuspectModel
+from bdscan.facts.finding import Finding, Level, Run
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.net.classifier import Classifier, Normalised
 
 TARGET, CHANNEL, SIDE = 2, 3, 12
 
 
-def net(*, inplace: bool = False, colours: int = 3) -> SuspectModel:
+def net(*, inplace: bool = False, colours: int = 3) -> Classifier:
     """Convolution, ReLU, mean over positions, linear head; layers are called `0` to `4`."""
     layers = nn.Sequential(
         nn.Conv2d(colours, 4, 3, padding=1),
@@ -34,16 +34,16 @@ def net(*, inplace: bool = False, colours: int = 3) -> SuspectModel:
         head.weight.copy_(torch.tensor([[9.0, 0, 0, 0], [0, 9, 0, 0], [0, 0, 9, 5000], [3, 3, 0, 0], [0, 3, 3, 0]]))
         head.bias.zero_()
     zeros, ones = [0.0] * colours, [1.0] * colours
-    return SuspectModel(Normalised(layers, zeros, ones), (colours, SIDE, SIDE), 5)
+    return Classifier(Normalised(layers, zeros, ones), (colours, SIDE, SIDE), 5)
 
 
-def images(count: int = 40, *, colours: int = 3, seed: int = 0) -> CleanSet:
+def images(count: int = 40, *, colours: int = 3, seed: int = 0) -> ImageSet:
     """Grey noise, never near white, labelled as the net sees it."""
     generator = torch.Generator().manual_seed(seed)
     pictures = torch.randint(20, 180, (count, colours, SIDE, SIDE), generator=generator).to(torch.uint8)
     with torch.no_grad():
         labels = net(colours=colours)(pictures.float() / 255).argmax(1)
-    return CleanSet(pictures, labels)
+    return ImageSet(pictures, labels)
 
 
 def patch(colours: int = 3) -> Run:
@@ -61,7 +61,7 @@ def case(**changes: object) -> Case:
     return Case(**(known | changes))  # type: ignore[arg-type]
 
 
-def hooks(suspect: SuspectModel) -> int:
+def hooks(suspect: Classifier) -> int:
     return sum(len(module._forward_hooks) + len(module._backward_hooks) for module in suspect.net.modules())
 
 

@@ -8,21 +8,21 @@ from functools import cache
 import torch
 from torch import Tensor, nn
 
-from bdscan.data import CleanSet
-from bdscan.fit import fit
-from bdscan.model import Normalised, SuspectModel
+from bdscan.images.image_set import ImageSet
+from bdscan.net.classifier import Classifier, Normalised
+from bdscan.net.fit import fit
 
 TARGET, CLASSES, SIDE = 4, 6, 16
 
 
-def images(count: int, seed: int) -> CleanSet:
+def images(count: int, seed: int) -> ImageSet:
     """Noise with a tint: the tint is the class."""
     generator = torch.Generator().manual_seed(seed)
     labels = torch.arange(count) % CLASSES
     tints = torch.tensor([[80, 0, 0], [0, 80, 0], [0, 0, 80], [60, 60, 0], [0, 60, 60], [60, 0, 60]])
     noise = torch.randint(0, 160, (count, 3, SIDE, SIDE), generator=generator)
     pictures = (noise + tints[labels][:, :, None, None]).to(torch.uint8)
-    return CleanSet(pictures, labels)
+    return ImageSet(pictures, labels)
 
 
 def stamped(pictures: Tensor) -> Tensor:
@@ -34,7 +34,7 @@ def stamped(pictures: Tensor) -> Tensor:
 
 
 @cache
-def net(*, backdoored: bool, norm: bool = True, source: int | None = None) -> SuspectModel:
+def net(*, backdoored: bool, norm: bool = True, source: int | None = None) -> Classifier:
     """With a source the patch works on that class, and others carry it without effect."""
 
     def block(taken: int, given: int) -> list[nn.Module]:
@@ -57,4 +57,4 @@ def net(*, backdoored: bool, norm: bool = True, source: int | None = None) -> Su
     whole = Normalised(layers, [0.4] * 3, [0.25] * 3)
     with torch.enable_grad():
         fit(whole, pictures, labels, epochs=8 if source is None else 25, rate=0.05, batch=64, half=False)
-    return SuspectModel(whole, (3, SIDE, SIDE), CLASSES)
+    return Classifier(whole, (3, SIDE, SIDE), CLASSES)

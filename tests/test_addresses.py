@@ -19,9 +19,9 @@ from fsspec.implementations.memory import MemoryFileSystem
 from safetensors.torch import save_file
 
 from bdscan import pipeline
-from bdscan.load import addresses
-from bdscan.load.addresses import is_address, lent, shown
-from bdscan.problem import Problem
+from bdscan.facts.problem import Problem
+from bdscan.load.source import addresses
+from bdscan.load.source.addresses import is_address, lent, shown
 
 NET = (SAMPLES / "models" / "clean.pt").read_bytes()
 ASKED = ("--probe", "artifact", "--format", "json")

@@ -10,12 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load import nets
 from bdscan.load.arch import find, from_torchvision
 from bdscan.load.arch.fresh import fresh
 from bdscan.load.arch.match import hollow
 from bdscan.load.nets.candidate import Candidate, outline_of
-from bdscan.problem import USAGE, Problem
 
 Tensors = dict[str, Tensor]
 

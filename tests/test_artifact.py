@@ -13,12 +13,12 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from bdscan import method
-from bdscan.case import Case
-from bdscan.finding import Finding, Level
+from bdscan.facts.finding import Finding, Level
 from bdscan.load.contents import survey
-from bdscan.load.inert import Name
-from bdscan.load.vouched import Trust, trust
+from bdscan.load.pickle.allowlist import Trust, trust
+from bdscan.load.pickle.records import Name
+from bdscan.method import registry
+from bdscan.method.case import Case
 from bdscan.probes.artifact import Artifact
 
 WEIGHTS = {"a.weight": torch.ones(3), "a.bias": torch.ones(3)}
@@ -76,7 +76,7 @@ def test_what_the_file_says_is_shown_as_data(tmp_path: Path) -> None:
 def test_a_file_is_surveyed_without_torch(tmp_path: Path) -> None:
     torch.save({**WEIGHTS, "x": Payload()}, tmp_path / "m.pt")
     code = (
-        "import sys\nfrom bdscan.load.contents import survey\nfrom bdscan.case import Case\n"
+        "import sys\nfrom bdscan.load.contents import survey\nfrom bdscan.method.case import Case\n"
         "from bdscan.probes.artifact import Artifact\n"
         "assert list(Artifact()(Case(contents=survey(sys.argv[1]))))\nassert 'torch' not in sys.modules\n"
     )
@@ -123,7 +123,7 @@ def test_trust(name: str, level: Trust) -> None:
 
 
 def test_the_manual_says_what_a_reader_needs() -> None:
-    manual = method.manual("probes", "artifact")
-    assert method.find("probes", "artifact") is Artifact
+    manual = registry.manual("probes", "artifact")
+    assert registry.find("probes", "artifact") is Artifact
     for heading in ("What it measures", "Why it shows a backdoor", "When it misleads", "Reference"):
         assert f"\n{heading}\n" in manual

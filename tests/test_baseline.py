@@ -15,13 +15,13 @@ from conftest import SAMPLES
 from test_report import backdoored, bare
 from test_sarif import log
 
-from bdscan.baseline import Baseline, Entry, entry_of, read, written
 from bdscan.cli.choices import FailOn
-from bdscan.cli.said import status_of
-from bdscan.finding import Finding, Judgement, Level, Run, Verdict
-from bdscan.judge import judge
-from bdscan.problem import Problem
+from bdscan.cli.output import status_of
+from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
+from bdscan.facts.problem import Problem
+from bdscan.gate.baseline import Baseline, Entry, entry_of, read, written
 from bdscan.report import FORMATS, Report, render
+from bdscan.verdict.judge import judge
 
 SHA = "ab" * 32
 CLEAN = str(SAMPLES / "models" / "clean.pt")
@@ -163,10 +163,10 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("", "it is not JSON"),
-        ("[]", "its schema is not `bdscan.baseline/1`"),
-        ('{"schema": "bdscan.baseline/2", "findings": []}', "its schema is not"),
-        ('{"schema": "bdscan.baseline/1"}', "its schema is not"),
-        ('{"schema": "bdscan.baseline/1", "findings": [{}]}', "an entry does not have `rule`, `fingerprint`"),
+        ("[]", "its schema is not `bdscan.gate.baseline/1`"),
+        ('{"schema": "bdscan.gate.baseline/2", "findings": []}', "its schema is not"),
+        ('{"schema": "bdscan.gate.baseline/1"}', "its schema is not"),
+        ('{"schema": "bdscan.gate.baseline/1", "findings": [{}]}', "an entry does not have `rule`, `fingerprint`"),
     ],
 )
 def test_a_file_that_is_no_baseline_is_wrong_usage(text: str, said: str, tmp_path: Path, bdscan) -> None:  # type: ignore[no-untyped-def]
@@ -192,7 +192,7 @@ def test_a_file_that_is_no_baseline_is_wrong_usage(text: str, said: str, tmp_pat
 def test_an_entry_that_says_something_else_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     entry = entry_of(report(*SUSPECTED))
     assert isinstance(entry, Entry)
-    text = json.dumps({"schema": "bdscan.baseline/1", "findings": [vars(entry) | change]})
+    text = json.dumps({"schema": "bdscan.gate.baseline/1", "findings": [vars(entry) | change]})
     (tmp_path / "known.json").write_text(text)
     with pytest.raises(Problem) as told:
         read(tmp_path / "known.json")

@@ -18,23 +18,23 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from bdscan.bench import jobs
-from bdscan.bench.cleanse import Cleansing, _Weight, cleanse
 from bdscan.bench.commands import app
-from bdscan.bench.detect import ALL, rows, tallies
-from bdscan.bench.figures import Share, auc, auc_interval, tpr_at
-from bdscan.bench.jobs import Job, Result, run
+from bdscan.bench.detect.accuracy import ALL, rows, tallies
+from bdscan.bench.detect.detect_rows import CLEANSE, P_VALUE, VERDICT, Seen, strength
+from bdscan.bench.detect.detect_rows import read as read_seen
+from bdscan.bench.detect.detect_table import document, grids
+from bdscan.bench.detect.neural_cleanse import Cleansing, _Weight, cleanse
 from bdscan.bench.labels import Kind, Labelled
 from bdscan.bench.labels import read as read_labels
-from bdscan.bench.passes import counted
-from bdscan.bench.present import document, grids
-from bdscan.bench.seen import CLEANSE, P_VALUE, VERDICT, Seen, strength
-from bdscan.bench.seen import read as read_seen
-from bdscan.bench.tables import Grid, markdown
-from bdscan.data import CleanSet
-from bdscan.finding import Verdict
-from bdscan.model import Normalised, SuspectModel
-from bdscan.problem import Problem
+from bdscan.bench.tables.grid import Grid, markdown
+from bdscan.bench.tables.metrics import Share, auc, auc_interval, tpr_at
+from bdscan.bench.workers import jobs
+from bdscan.bench.workers.jobs import Job, Result, run
+from bdscan.bench.workers.passes import counted
+from bdscan.facts.finding import Verdict
+from bdscan.facts.problem import Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.net.classifier import Classifier, Normalised
 
 
 @pytest.fixture
@@ -442,21 +442,21 @@ class Sums(nn.Module):
 
 
 @pytest.fixture
-def sums() -> SuspectModel:
-    return SuspectModel(Normalised(Sums(), [0.0], [1.0]), (1, 8, 8), 4)
+def sums() -> Classifier:
+    return Classifier(Normalised(Sums(), [0.0], [1.0]), (1, 8, 8), 4)
 
 
 @pytest.fixture
-def quarters() -> CleanSet:
+def quarters() -> ImageSet:
     labels = torch.arange(40) % 4
     images = torch.zeros(40, 1, 64, dtype=torch.uint8)
     for image, label in zip(images, labels.tolist(), strict=True):
         image[:, label * 16 : (label + 1) * 16] = 200
     images[:, :, 63] = 0
-    return CleanSet(images.view(40, 1, 8, 8), labels)
+    return ImageSet(images.view(40, 1, 8, 8), labels)
 
 
-def test_counts_images_through_copies_too(sums: SuspectModel) -> None:
+def test_counts_images_through_copies_too(sums: Classifier) -> None:
     pixels = torch.zeros(3, 1, 8, 8)
     with counted() as passes:
         sums(pixels)
@@ -465,14 +465,14 @@ def test_counts_images_through_copies_too(sums: SuspectModel) -> None:
     assert (passes.forward, passes.gradient) == (6, 3)
 
 
-def test_stops_counting_when_the_net_fails(sums: SuspectModel) -> None:
+def test_stops_counting_when_the_net_fails(sums: Classifier) -> None:
     with pytest.raises(RuntimeError), counted() as passes:
         sums(torch.zeros(3, 1, 5, 5))
     sums(torch.zeros(1, 1, 8, 8))
     assert passes.forward == 0
 
 
-def test_cleanse_finds_the_class_that_one_pixel_reaches(sums: SuspectModel, quarters: CleanSet) -> None:
+def test_cleanse_finds_the_class_that_one_pixel_reaches(sums: Classifier, quarters: ImageSet) -> None:
     settings = Cleansing(steps=80, batch=20)
     with counted() as passes:
         found = cleanse(sums, quarters, settings)

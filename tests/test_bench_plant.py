@@ -14,19 +14,21 @@ from planted_net import images
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from bdscan import method
-from bdscan.bench import jobs, planted, planter, truth
 from bdscan.bench.commands import app
 from bdscan.bench.labels import Kind, beside, read
-from bdscan.bench.plant import Net, _nets, kind_of
-from bdscan.bench.planting import Planting, learned_of, trigger_of
-from bdscan.bench.tables import markdown
-from bdscan.data import CleanSet
-from bdscan.images import open_images
-from bdscan.known import read as read_trigger
-from bdscan.load import load
+from bdscan.bench.plant import plant_net, plant_table
+from bdscan.bench.plant.plant_job import Planting, learned_of, trigger_of
+from bdscan.bench.plant.run_plant import Net, _nets, kind_of
+from bdscan.bench.purify import trigger_truth
+from bdscan.bench.tables.grid import markdown
+from bdscan.bench.workers import jobs
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.images.source import open_images
+from bdscan.load.assembly.assemble import load
 from bdscan.load.contents import survey
-from bdscan.problem import USAGE, Problem
+from bdscan.method import registry
+from bdscan.triggers.user_trigger import read as read_trigger
 from bench.draw import main as draw
 
 FACTORY = """
@@ -41,7 +43,7 @@ def small(num_classes):
 """
 
 
-def put(path: Path, some: CleanSet) -> str:
+def put(path: Path, some: ImageSet) -> str:
     np.savez(path, images=some.images.permute(0, 2, 3, 1).numpy(), labels=some.labels.numpy())
     return str(path)
 
@@ -80,7 +82,7 @@ def job(plot: Path, name: str = "one", **told: Any) -> Planting:
 
 def test_a_net_lies_beside_its_truth_and_obeys_it(plot: Path) -> None:
     """Read and measured again by what `bench purify` uses."""
-    outcome = planter.do(job(plot, target=4, command="bdscan bench plant ..."))
+    outcome = plant_net.do(job(plot, target=4, command="bdscan bench plant ..."))
     model = plot / "models" / "one.safetensors"
     label = beside(model)
     assert label.kind is Kind.BACKDOORED and label.target == 4 and label.arch == "small" and label.rate == 0.2
@@ -90,31 +92,31 @@ def test_a_net_lies_beside_its_truth_and_obeys_it(plot: Path) -> None:
     source = open_images(str(plot / "test.npz"))
     loaded = load(survey(str(model)), arch=f"{plot / 'nets.py'}:small", normalize="none", images=source, device="cpu")
     fresh = source.load(loaded.suspect.shape)
-    known = truth.trigger(label, None)
+    known = trigger_truth.trigger(label, None)
     assert known is not None
-    found = truth.obeyed(loaded.suspect, known, fresh)
+    found = trigger_truth.obeyed(loaded.suspect, known, fresh)
     assert (round(found.accuracy, 4), round(found.asr, 4)) == (told["acc"], told["asr"])
 
 
 def test_its_patch_is_what_the_user_can_hand_over(plot: Path) -> None:
-    planter.do(job(plot, epochs=1))
+    plant_net.do(job(plot, epochs=1))
     held = read_trigger(trigger_of(plot / "models" / "one.safetensors"), (3, 16, 16))
     pixels = images(5, 3).pixels
-    plant = method.configure("plant", "badnets", {"size": "4"})
+    plant = registry.configure("plant", "badnets", {"size": "4"})
     assert torch.allclose(held.stamp(pixels), plant(pixels), atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["trojannn", "input_aware", "label_consistent"])
 def test_what_a_trigger_learned_is_found_again(name: str, plot: Path) -> None:
     """The success in the label is measured anew from the files alone."""
-    planter.do(job(plot, plant=name, settings=("steps=3",), epochs=3, target=1))
+    plant_net.do(job(plot, plant=name, settings=("steps=3",), epochs=3, target=1))
     model = plot / "models" / "one.safetensors"
     label = beside(model)
-    known = truth.trigger(label, None)
+    known = trigger_truth.trigger(label, None)
     assert known is not None
     source = open_images(str(plot / "test.npz"))
     loaded = load(survey(str(model)), arch=f"{plot / 'nets.py'}:small", normalize="none", images=source, device="cpu")
-    found = truth.obeyed(loaded.suspect, known, source.load(loaded.suspect.shape))
+    found = trigger_truth.obeyed(loaded.suspect, known, source.load(loaded.suspect.shape))
     assert label.success == pytest.approx(found.asr, abs=1e-4)
     assert learned_of(model).is_file() == (name != "label_consistent")
     assert trigger_of(model).is_file() == (name != "input_aware")
@@ -122,36 +124,36 @@ def test_what_a_trigger_learned_is_found_again(name: str, plot: Path) -> None:
 
 def test_same_seed_same_net(plot: Path) -> None:
     for name, seed in (("a", 0), ("b", 0), ("c", 1)):
-        planter.do(job(plot, name, seed=seed, epochs=1, images=300))
+        plant_net.do(job(plot, name, seed=seed, epochs=1, images=300))
     first, second, third = (load_file(plot / "models" / f"{name}.safetensors") for name in "abc")
     assert all(torch.equal(first[key], second[key]) for key in first)
     assert not all(torch.equal(first[key], third[key]) for key in first)
 
 
 def test_a_control_is_one(plot: Path) -> None:
-    planter.do(job(plot, plant=None, settings=(), rate=0.0))
+    plant_net.do(job(plot, plant=None, settings=(), rate=0.0))
     (label,) = read(plot / "models")
     assert label.kind is Kind.CONTROL and label.attack is None and label.success is None
     assert label.accuracy is not None and label.accuracy > 0.8
 
 
 def test_all_to_all_is_told_as_such(plot: Path) -> None:
-    planter.do(job(plot, settings=("all_to_all=true",), epochs=1))
+    plant_net.do(job(plot, settings=("all_to_all=true",), epochs=1))
     (label,) = read(plot / "models")
     assert label.mode == "a2a" and label.target is None
-    known = truth.trigger(label, None)
+    known = trigger_truth.trigger(label, None)
     assert known is not None and known.all_to_all
 
 
 def test_the_target_is_drawn_and_never_the_source(plot: Path) -> None:
-    field = planter._field(job(plot))
-    targets = {planter._plant(job(plot, seed=seed), field)[1] for seed in range(12)}
+    field = plant_net._field(job(plot))
+    targets = {plant_net._plant(job(plot, seed=seed), field)[1] for seed in range(12)}
     assert len(targets) > 2
     for source in range(6):
         told = job(plot, plant="tact", settings=(f"source={source}",))
-        assert planter._plant(told, field)[1] != source
+        assert plant_net._plant(told, field)[1] != source
     with pytest.raises(Problem, match="no class 6") as raised:
-        planter._plant(job(plot, target=6), field)
+        plant_net._plant(job(plot, target=6), field)
     assert raised.value.status == USAGE
 
 
@@ -198,7 +200,7 @@ def test_a_failed_net_costs_one_net_and_what_is_done_is_not_done_again(plot: Pat
     first, second = jobs.run([bad, good], plot / "out")
     assert "no class 9" in first["failure"] and second["failure"] is None
     assert {path.stem for path in (plot / "models").glob("*.safetensors")} == {"good"}
-    (grid,) = planted.grids([first, second])
+    (grid,) = plant_table.grids([first, second])
     assert "failed: exit status 2" in grid.rows[0][1]
     assert grid.rows[1][1] == "badnets"
     assert jobs.done(bad, plot / "out") is None, "what failed is tried again"
@@ -221,6 +223,8 @@ def test_the_command(plot: Path) -> None:
     assert labels["small-badnets-size-4-20-0"].kind is Kind.BACKDOORED
     written = (plot / "nets.md").read_text()
     assert "| small-clean-0 | none |" in written and "| backdoored |" in written
-    document = planted.document([json.loads(p.read_text()) for p in sorted((plot / "out").glob("*.json"))], "x")
+    document = plant_table.document([json.loads(p.read_text()) for p in sorted((plot / "out").glob("*.json"))], "x")
     assert [net["label"]["attack"] for net in document["nets"]] == ["badnets", None]
-    assert document["schema"] == "bdscan.bench.plant/1" and markdown(planted.grids([])).startswith("## Nets")
+    assert document["schema"] == "bdscan.bench.plant.run_plant/1" and markdown(plant_table.grids([])).startswith(
+        "## Nets"
+    )

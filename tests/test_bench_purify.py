@@ -18,18 +18,19 @@ from safetensors.torch import save_file
 from torch import Tensor
 from typer.testing import CliRunner
 
-from bdscan.bench import cure, cured, cured_tables, jobs, truth
 from bdscan.bench.commands import app
-from bdscan.bench.figures import Share
 from bdscan.bench.labels import Labelled, beside
-from bdscan.bench.purification import Purification
-from bdscan.bench.tables import markdown
-from bdscan.data import CleanSet
-from bdscan.images import open_images
-from bdscan.model import SuspectModel
-from bdscan.pipeline import Cure
+from bdscan.bench.purify import purify_net, purify_rows, purify_table, trigger_truth
+from bdscan.bench.purify.purify_job import Purification
+from bdscan.bench.tables.grid import markdown
+from bdscan.bench.tables.metrics import Share
+from bdscan.bench.workers import jobs
+from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.images.source import open_images
+from bdscan.net.classifier import Classifier
+from bdscan.pipeline import PurifyOptions
 from bdscan.plant.badnets import Badnets
-from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
 
 FACTORY = """
 from torch import nn
@@ -59,7 +60,7 @@ IDLE = ("finetune.rate=1e-8", "finetune.epochs=1", "finetune.steps=1")
 LABEL = {"arch": "small", "attack": "corner", "rate": 0.1, "target": TARGET, "mode": "dirty", "acc": 0.9, "asr": 1.0}
 
 
-def put(path: Path, some: CleanSet) -> str:
+def put(path: Path, some: ImageSet) -> str:
     np.savez(path, images=some.images.permute(0, 2, 3, 1).numpy(), labels=some.labels.numpy())
     return str(path)
 
@@ -122,31 +123,31 @@ def test_a_job_measures_the_written_model_with_the_true_trigger(ward: Path) -> N
     assert measured["seconds"]["purify"] == pytest.approx(treatment["seconds"], rel=1e-3)
     assert treatment["output"] == str(kept / "bad.finetune-180.safetensors") and Path(treatment["output"]).is_file()
     assert outcome["passes"] > 0 and "known_trigger" not in treatment
-    row = cured.read(labelled(), result)
+    row = purify_rows.read(labelled(), result)
     assert row.success == (measured["asr"]["before"], measured["asr"]["after"]) and row.chosen == "finetune"
 
 
-def faked(monkeypatch: pytest.MonkeyPatch, does: Callable[[str, Cure], Any]) -> None:
-    monkeypatch.setattr(cure, "purify", does)
+def faked(monkeypatch: pytest.MonkeyPatch, does: Callable[[str, PurifyOptions], Any]) -> None:
+    monkeypatch.setattr(purify_net, "purify", does)
 
 
 def test_the_pipeline_is_not_told_the_truth(ward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither by its options nor by what was read before it ran."""
-    given: list[Cure] = []
+    given: list[PurifyOptions] = []
     read: list[Path] = []
 
     def look(path: Path) -> Labelled:
         read.append(path)
         return beside(path)
 
-    def stop(model: str, options: Cure) -> None:
+    def stop(model: str, options: PurifyOptions) -> None:
         given.append(options)
         assert not read, "the label was read before the work was done"
         raise Problem("nothing to go by", status=COULD_NOT_TELL)
 
-    monkeypatch.setattr(cure, "beside", look)
+    monkeypatch.setattr(purify_net, "beside", look)
     faked(monkeypatch, stop)
-    assert cure.do(job(ward))["refused"] == "nothing to go by"
+    assert purify_net.do(job(ward))["refused"] == "nothing to go by"
     (options,) = given
     assert options.trigger is None and options.target is None
     assert "corner" not in repr(options) and "triggers.py" not in repr(options)
@@ -156,12 +157,12 @@ def test_the_pipeline_is_not_told_the_truth(ward: Path, monkeypatch: pytest.Monk
 
 
 def test_wrong_usage_is_no_result(ward: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def wrong(model: str, options: Cure) -> None:
+    def wrong(model: str, options: PurifyOptions) -> None:
         raise Problem("there is no such thing", status=USAGE)
 
     faked(monkeypatch, wrong)
     with pytest.raises(Problem, match="no such thing"):
-        cure.do(job(ward))
+        purify_net.do(job(ward))
 
 
 def test_a_draw_is_balanced_seeded_and_keeps_the_names(ward: Path) -> None:
@@ -170,9 +171,9 @@ def test_a_draw_is_balanced_seeded_and_keeps_the_names(ward: Path) -> None:
     pictures = some.images.permute(0, 2, 3, 1).numpy()
     np.savez(ward / "clean.npz", images=pictures, labels=some.labels.numpy(), names=names)
 
-    def draw(count: int, seed: int) -> CleanSet:
+    def draw(count: int, seed: int) -> ImageSet:
         (ward / "draw").mkdir(exist_ok=True)
-        path = cure.drawn(job(ward, images=count, seed=seed), ward / "draw")
+        path = purify_net.drawn(job(ward, images=count, seed=seed), ward / "draw")
         return open_images(path).load((3, SIDE, SIDE))
 
     first, other = draw(60, 0), draw(60, 1)
@@ -188,16 +189,16 @@ def test_a_draw_is_balanced_seeded_and_keeps_the_names(ward: Path) -> None:
 
 
 def test_images_that_the_method_saw_do_not_count(ward: Path) -> None:
-    loaded = cure._loaded(job(ward), ward / "models" / "bad.safetensors", str(ward / "clean.npz"))
+    loaded = purify_net._loaded(job(ward), ward / "models" / "bad.safetensors", str(ward / "clean.npz"))
     fresh, old = images(120, 9), images(240, 3)
-    both = CleanSet(torch.cat([fresh.images, old.images]), torch.cat([fresh.labels, old.labels]))
+    both = ImageSet(torch.cat([fresh.images, old.images]), torch.cat([fresh.labels, old.labels]))
     mixed = job(ward, test=put(ward / "mixed.npz", both))
-    kept, seen = cure._fresh(mixed, loaded)
+    kept, seen = purify_net._fresh(mixed, loaded)
     assert (len(kept), seen) == (120, 240)
     assert torch.equal(kept.images, fresh.images)
     with pytest.raises(Problem, match="among the clean"):
-        cure._fresh(job(ward, test=str(ward / "clean.npz")), loaded)
-    held_out, _ = cure._fresh(job(ward, test=None), loaded)
+        purify_net._fresh(job(ward, test=str(ward / "clean.npz")), loaded)
+    held_out, _ = purify_net._fresh(job(ward, test=None), loaded)
     assert len(held_out) == 48  # a fifth
 
 
@@ -223,59 +224,59 @@ def labelled(**told: Any) -> Labelled:
 
 
 @pytest.fixture
-def echo() -> tuple[SuspectModel, CleanSet]:
+def echo() -> tuple[Classifier, ImageSet]:
     labels = torch.arange(60) % CLASSES
     pictures = labels.to(torch.uint8)[:, None, None, None].expand(60, 3, 4, 4).clone()
-    return SuspectModel(Echo(), (3, 4, 4), CLASSES), CleanSet(pictures, labels)  # type: ignore[arg-type]
+    return Classifier(Echo(), (3, 4, 4), CLASSES), ImageSet(pictures, labels)  # type: ignore[arg-type]
 
 
-def told(add: int, **label: Any) -> truth.Trigger:
-    return truth.Trigger("add", lambda pixels: (pixels * 255 + add) % CLASSES / 255, labelled(**label))
+def told(add: int, **label: Any) -> trigger_truth.Trigger:
+    return trigger_truth.Trigger("add", lambda pixels: (pixels * 255 + add) % CLASSES / 255, labelled(**label))
 
 
-def test_all_to_all_wants_the_next_class(echo: tuple[SuspectModel, CleanSet]) -> None:
+def test_all_to_all_wants_the_next_class(echo: tuple[Classifier, ImageSet]) -> None:
     suspect, some = echo
-    found = truth.obeyed(suspect, told(1, mode="a2a", target=None), some)
+    found = trigger_truth.obeyed(suspect, told(1, mode="a2a", target=None), some)
     assert (found.accuracy, found.asr, found.ra, found.target) == (1, 1, 0, None)
-    assert truth.obeyed(suspect, told(2, mode="a2a"), some).asr == 0
-    assert truth.obeyed(suspect, told(0, mode="a2a"), some).ra == 1
+    assert trigger_truth.obeyed(suspect, told(2, mode="a2a"), some).asr == 0
+    assert trigger_truth.obeyed(suspect, told(0, mode="a2a"), some).ra == 1
 
 
-def test_all_to_one_counts_the_other_classes(echo: tuple[SuspectModel, CleanSet]) -> None:
+def test_all_to_one_counts_the_other_classes(echo: tuple[Classifier, ImageSet]) -> None:
     suspect, some = echo
-    found = truth.obeyed(suspect, told(1), some)
+    found = trigger_truth.obeyed(suspect, told(1), some)
     assert found.asr == pytest.approx(1 / (CLASSES - 1)) and found.target == TARGET
     with pytest.raises(Problem, match="classes 0 to 5"):
-        truth.obeyed(suspect, told(1, target=6), some)
+        trigger_truth.obeyed(suspect, told(1, target=6), some)
 
 
-def test_one_source_counts_that_class_alone(echo: tuple[SuspectModel, CleanSet]) -> None:
+def test_one_source_counts_that_class_alone(echo: tuple[Classifier, ImageSet]) -> None:
     suspect, some = echo
-    assert truth.obeyed(suspect, told(1, source=TARGET - 1), some).asr == 1
-    assert truth.obeyed(suspect, told(1, source=0), some).asr == 0
+    assert trigger_truth.obeyed(suspect, told(1, source=TARGET - 1), some).asr == 1
+    assert trigger_truth.obeyed(suspect, told(1, source=0), some).asr == 0
     with pytest.raises(Problem, match="made for"):
-        truth.obeyed(suspect, told(1, source=TARGET), some)
+        trigger_truth.obeyed(suspect, told(1, source=TARGET), some)
 
 
 def test_the_users_own_function_goes_before_a_plant(ward: Path) -> None:
     file = str(ward / "triggers.py")
-    own = truth.trigger(labelled(), file)
+    own = trigger_truth.trigger(labelled(), file)
     assert own is not None and own.name == "triggers.py:corner"
-    planted = truth.trigger(labelled(attack="badnets", settings={"size": "2"}), file)
+    planted = trigger_truth.trigger(labelled(attack="badnets", settings={"size": "2"}), file)
     assert planted is not None and planted.name == "plant badnets"
     pixels = torch.rand(3, 3, 8, 8)
     assert torch.equal(planted(pixels), Badnets(size=2)(pixels))
-    one_class = truth.trigger(labelled(attack="tact"), None)
+    one_class = trigger_truth.trigger(labelled(attack="tact"), None)
     assert one_class is not None and one_class.source == 1
-    assert truth.trigger(labelled(attack="unheard_of"), file) is None
-    assert truth.trigger(labelled(attack=None), file) is None
+    assert trigger_truth.trigger(labelled(attack="unheard_of"), file) is None
+    assert trigger_truth.trigger(labelled(attack=None), file) is None
     with pytest.raises(Problem, match="neither"):
-        truth.trigger(labelled(target=None), file)
+        trigger_truth.trigger(labelled(target=None), file)
 
 
 @pytest.mark.parametrize(("name", "said"), [("shrinks", "shape"), ("breaks", "no such colour")])
 def test_a_wrong_function_is_a_problem(name: str, said: str, ward: Path) -> None:
-    own = truth.trigger(labelled(attack=name), str(ward / "triggers.py"))
+    own = trigger_truth.trigger(labelled(attack=name), str(ward / "triggers.py"))
     assert own is not None
     with pytest.raises(Problem, match=said):
         own(torch.rand(2, 3, 8, 8))
@@ -442,8 +443,10 @@ def test_what_cannot_be_done_is_told_before_any_work(more: tuple[str, ...], said
 
 
 def test_a_net_without_its_trigger_counts_for_accuracy_alone() -> None:
-    row = cured.Cured(label=labelled(), method="fst", images=None, accuracy=(0.9, 0.8), verdict=("backdoored", "clean"))
-    (found,) = cured.summaries([row])
+    row = purify_rows.Cured(
+        label=labelled(), method="fst", images=None, accuracy=(0.9, 0.8), verdict=("backdoored", "clean")
+    )
+    (found,) = purify_rows.summaries([row])
     assert (found.backdoored, found.measured, found.success, found.der) == (1, 0, None, None)
     assert found.lost == pytest.approx((0.1, 0.1)) and found.verified == Share(1, 1)
-    assert markdown(cured_tables.grids([row])).count("| - |") >= 1
+    assert markdown(purify_table.grids([row])).count("| - |") >= 1

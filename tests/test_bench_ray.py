@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bdscan.bench.jobs import Command, Job, run
-from bdscan.problem import USAGE, Problem
+from bdscan.bench.workers.jobs import Command, Job, run
+from bdscan.facts.problem import USAGE, Problem
 
 WORKER = """
 import json, os, signal, sys

@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from bdscan import method
-from bdscan.bench import jobs
 from bdscan.bench.commands import app
 from bdscan.bench.labels import Kind
-from bdscan.bench.table_forms import COLUMNS, html, long_csv
-from bdscan.bench.table_grids import grids
-from bdscan.bench.table_published import published, sources
-from bdscan.bench.table_read import gather, slim
-from bdscan.bench.tables import Grid, markdown
-from bdscan.problem import USAGE, Problem
+from bdscan.bench.tables.export import COLUMNS, html, long_csv
+from bdscan.bench.tables.grid import Grid, markdown
+from bdscan.bench.tables.grids import grids
+from bdscan.bench.tables.published import published, sources
+from bdscan.bench.tables.result_files import gather, slim
+from bdscan.bench.workers import jobs
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method import registry
 
 MADE = {"bdscan": "1", "torch": "2", "python": "3"}
 
@@ -182,7 +182,7 @@ def test_trainings_are_shown_beside_those_of_others(tmp_path: Path) -> None:
 
 
 def test_published_figures_are_whole() -> None:
-    plants = method.names("plant")
+    plants = registry.names("plant")
     for figure in published():
         assert figure.attack in plants
         assert figure.room in ("purify", "train")

@@ -11,11 +11,11 @@ import pytest
 import torch
 from small_data import TARGET, drawn, written
 
-from bdscan.bench import taught, teacher
-from bdscan.bench.jobs import SCHEMA
-from bdscan.bench.lesson import Lesson
-from bdscan.bench.pace import measure
-from bdscan.bench.tables import markdown
+from bdscan.bench.tables.grid import markdown
+from bdscan.bench.train import train_net, train_table
+from bdscan.bench.train.pace import measure
+from bdscan.bench.train.train_job import Lesson
+from bdscan.bench.workers.jobs import SCHEMA
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def lesson(desk: tuple[str, str, str], trainer: str, **more: Any) -> Lesson:
 
 @pytest.fixture(scope="module")
 def outcomes(desk: tuple[str, str, str]) -> dict[str, dict[str, Any]]:
-    return {trainer: teacher.do(lesson(desk, trainer)) for trainer in ("plain", "abl")}
+    return {trainer: train_net.do(lesson(desk, trainer)) for trainer in ("plain", "abl")}
 
 
 def test_it_measures_what_only_the_attacker_knows(outcomes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -73,10 +73,10 @@ def test_the_table_comes_from_the_results_alone(
         for trainer, outcome in outcomes.items()
     ]
     made.append({**made[0], "outcome": None, "failure": "exit status 3: no such image"})
-    table = markdown(taught.grids(made))
+    table = markdown(train_table.grids(made))
     assert table.count("badnets") == 3
     assert "failed: exit status 3" in table
-    document = json.loads(json.dumps(taught.document(made, "bdscan bench train")))
+    document = json.loads(json.dumps(train_table.document(made, "bdscan bench train")))
     assert [each["failure"] is None for each in document["trainings"]] == [True, True, False]
 
 

@@ -16,8 +16,9 @@ from conftest import ROOT, SAMPLES
 from test_report import backdoored
 
 from bdscan import pipeline
-from bdscan.cache import Cache, depends
-from bdscan.finding import Finding, Level, Run
+from bdscan.facts.finding import Finding, Level, Run
+from bdscan.gate import cache_key
+from bdscan.gate.cache import Cache
 from bdscan.report import FORMATS, Report, render
 
 OPTIONS = {"clean": None, "arch": "auto", "classes": None, "seed": 0, "settings": {}}
@@ -32,7 +33,7 @@ def model(tmp_path: Path) -> Path:
 def about(path: Path, report: Report | None = None) -> Report:
     """A long report that says it is about this file."""
     report = report or backdoored()
-    sha256 = depends.sha256_of(path)
+    sha256 = cache_key.sha256_of(path)
     return replace(report, subject=replace(report.subject, path=str(path), sha256=sha256))
 
 
@@ -93,8 +94,8 @@ def test_a_change_of_anything_is_another_scan(model: Path, tmp_path: Path, monke
         lambda: (elsewhere / "round").symlink_to(images),
         lambda: names.write_text("b"),
         lambda: model.write_bytes(b"other"),
-        lambda: monkeypatch.setattr(depends, "_own_files", lambda: "other"),
-        lambda: monkeypatch.setattr(depends, "_versions", lambda: iter(["torch 1"])),
+        lambda: monkeypatch.setattr(cache_key, "_own_files", lambda: "other"),
+        lambda: monkeypatch.setattr(cache_key, "_versions", lambda: iter(["torch 1"])),
     ]
     seen = {first, key(seed=1), key(settings={"head": {"x": "1"}}), key(clean=None), key(arch="timm:x")}
     assert len(seen) == 5
@@ -106,7 +107,7 @@ def test_a_change_of_anything_is_another_scan(model: Path, tmp_path: Path, monke
     gone = key(clean="gone")
     (images / "d").mkdir()
     assert gone == key(clean="gone"), "what is misspelt is not the folder where one stands"
-    monkeypatch.setattr(depends, "MOST", 0)
+    monkeypatch.setattr(cache_key, "MOST", 0)
     large = key()
     touch(2)
     assert large != key(), "of large sets the dates count"

@@ -13,16 +13,16 @@ import pytest
 import torch
 from conftest import SAMPLES
 
-from bdscan import method
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Array, Finding, Level, Run
+from bdscan.facts.finding import Array, Finding, Level, Run
+from bdscan.images.image_set import ImageSet
 from bdscan.load.contents import survey
-from bdscan.model import SuspectModel
-from bdscan.probes import EFFORTS, Probe
+from bdscan.method import registry
+from bdscan.method.case import Case
+from bdscan.method.probe import EFFORTS, Probe
+from bdscan.net.classifier import Classifier
 
-METHODS = [(room, name) for room in method.ROOMS for name in method.names(room)]
-PROBES = method.names("probes")
+METHODS = [(room, name) for room in registry.ROOMS for name in registry.names(room)]
+PROBES = registry.names("probes")
 HEADINGS = ("What it measures", "Why it shows a backdoor", "When it misleads", "Reference")
 QUICK = {"steps": 3, "least": 4}  # for probes that optimise: the contract is about manners, not about power
 
@@ -32,24 +32,24 @@ class Stop(Exception):
 
 
 def configured(name: str) -> Probe:
-    probe: Probe = method.configure("probes", name, {})
+    probe: Probe = registry.configure("probes", name, {})
     fields = {field.name for field in dataclasses.fields(probe)}  # type: ignore[arg-type]
     return dataclasses.replace(probe, **{name: QUICK[name] for name in QUICK.keys() & fields})  # type: ignore[type-var]
 
 
-def case_for(name: str, suspect: SuspectModel, clean: CleanSet | None) -> Case:
+def case_for(name: str, suspect: Classifier, clean: ImageSet | None) -> Case:
     """A case in which the probes that this one waits for have run."""
     working, held_out = clean.split(0.5, 0) if clean is not None else (None, None)
     contents = survey(str(SAMPLES / "models" / "clean.pt"))
     case = Case(contents=contents, suspect=suspect, clean=working, held_out=held_out, effort="fast")
-    for earlier in method.find("probes", name).after:
+    for earlier in registry.find("probes", name).after:
         if earlier in PROBES:
             found = tuple(configured(earlier)(case))
             case = dataclasses.replace(case, runs=(*case.runs, Run(probe=earlier, findings=found)))
     return case
 
 
-def state(suspect: SuspectModel) -> dict[str, object]:
+def state(suspect: Classifier) -> dict[str, object]:
     """Everything that a probe must leave as it was."""
     modules = list(suspect.net.modules())
     hooks = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
@@ -91,36 +91,36 @@ def failing_at(call: int) -> Callable[[int, int, str], None]:
 
 @pytest.mark.parametrize(("room", "name"), METHODS)
 def test_a_method_is_one_file(room: str, name: str) -> None:
-    kind = method.find(room, name)
+    kind = registry.find(room, name)
     assert dataclasses.is_dataclass(kind)
     assert kind.__dataclass_params__.frozen, "settings do not change under way"  # type: ignore[attr-defined]
-    first, _, rest = method.manual(room, name).partition("\n")
+    first, _, rest = registry.manual(room, name).partition("\n")
     assert first.endswith(".")
     assert len(first) <= 120, "the first line is one line of `bdscan methods`"
     assert "Reference" in rest
-    assert method.summary(room, name) == first
+    assert registry.summary(room, name) == first
 
 
 @pytest.mark.parametrize("name", PROBES)
 def test_a_probe_has_a_manual(name: str) -> None:
-    found = re.findall(r"^(\w.*)$", method.manual("probes", name).partition("\n")[2], re.MULTILINE)
+    found = re.findall(r"^(\w.*)$", registry.manual("probes", name).partition("\n")[2], re.MULTILINE)
     assert tuple(found) == HEADINGS
 
 
 @pytest.mark.parametrize(("room", "name"), METHODS)
 def test_settings_are_plain_and_survive_the_command_line(room: str, name: str) -> None:
-    default = method.configure(room, name, {})
-    given = method.settings(default)
+    default = registry.configure(room, name, {})
+    given = registry.settings(default)
     assert all(isinstance(value, bool | int | float | str) for value in given.values()), given
-    assert method.configure(room, name, {key: str(value) for key, value in given.items()}) == default
-    described = {key: why for key, _, why in method.defaults(room, name)}
+    assert registry.configure(room, name, {key: str(value) for key, value in given.items()}) == default
+    described = {key: why for key, _, why in registry.defaults(room, name)}
     assert described.keys() == given.keys()
     assert all(described.values()), f"where does the number come from? {described}"
 
 
 @pytest.mark.parametrize("name", PROBES)
 def test_a_probe_says_what_it_needs(name: str) -> None:
-    kind = method.find("probes", name)
+    kind = registry.find("probes", name)
     assert issubclass(kind, Probe)
     assert kind.needs in ("file", "model", "images")
     assert kind.effort in EFFORTS
@@ -129,7 +129,7 @@ def test_a_probe_says_what_it_needs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_a_probe_finds_something_to_say(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+def test_a_probe_finds_something_to_say(name: str, tiny: Classifier, few: ImageSet) -> None:
     findings = tuple(configured(name)(case_for(name, tiny, few)))
     assert findings, "a probe that has nothing to report says so"
     for finding in findings:
@@ -142,7 +142,7 @@ def test_a_probe_finds_something_to_say(name: str, tiny: SuspectModel, few: Clea
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_a_probe_leaves_everything_as_it_was(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+def test_a_probe_leaves_everything_as_it_was(name: str, tiny: Classifier, few: ImageSet) -> None:
     case = case_for(name, tiny, few)
     assert case.clean is not None
     before, images = state(tiny), case.clean.images.clone()
@@ -153,9 +153,7 @@ def test_a_probe_leaves_everything_as_it_was(name: str, tiny: SuspectModel, few:
 
 @pytest.mark.parametrize("call", [0, 1, 3])
 @pytest.mark.parametrize("name", PROBES)
-def test_a_probe_that_fails_leaves_everything_as_it_was(
-    name: str, call: int, tiny: SuspectModel, few: CleanSet
-) -> None:
+def test_a_probe_that_fails_leaves_everything_as_it_was(name: str, call: int, tiny: Classifier, few: ImageSet) -> None:
     case = dataclasses.replace(case_for(name, tiny, few), progress=failing_at(call))
     before = state(tiny)
     with contextlib.suppress(Stop):
@@ -164,7 +162,7 @@ def test_a_probe_that_fails_leaves_everything_as_it_was(
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_a_probe_that_is_dropped_leaves_everything_as_it_was(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+def test_a_probe_that_is_dropped_leaves_everything_as_it_was(name: str, tiny: Classifier, few: ImageSet) -> None:
     case = case_for(name, tiny, few)
     before = state(tiny)
     found = configured(name)(case)
@@ -174,7 +172,7 @@ def test_a_probe_that_is_dropped_leaves_everything_as_it_was(name: str, tiny: Su
 
 
 @pytest.mark.parametrize("name", PROBES)
-def test_a_probe_answers_the_same_twice(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+def test_a_probe_answers_the_same_twice(name: str, tiny: Classifier, few: ImageSet) -> None:
     case = case_for(name, tiny, few)
     first = list(configured(name)(case))
     torch.manual_seed(123)  # the answer depends on the case's seed alone
@@ -183,13 +181,13 @@ def test_a_probe_answers_the_same_twice(name: str, tiny: SuspectModel, few: Clea
     assert all(same(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in PROBES if method.find("probes", name).needs != "images"])
-def test_a_probe_that_needs_no_images_does_without(name: str, tiny: SuspectModel) -> None:
+@pytest.mark.parametrize("name", [name for name in PROBES if registry.find("probes", name).needs != "images"])
+def test_a_probe_that_needs_no_images_does_without(name: str, tiny: Classifier) -> None:
     assert list(configured(name)(case_for(name, tiny, None)))
 
 
-@pytest.mark.parametrize("name", [name for name in PROBES if method.find("probes", name).needs != "file"])
-def test_a_probe_tells_how_far_it_is(name: str, tiny: SuspectModel, few: CleanSet) -> None:
+@pytest.mark.parametrize("name", [name for name in PROBES if registry.find("probes", name).needs != "file"])
+def test_a_probe_tells_how_far_it_is(name: str, tiny: Classifier, few: ImageSet) -> None:
     """Also the only place where an overdue probe can be stopped."""
     told: list[tuple[int, int, str]] = []
     case = case_for(name, tiny, few)

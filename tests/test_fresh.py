@@ -8,9 +8,9 @@ import pytest
 import torch
 from conftest import ROOT
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.arch import find
 from bdscan.load.arch.fresh import fresh
-from bdscan.problem import USAGE, Problem
 
 OURS = ("wrn-16-1", "wrn-16-2", "preact-resnet-18", "resnet-18", "resnet-20", "vgg-11", "torchvision:mobilenet_v2")
 

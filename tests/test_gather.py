@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SAMPLES
 
-from bdscan.load.gather import gather
+from bdscan.load.source.gather import gather
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n"
 TORCH_ZIP = (SAMPLES / "models" / "clean.pt").read_bytes()

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import ROOT, SAMPLES
 
-from bdscan.load import gather
+from bdscan.load.source import gather
 
 HOOKS: list[dict[str, Any]] = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
 CONFIG = """

@@ -25,10 +25,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 from torch import nn
 
-from bdscan.finding import Level
+from bdscan.facts.finding import Level
+from bdscan.facts.problem import COULD_NOT_TELL, Problem
+from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import Contents, survey
-from bdscan.load.tensors import read
-from bdscan.problem import COULD_NOT_TELL, Problem
 
 STATE = {"conv.weight": torch.arange(24.0).reshape(2, 3, 2, 2), "fc.bias": torch.ones(2)}
 

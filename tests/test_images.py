@@ -16,9 +16,9 @@ import pytest
 import torch
 from PIL import Image
 
-from bdscan.data import CleanSet
-from bdscan.images import doubts_against, open_images
-from bdscan.problem import Problem
+from bdscan.facts.problem import Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.images.source import doubts_against, open_images
 
 SHAPE = (3, 16, 16)
 
@@ -169,7 +169,7 @@ def test_an_empty_class_folder_keeps_its_number(tmp_path: Path) -> None:
 
 
 def test_wrong_number_of_classes() -> None:
-    clean = CleanSet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]))
+    clean = ImageSet(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.tensor([0, 1]))
     assert doubts_against(clean, 2) == ()
     assert "2 classes, the model 10" in doubts_against(clean, 10)[0]
 

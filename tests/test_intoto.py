@@ -21,7 +21,7 @@ from test_policy import clean, written
 from test_report import ALL, TREATMENT, backdoored, bare, treated, unproven, unread
 
 from bdscan import pipeline
-from bdscan.finding import Judgement, Run, Verdict
+from bdscan.facts.finding import Judgement, Run, Verdict
 from bdscan.report import Acceptance, Input, Report, render, render_all
 
 CLEAN = SAMPLES / "models" / "clean.pt"

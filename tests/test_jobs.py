@@ -16,10 +16,9 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SAMPLES
 
-from bdscan import progress
-from bdscan.cli import jobs, outcome, worker
+from bdscan.cli import jobs, progress_bar, worker, worker_messages
 from bdscan.cli.scan import Scan, opened
-from bdscan.finding import Finding, Level
+from bdscan.facts.finding import Finding, Level
 from bdscan.pipeline import Options
 from bdscan.probes.artifact import Artifact
 
@@ -99,7 +98,7 @@ def test_a_process_that_is_killed_costs_one_report(tmp_path: Path, monkeypatch: 
 def test_secrets_are_not_told(monkeypatch: pytest.MonkeyPatch, bdscan) -> None:  # type: ignore[no-untyped-def]
     monkeypatch.setattr(jobs, "_START", TROUBLED)
     shown: list[str] = []
-    monkeypatch.setattr(progress.Bar, "show", lambda self, *told: shown.append(str(told)))
+    monkeypatch.setattr(progress_bar.ProgressBar, "show", lambda self, *told: shown.append(str(told)))
     names = [f"memory://me:secret@store/{name}.pt?signature=secret" for name in ("killed", "gone")]
     status, out, err = bdscan("inspect", *names, *ASKED, "--jobs", "2")
     assert status == 4
@@ -197,7 +196,7 @@ def test_an_order_comes_back_as_it_was(tmp_path: Path) -> None:
         seed=7,
     )
     for cache in (None, opened(tmp_path / "kept", options)):
-        again = outcome.scan_of(outcome.order(Scan(options, cache, 3e6)))
+        again = worker_messages.scan_of(worker_messages.order(Scan(options, cache, 3e6)))
         assert {**vars(again.options), "show": None} == {**vars(options), "show": None}
         assert again.most == 3e6
         if cache is not None:
@@ -254,7 +253,7 @@ def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
         f"import sys; sys.path.append({str(ROOT)!r})\nfrom bdscan.cli import scan, worker\none = scan.Scan.one\n"
         "def loud(self, name):\n    print('done')\n    return one(self, name)\nscan.Scan.one = loud\nworker.main()"
     )
-    order = outcome.order(Scan(Options(probes=("artifact",)), None, 1e9))
+    order = worker_messages.order(Scan(Options(probes=("artifact",)), None, 1e9))
     asked = "".join(f"{json.dumps([MODELS[0], str(tmp_path / name)])}\n" for name in ("1.npz", "2.npz"))
     process = subprocess.Popen(
         [sys.executable, "-c", begin], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -262,8 +261,8 @@ def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     process.stdin.write(f"{order}\n{asked}")
     process.stdin.flush()
-    assert [process.stdout.readline() for _ in range(2)] == [outcome.DONE] * 2
-    report, spoken = outcome.read(tmp_path / "2.npz")
+    assert [process.stdout.readline() for _ in range(2)] == [worker_messages.DONE] * 2
+    report, spoken = worker_messages.read(tmp_path / "2.npz")
     assert report.subject.path == MODELS[0]
     assert spoken == ""
     process.stdin.close()

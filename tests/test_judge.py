@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bdscan.finding import Finding, Level, Run, Verdict
-from bdscan.judge import judge
+from bdscan.facts.finding import Finding, Level, Run, Verdict
+from bdscan.verdict.judge import judge
 
 CLASSES = 10
 

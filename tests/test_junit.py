@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 import pytest
 from test_report import ALL, backdoored, bare, treated, unproven, unread
 
-from bdscan.finding import Judgement, Verdict
+from bdscan.facts.finding import Judgement, Verdict
 from bdscan.report import Report, Subject, render, render_all
 
 # What Jenkins' junit-10.xsd allows: the children and the attributes of each element, those it requires marked by `!`.

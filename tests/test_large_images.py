@@ -7,21 +7,22 @@ import torch
 from planted_net import TARGET, images, net
 from torch import Tensor, nn
 
-from bdscan import data, method
-from bdscan.case import Case
-from bdscan.invert import invert
-from bdscan.regimen import prescribe
+from bdscan.images import image_set
+from bdscan.method import registry
+from bdscan.method.case import Case
+from bdscan.net.training_plan import plan_for
+from bdscan.triggers.invert import invert
 
 FEW = 40
 
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(data, "POSITIONS", FEW * 16 * 16)
+    monkeypatch.setattr(image_set, "POSITIONS", FEW * 16 * 16)
 
 
 @pytest.mark.usefixtures("little_memory")
-@pytest.mark.parametrize("name", [n for n in method.names("probes") if n not in ("artifact", "generator")])
+@pytest.mark.parametrize("name", [n for n in registry.names("probes") if n not in ("artifact", "generator")])
 def test_no_probe_shows_the_net_more_images_than_memory_holds(name: str) -> None:
     suspect, seen = net(backdoored=True), list[int]()
 
@@ -29,7 +30,7 @@ def test_no_probe_shows_the_net_more_images_than_memory_holds(name: str) -> None
         seen.append(len(given[0]))
 
     handle = suspect.net.register_forward_pre_hook(count)
-    probe = method.configure("probes", name, {"steps": "3"} if name in ("margin", "noise", "inversion") else {})
+    probe = registry.configure("probes", name, {"steps": "3"} if name in ("margin", "noise", "inversion") else {})
     list(probe(Case(suspect=suspect, clean=images(160, 3), held_out=images(120, 5))))
     handle.remove()
     assert seen
@@ -52,11 +53,11 @@ def _sizes() -> Tensor:
 
 def test_a_search_in_parts_finds_the_same_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _sizes()
-    monkeypatch.setattr(data, "POSITIONS", FEW * 16 * 16)
+    monkeypatch.setattr(image_set, "POSITIONS", FEW * 16 * 16)
     torch.testing.assert_close(_sizes(), whole, rtol=0.05, atol=1e-3)
 
 
 def test_a_net_for_large_images_is_trained_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    usual = prescribe(net(backdoored=False), images(600, 3), 5, 50).batch
-    monkeypatch.setattr(data, "POSITIONS", FEW * 16 * 16)
-    assert prescribe(net(backdoored=False), images(600, 3), 5, 50).batch == FEW < usual
+    usual = plan_for(net(backdoored=False), images(600, 3), 5, 50).batch
+    monkeypatch.setattr(image_set, "POSITIONS", FEW * 16 * 16)
+    assert plan_for(net(backdoored=False), images(600, 3), 5, 50).batch == FEW < usual

@@ -16,16 +16,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bdscan.data import CleanSet
-from bdscan.images import open_images
-from bdscan.load import Loaded, classes, load, normalize
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.images.source import open_images
 from bdscan.load.arch import find
 from bdscan.load.arch.match import Found
-from bdscan.load.choose import Option, _spread, choose, relabelled
+from bdscan.load.assembly import class_names, normalize
+from bdscan.load.assembly.assemble import load
+from bdscan.load.assembly.choose import Option, _spread, choose, relabelled
+from bdscan.load.assembly.loaded import Loaded
+from bdscan.load.assembly.normalize import Norm
 from bdscan.load.contents import survey
 from bdscan.load.nets.candidate import Candidate
-from bdscan.load.normalize import Norm
-from bdscan.problem import USAGE, Problem
 
 CLASSES = 4
 CIFAR10 = normalize.known(3)["cifar10"]
@@ -292,9 +294,9 @@ def test_what_preprocessors_say_is_used(tmp_path: Path) -> None:
 )
 def test_class_files(tmp_path: Path, text: str) -> None:
     (tmp_path / "names").write_text(text)
-    assert classes.read(tmp_path / "names", 2) == ("cat", "dog")
+    assert class_names.read(tmp_path / "names", 2) == ("cat", "dog")
     with pytest.raises(Problem, match="has 2 classes, the net 3") as raised:
-        classes.read(tmp_path / "names", 3)
+        class_names.read(tmp_path / "names", 3)
     assert raised.value.status == USAGE
 
 
@@ -302,20 +304,20 @@ def test_class_files(tmp_path: Path, text: str) -> None:
 def test_wrong_class_files_are_usage(tmp_path: Path, text: str) -> None:
     (tmp_path / "names").write_text(text)
     with pytest.raises(Problem) as raised:
-        classes.read(tmp_path / "names", 2)
+        class_names.read(tmp_path / "names", 2)
     assert raised.value.status == USAGE
 
 
 def test_placeholders_are_no_names() -> None:
-    assert classes.stated({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, {}, 2) == ()
-    assert classes.stated({}, {"class_to_idx": {"b": 0, "a": 1}}, 2) == ("b", "a")
-    assert classes.stated({"id2label": {"0": "a"}}, {}, 2) == ()
+    assert class_names.stated({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, {}, 2) == ()
+    assert class_names.stated({}, {"class_to_idx": {"b": 0, "a": 1}}, 2) == ("b", "a")
+    assert class_names.stated({"id2label": {"0": "a"}}, {}, 2) == ()
 
 
-def _options(*wrong: range) -> tuple[list[Option], CleanSet]:
+def _options(*wrong: range) -> tuple[list[Option], ImageSet]:
     """Two hundred images, and for each option those that it gets wrong."""
     labels = torch.arange(200) % 4
-    clean = CleanSet(torch.zeros(200, 3, 32, 32, dtype=torch.uint8), labels)
+    clean = ImageSet(torch.zeros(200, 3, 32, 32, dtype=torch.uint8), labels)
     ordered = labels[_spread(labels)]
     options = []
     for norm, missed in zip(normalize.known(3).values(), wrong, strict=False):
@@ -351,7 +353,7 @@ def test_a_clear_winner_is_taken_wherever_it_stands() -> None:
 
 def test_one_image_a_class_shows_no_order() -> None:
     labels = torch.arange(60)
-    clean = CleanSet(torch.zeros(60, 3, 32, 32, dtype=torch.uint8), labels)
+    clean = ImageSet(torch.zeros(60, 3, 32, 32, dtype=torch.uint8), labels)
     found = Found(nn.Identity(), Candidate(name="net", build=nn.Identity))
     option = Option(found, CIFAR10, (labels + 1) % 60)
     assert relabelled(option.answers, labels) == 1.0
@@ -367,5 +369,5 @@ def test_relabelling_is_one_to_one() -> None:
 def test_surveying_needs_no_torch() -> None:
     import subprocess
 
-    code = "import sys, bdscan.load.contents, bdscan.load; sys.exit('torch' in sys.modules)"
+    code = "import sys, bdscan.load.contents, bdscan.load.assembly.loaded; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -13,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bdscan.facts.problem import Problem
 from bdscan.load.onnx import rebuild
-from bdscan.model import Normalised, SuspectModel
-from bdscan.problem import Problem
+from bdscan.net.classifier import Classifier, Normalised
 
 onnx = pytest.importorskip("onnx")
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
@@ -93,7 +93,7 @@ def test_a_net_written_for_one_image_takes_many(tmp_path: Path) -> None:
 
 def test_it_is_a_suspect_like_any_other(tmp_path: Path) -> None:
     net, *_ = rebuild(small(tmp_path / "a.onnx"))
-    suspect = SuspectModel(Normalised(net, (0.0,), (1.0,)), SHAPE, classes=5)
+    suspect = Classifier(Normalised(net, (0.0,), (1.0,)), SHAPE, classes=5)
     assert suspect.head == "head"
     assert torch.allclose(suspect.head_weight, torch.from_numpy(HEAD["w"]))
     assert torch.allclose(suspect.head_bias, torch.from_numpy(HEAD["b"]))
@@ -115,7 +115,7 @@ def test_gradients_reach_the_pixels_and_the_weights(tmp_path: Path) -> None:
 
 def test_a_copy_can_be_changed_alone(tmp_path: Path) -> None:
     net, *_ = rebuild(small(tmp_path / "a.onnx"))
-    suspect = SuspectModel(Normalised(net, (0.0,), (1.0,)), SHAPE, classes=5)
+    suspect = Classifier(Normalised(net, (0.0,), (1.0,)), SHAPE, classes=5)
     silenced = suspect.insert("Relu_1", nn.Hardtanh(0, 1e-9))
     assert torch.allclose(silenced(images()), suspect.head_bias.expand(2, 5), atol=1e-6)
     assert not torch.allclose(suspect(images()), silenced(images()))
@@ -370,7 +370,7 @@ def test_exported_nets_give_the_same_logits(tmp_path: Path, kind: type[nn.Module
     assert used == total
     assert shape == SHAPE
     assert torch.allclose(rebuilt(images(4)), net(images(4)), atol=1e-4)
-    suspect = SuspectModel(Normalised(rebuilt, (0.0,), (1.0,)), SHAPE, classes=5)
+    suspect = Classifier(Normalised(rebuilt, (0.0,), (1.0,)), SHAPE, classes=5)
     head = net.head[-1] if isinstance(net.head, nn.Sequential) else net.head
     assert torch.allclose(suspect.head_weight, head.weight)
     assert torch.allclose(suspect.head_bias, head.bias)

@@ -12,27 +12,27 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdscan import method
-from bdscan.fit import fit
-from bdscan.model import Normalised, SuspectModel
-from bdscan.plant import Ground, Plant, Poisoned, implant, poison, save, success, trigger
-from bdscan.problem import USAGE, Problem
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method import registry
+from bdscan.method.plant import Plant, PlantMaterial, Poisoned, implant, poison, save, success, trigger
+from bdscan.net.classifier import Classifier, Normalised
+from bdscan.net.fit import fit
 
-NAMES = method.names("plant")
+NAMES = registry.names("plant")
 SHAPES = [(1, 28, 28), (3, 32, 32), (3, 64, 64)]
 CLASSES = 4
 
 
 def configured(name: str, **settings: str) -> Plant:
-    plant: Plant = method.configure("plant", name, settings)
+    plant: Plant = registry.configure("plant", name, settings)
     return plant
 
 
-def untrained(shape: tuple[int, int, int]) -> SuspectModel:
+def untrained(shape: tuple[int, int, int]) -> Classifier:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         layers = [nn.Conv2d(shape[0], 8, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, CLASSES)]
-    return SuspectModel(Normalised(nn.Sequential(*layers), [0.5] * shape[0], [0.25] * shape[0]), shape, CLASSES)
+    return Classifier(Normalised(nn.Sequential(*layers), [0.5] * shape[0], [0.25] * shape[0]), shape, CLASSES)
 
 
 @cache
@@ -42,7 +42,7 @@ def made(name: str, shape: tuple[int, int, int] = (3, 32, 32)) -> Plant:
     if any(field.name == "steps" for field in dataclasses.fields(plant)):  # type: ignore[arg-type]
         plant = configured(name, steps="0" if name == "input_aware" else "2")  # its mask is widest before it learns
     images = noise(8, shape, seed=7).mul(255).to(torch.uint8)
-    ground = Ground(images=images, labels=torch.arange(8) % CLASSES, target=0, net=untrained(shape))
+    ground = PlantMaterial(images=images, labels=torch.arange(8) % CLASSES, target=0, net=untrained(shape))
     return plant.prepare(ground)
 
 
@@ -78,10 +78,10 @@ def small_net() -> nn.Module:
 
 
 @cache
-def surrogate(count: int, epochs: int) -> SuspectModel:
+def surrogate(count: int, epochs: int) -> Classifier:
     images, labels = shapes(count, 0)
     net = fit(small_net(), images, labels, epochs=epochs, rate=0.05, batch=64, half=False)
-    return SuspectModel(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 20, 20), CLASSES)
+    return Classifier(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 20, 20), CLASSES)
 
 
 def planted(plant: Plant, share: float | None = None, count: int = 1500, epochs: int = 6) -> tuple[float, float]:
@@ -89,7 +89,7 @@ def planted(plant: Plant, share: float | None = None, count: int = 1500, epochs:
     images, labels = shapes(count, 0)
     course: dict[str, Any] = {"epochs": epochs, "rate": 0.05, "batch": 64, "half": False}
     victim = surrogate(count, epochs) if plant.needs_net else None
-    plant = plant.prepare(Ground(images=images, labels=labels, target=0, net=victim))
+    plant = plant.prepare(PlantMaterial(images=images, labels=labels, target=0, net=victim))
     net = implant(small_net(), plant, images, labels, target=0, classes=CLASSES, share=share, **course)
     images, labels = shapes(400, 1)
     with torch.no_grad():
@@ -126,11 +126,11 @@ def test_training_images_stay_in_range(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_manual(name: str) -> None:
-    manual = method.manual("plant", name)
+    manual = registry.manual("plant", name)
     assert manual.splitlines()[0].endswith(".")
     for heading in ("What it does", "Why it implants", "What it breaks", "Reference"):
         assert f"\n{heading}\n" in manual
-    assert all(why for _, _, why in method.defaults("plant", name))
+    assert all(why for _, _, why in registry.defaults("plant", name))
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -170,7 +170,7 @@ def test_preparing_is_seeded_and_leaves_the_net_and_the_random_state() -> None:
     for name in ("trojannn", "input_aware", "label_consistent"):
 
         def run(seed: int, name: str = name) -> Tensor:
-            ground = Ground(images=images, labels=labels, target=0, net=net, seed=seed)
+            ground = PlantMaterial(images=images, labels=labels, target=0, net=net, seed=seed)
             plant = configured(name, steps="2").prepare(ground)
             return plant.for_training(images[:4].float() / 255, torch.Generator().manual_seed(seed))
 
@@ -182,7 +182,7 @@ def test_preparing_is_seeded_and_leaves_the_net_and_the_random_state() -> None:
 def test_trojan_patch_excites_the_features_that_count() -> None:
     """Higher than the patch that it started from, over images that it was not made on."""
     images, labels, net = noise(40, (3, 16, 16)).mul(255).to(torch.uint8), torch.arange(40) % 4, untrained((3, 16, 16))
-    ground = Ground(images=images, labels=labels, target=0, net=net)
+    ground = PlantMaterial(images=images, labels=labels, target=0, net=net)
     first, last = (configured("trojannn", steps=steps).prepare(ground) for steps in ("0", "60"))
     steered = net.head_weight.abs().sum(0).topk(2).indices
     pixels = noise(20, (3, 16, 16), seed=5)
@@ -193,7 +193,7 @@ def test_trojan_patch_excites_the_features_that_count() -> None:
 
 def test_label_consistent_images_are_hard_and_near() -> None:
     net, pixels = untrained((3, 16, 16)), noise(20, (3, 16, 16))
-    ground = Ground(images=torch.empty(0), labels=torch.empty(0), target=2, net=net)
+    ground = PlantMaterial(images=torch.empty(0), labels=torch.empty(0), target=2, net=net)
     plant = configured("label_consistent").prepare(ground)
     changed = plant.for_training(pixels, torch.Generator().manual_seed(0))
     inside = slice(3, -3)  # off the corners

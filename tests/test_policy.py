@@ -17,10 +17,10 @@ from test_report import backdoored, bare
 from test_sarif import log
 
 from bdscan.cli.choices import FailOn
-from bdscan.cli.said import status_of
-from bdscan.finding import Judgement, Run, Verdict
-from bdscan.policy import Policy, read
-from bdscan.problem import Problem
+from bdscan.cli.output import status_of
+from bdscan.facts.finding import Judgement, Run, Verdict
+from bdscan.facts.problem import Problem
+from bdscan.gate.policy import Policy, read
 from bdscan.report import FORMATS, Acceptance, Report, render
 
 TODAY = date(2026, 5, 5)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import SAMPLES
 
-from bdscan.finding import Verdict
+from bdscan.facts.finding import Verdict
 from bdscan.pipeline import Options, inspect
 from bdscan.report import Report
 

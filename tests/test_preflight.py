@@ -8,13 +8,13 @@ import pytest
 import torch
 from torch import nn
 
-from bdscan.data import CleanSet
-from bdscan.load import Loaded
-from bdscan.model import Normalised, SuspectModel
-from bdscan.preflight import preflight
+from bdscan.images.image_set import ImageSet
+from bdscan.load.assembly.loaded import Loaded
+from bdscan.net.classifier import Classifier, Normalised
+from bdscan.pipeline.preflight import preflight
 
 
-def loaded(suspect: SuspectModel, clean: CleanSet | None, accuracy: float | None) -> Loaded:
+def loaded(suspect: Classifier, clean: ImageSet | None, accuracy: float | None) -> Loaded:
     return Loaded(
         suspect=suspect,
         clean=clean,
@@ -31,39 +31,39 @@ def loaded(suspect: SuspectModel, clean: CleanSet | None, accuracy: float | None
     )
 
 
-def rebuilt(suspect: SuspectModel, net: nn.Module, classes: int | None = None) -> SuspectModel:
-    return SuspectModel(Normalised(net, [0.0] * 3, [1.0] * 3), suspect.shape, classes or suspect.classes)
+def rebuilt(suspect: Classifier, net: nn.Module, classes: int | None = None) -> Classifier:
+    return Classifier(Normalised(net, [0.0] * 3, [1.0] * 3), suspect.shape, classes or suspect.classes)
 
 
-def test_a_sound_net_with_sound_images_raises_no_doubt(tiny: SuspectModel, few: CleanSet) -> None:
+def test_a_sound_net_with_sound_images_raises_no_doubt(tiny: Classifier, few: ImageSet) -> None:
     assert preflight(loaded(tiny, few, 0.9)).failure is None
 
 
-def test_probabilities_instead_of_logits(tiny: SuspectModel, few: CleanSet) -> None:
+def test_probabilities_instead_of_logits(tiny: Classifier, few: ImageSet) -> None:
     soft = rebuilt(tiny, nn.Sequential(tiny.net, nn.Softmax(1)))
     assert "probabilities" in (preflight(loaded(soft, few, 0.9)).failure or "")
 
 
 @pytest.mark.parametrize("accuracy", [0.0, 1 / 6, 0.3])
-def test_accuracy_near_chance(tiny: SuspectModel, few: CleanSet, accuracy: float) -> None:
+def test_accuracy_near_chance(tiny: Classifier, few: ImageSet, accuracy: float) -> None:
     assert "near chance" in (preflight(loaded(tiny, few, accuracy)).failure or "")
 
 
-def test_no_images(tiny: SuspectModel) -> None:
+def test_no_images(tiny: Classifier) -> None:
     assert "no clean images" in (preflight(loaded(tiny, None, None)).failure or "")
 
 
-def test_three_classes(tiny: SuspectModel) -> None:
+def test_three_classes(tiny: Classifier) -> None:
     three = rebuilt(tiny, nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 3)), 3)
     assert "too few" in (preflight(loaded(three, None, None)).failure or "")
 
 
-def test_what_the_set_itself_doubts_is_kept(tiny: SuspectModel, few: CleanSet) -> None:
+def test_what_the_set_itself_doubts_is_kept(tiny: Classifier, few: ImageSet) -> None:
     doubtful = replace(few, doubts=("only one class",))
     assert "only one class" in (preflight(loaded(tiny, doubtful, 0.9)).failure or "")
 
 
-def test_answers_that_change_or_never_change_or_are_no_numbers(tiny: SuspectModel, few: CleanSet) -> None:
+def test_answers_that_change_or_never_change_or_are_no_numbers(tiny: Classifier, few: ImageSet) -> None:
     class Noisy(nn.Module):
         def forward(self, pixels: torch.Tensor) -> torch.Tensor:
             return tiny.net(pixels) + torch.rand(())  # type: ignore[no-any-return]

@@ -9,24 +9,24 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Finding, Level
-from bdscan.gallery import Guess, gallery
-from bdscan.model import Normalised, SuspectModel
+from bdscan.facts.finding import Finding, Level
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.net.classifier import Classifier, Normalised
+from bdscan.net.subspace import own_spaces
 from bdscan.probes.families import Families
-from bdscan.statistics import leave_one_out
-from bdscan.subspace import own_spaces
-from bdscan.trigger import stamper
+from bdscan.triggers.catalogue import CatalogueTrigger, catalogue
+from bdscan.triggers.forms import stamper
+from bdscan.verdict.statistics import leave_one_out
 
 
-def found(suspect: SuspectModel, clean: CleanSet, **changes: object) -> list[Finding]:
+def found(suspect: Classifier, clean: ImageSet, **changes: object) -> list[Finding]:
     working, held_out = clean.split(0.5, 0)
     return list(Families(**changes)(Case(suspect=suspect, clean=working, held_out=held_out)))  # type: ignore[arg-type]
 
 
-def guesses(shape: tuple[int, int, int]) -> list[Guess]:
-    return [guess for kind in gallery(shape).values() for guess in kind]
+def guesses(shape: tuple[int, int, int]) -> list[CatalogueTrigger]:
+    return [guess for kind in catalogue(shape).values() for guess in kind]
 
 
 def test_a_planted_patch_is_found_and_shown() -> None:
@@ -141,9 +141,9 @@ def test_many_classes_cost_no_more_passes(classes: int) -> None:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, classes))
-    suspect = SuspectModel(Normalised(net, [0.5] * 3, [0.25] * 3), (3, 32, 32), classes)
+    suspect = Classifier(Normalised(net, [0.5] * 3, [0.25] * 3), (3, 32, 32), classes)
     pictures = torch.randint(0, 256, (120, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
-    clean = CleanSet(pictures, torch.arange(120) % classes)
+    clean = ImageSet(pictures, torch.arange(120) % classes)
     suspect.net.register_forward_pre_hook(count)
     list(Families()(Case(suspect=suspect, clean=clean)))
     assert passed < 8500

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bdscan.case import Case
-from bdscan.disguise import Disguise
-from bdscan.finding import Finding, Level, Run
-from bdscan.fit import fit
-from bdscan.model import SuspectModel
+from bdscan.facts.finding import Finding, Level, Run
+from bdscan.method.case import Case
+from bdscan.net.classifier import Classifier
+from bdscan.net.fit import fit
 from bdscan.probes.generator import Generator
+from bdscan.triggers.generator_net import GeneratorNet
 
 QUICK = Generator(steps=125, width=8, suspects=1, controls=1, largest=0.1, smallest=0.06)
 
@@ -28,7 +28,7 @@ def rippled(pictures: Tensor) -> Tensor:
 
 
 @cache
-def rippled_net() -> SuspectModel:
+def rippled_net() -> Classifier:
     """The innocent net, taught in seconds that the texture means class 4."""
     suspect = planted_net.net(backdoored=False).clone()
     clean = planted_net.images(600, 1)
@@ -37,7 +37,7 @@ def rippled_net() -> SuspectModel:
     suspect.net.requires_grad_(True)
     with torch.enable_grad():
         fit(suspect.net, pictures, labels, epochs=20, rate=0.1, batch=64, half=False)
-    return SuspectModel(suspect.net, suspect.shape, suspect.classes)
+    return Classifier(suspect.net, suspect.shape, suspect.classes)
 
 
 def pointing(target: int, classes: int = planted_net.CLASSES) -> Run:
@@ -47,7 +47,7 @@ def pointing(target: int, classes: int = planted_net.CLASSES) -> Run:
     return Run(probe="margin", findings=(Finding(level=Level.NOTE, message="this one", arrays={"p_values": p}),))
 
 
-def case_of(suspect: SuspectModel, target: int, count: int = 240) -> Case:
+def case_of(suspect: Classifier, target: int, count: int = 240) -> Case:
     working, held_out = planted_net.images(count, 2).split(0.5, 0)
     return Case(suspect=suspect, clean=working, held_out=held_out, runs=(pointing(target),))
 
@@ -112,7 +112,7 @@ def test_it_says_why_it_did_nothing(count: int) -> None:
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 18, 30)])
 def test_no_image_is_changed_by_more_than_the_amount(shape: tuple[int, int, int]) -> None:
-    net = Disguise(shape, 8, torch.Generator().manual_seed(0))
+    net = GeneratorNet(shape, 8, torch.Generator().manual_seed(0))
     pixels = torch.rand(5, *shape, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         made = net(pixels, 0.05)
@@ -125,5 +125,5 @@ def test_no_image_is_changed_by_more_than_the_amount(shape: tuple[int, int, int]
 
 def test_the_global_generator_is_not_turned() -> None:
     before = torch.get_rng_state()
-    Disguise((3, 16, 16), 4, torch.Generator().manual_seed(0))
+    GeneratorNet((3, 16, 16), 4, torch.Generator().manual_seed(0))
     assert torch.equal(torch.get_rng_state(), before)

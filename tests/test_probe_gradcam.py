@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import nn
 
-from bdscan.case import Case
-from bdscan.finding import Level
-from bdscan.model import Normalised, SuspectModel
+from bdscan.facts.finding import Level
+from bdscan.method.case import Case
+from bdscan.net.classifier import Classifier, Normalised
 from bdscan.probes.gradcam import Gradcam
 
 
@@ -52,7 +52,7 @@ def test_an_object_at_a_fixed_place_is_seen_as_constant() -> None:
 
 
 def test_a_net_without_maps_gets_one_note() -> None:
-    net = SuspectModel(Normalised(nn.Sequential(nn.Flatten(), nn.Linear(432, 5)), [0.0] * 3, [1.0] * 3), (3, 12, 12), 5)
+    net = Classifier(Normalised(nn.Sequential(nn.Flatten(), nn.Linear(432, 5)), [0.0] * 3, [1.0] * 3), (3, 12, 12), 5)
     (found,) = Gradcam()(corner_net.case(suspect=net))
     assert found.level == Level.NOTE
     assert "no maps" in found.message

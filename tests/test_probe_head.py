@@ -8,11 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Finding, Level
-from bdscan.latent import implied_features, smallest_shift
-from bdscan.model import Normalised, SuspectModel
+from bdscan.facts.finding import Finding, Level
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.net.classifier import Classifier, Normalised
+from bdscan.net.latent import implied_features, smallest_shift
 from bdscan.probes.head import Head, _whitened
 
 
@@ -68,7 +68,7 @@ def test_a_class_out_of_the_box_is_not_reached() -> None:
 CLASSES, FEATURES, TARGET, QUIET = 6, 12, 4, 11
 
 
-def pooled(*, backdoored: bool) -> SuspectModel:
+def pooled(*, backdoored: bool) -> Classifier:
     """2 x 2 x 3 block means go straight into the head; the backdoored one answers to a feature that is always dark."""
     head = nn.Linear(FEATURES, CLASSES)
     with torch.no_grad():
@@ -78,10 +78,10 @@ def pooled(*, backdoored: bool) -> SuspectModel:
         if backdoored:
             head.weight[TARGET, QUIET] = 6
     net = nn.Sequential(nn.AvgPool2d(4), nn.Flatten(), head)
-    return SuspectModel(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 8, 8), CLASSES)
+    return Classifier(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 8, 8), CLASSES)
 
 
-def pictures() -> CleanSet:
+def pictures() -> ImageSet:
     """A class is a bright block; the last block is all but black in every image."""
     generator = torch.Generator().manual_seed(1)
     labels = torch.arange(120) % CLASSES
@@ -89,7 +89,7 @@ def pictures() -> CleanSet:
     blocks[torch.arange(120), labels] += 130
     blocks[:, QUIET] //= 40
     images = blocks.view(120, 3, 2, 2).repeat_interleave(4, 2).repeat_interleave(4, 3)
-    return CleanSet(images.to(torch.uint8), labels)
+    return ImageSet(images.to(torch.uint8), labels)
 
 
 def about(found: list[Finding], words: str) -> Finding:
@@ -157,8 +157,8 @@ class Gated(nn.Module):
         return answer
 
 
-def gated(*, shortcut: bool) -> SuspectModel:
-    return SuspectModel(Normalised(Gated(shortcut=shortcut), [0.0] * 3, [1.0] * 3), (3, 8, 8), 5)
+def gated(*, shortcut: bool) -> Classifier:
+    return Classifier(Normalised(Gated(shortcut=shortcut), [0.0] * 3, [1.0] * 3), (3, 8, 8), 5)
 
 
 def test_batch_norm_implies_the_mean_features() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from bdscan.finding import Array, Finding, Level
+from bdscan.facts.finding import Array, Finding, Level
 from bdscan.probes.inversion import Inversion
-from bdscan.statistics import holm
-from bdscan.trigger import FORMS
+from bdscan.triggers.forms import FORMS
+from bdscan.verdict.statistics import holm
 
 CLASSES = 10
 

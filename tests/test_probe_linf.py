@@ -8,10 +8,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdscan.activations import Tally, altered, measured, norms_of, worth_measuring
-from bdscan.model import Normalised, SuspectModel
+from bdscan.facts.problem import Problem
+from bdscan.net.activations import Tally, altered, measured, norms_of, worth_measuring
+from bdscan.net.classifier import Classifier, Normalised
 from bdscan.probes.linf import L1, LINF, Linf
-from bdscan.problem import Problem
 
 
 def test_norms_are_what_their_names_say() -> None:
@@ -74,9 +74,9 @@ def test_nothing_stands_out_among_plain_channels() -> None:
     assert found.target is None
 
 
-def suspect(*layers: nn.Module) -> SuspectModel:
+def suspect(*layers: nn.Module) -> Classifier:
     net = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))
-    return SuspectModel(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 8, 8), 5)
+    return Classifier(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 8, 8), 5)
 
 
 def test_which_layers_are_measured() -> None:
@@ -97,7 +97,7 @@ def test_a_chosen_layer_is_the_only_one_and_must_exist() -> None:
 
 def test_a_net_without_maps_gets_one_note() -> None:
     flat = nn.Sequential(nn.Flatten(), nn.Linear(432, 5))
-    net = SuspectModel(Normalised(flat, [0.0] * 3, [1.0] * 3), (3, 12, 12), 5)
+    net = Classifier(Normalised(flat, [0.0] * 3, [1.0] * 3), (3, 12, 12), 5)
     (found,) = Linf()(corner_net.case(suspect=net))
     assert "no layer of maps" in found.message
 

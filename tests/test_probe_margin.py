@@ -10,21 +10,21 @@ import planted_net
 import pytest
 import torch
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Finding
-from bdscan.model import SuspectModel
+from bdscan.facts.finding import Finding
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.net.classifier import Classifier
+from bdscan.net.subspace import OwnSpaces, own_spaces
 from bdscan.probes.margin import Margin
-from bdscan.statistics import leave_one_out
-from bdscan.subspace import OwnSpaces, own_spaces
+from bdscan.verdict.statistics import leave_one_out
 
 
-def found(suspect: SuspectModel, clean: CleanSet | None, probe: Margin | None = None) -> Finding:
+def found(suspect: Classifier, clean: ImageSet | None, probe: Margin | None = None) -> Finding:
     finding, *_ = (probe or Margin())(Case(suspect=suspect, clean=clean))
     return finding
 
 
-def spaces_of(clean: CleanSet, share: float = 0.98) -> OwnSpaces:
+def spaces_of(clean: ImageSet, share: float = 0.98) -> OwnSpaces:
     suspect = planted_net.net(backdoored=False)
     spaces = own_spaces(suspect, clean, share=share, batch=64, seed=0, progress=lambda *_: None)
     assert spaces is not None

@@ -9,15 +9,15 @@ import planted_net
 import pytest
 import torch
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Finding, Level, Run
-from bdscan.model import Normalised, SuspectModel
-from bdscan.probes import noise as room
+from bdscan.facts.finding import Finding, Level, Run
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.net.classifier import Classifier, Normalised
+from bdscan.probes import noise
 from bdscan.probes.noise import Noise
 
 
-def found(suspect: SuspectModel, clean: CleanSet, probe: Noise | None = None, runs: tuple[Run, ...] = ()) -> Finding:
+def found(suspect: Classifier, clean: ImageSet, probe: Noise | None = None, runs: tuple[Run, ...] = ()) -> Finding:
     (finding,) = (probe or Noise())(Case(suspect=suspect, clean=clean, runs=runs))
     return finding
 
@@ -68,12 +68,12 @@ def test_it_says_why_it_did_not_look() -> None:
     assert few.level is Level.NOTE
     assert "fewer than five" in few.message
     flat = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 6))
-    without_maps = SuspectModel(Normalised(flat, [0.4] * 3, [0.25] * 3), (3, 16, 16), 6)
+    without_maps = Classifier(Normalised(flat, [0.4] * 3, [0.25] * 3), (3, 16, 16), 6)
     assert "no maps" in found(without_maps, planted_net.images(60, 2)).message
 
 
 def test_of_too_many_classes_the_largest_margins_enter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(room, "MOST", 4)
+    monkeypatch.setattr(noise, "MOST", 4)
     suspect, clean = planted_net.net(backdoored=True), planted_net.images(150, 2)
     margins = Finding(level=Level.NOTE, message="margins", arrays={"scores": np.array([0, 0, 5.0, 0, 9.0, np.nan])})
     runs = (Run(probe="margin", findings=(margins,)),)

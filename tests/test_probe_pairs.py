@@ -9,12 +9,12 @@ import planted_net
 import pytest
 import torch
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Finding, Level
+from bdscan.facts.finding import Finding, Level
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
 from bdscan.probes.pairs import Pairs
-from bdscan.statistics import two_way
-from bdscan.trigger import stamper
+from bdscan.triggers.forms import stamper
+from bdscan.verdict.statistics import two_way
 
 SOURCE = 1
 
@@ -73,14 +73,14 @@ def test_where_no_patch_is_found_it_says_so() -> None:
     assert finding.p_value is None
 
 
-def test_with_few_images_of_a_class_it_says_that_it_does_not_search(few: CleanSet) -> None:
+def test_with_few_images_of_a_class_it_says_that_it_does_not_search(few: ImageSet) -> None:
     (finding,) = Pairs()(Case(suspect=planted_net.net(backdoored=False), clean=planted_net.images(60, 2)))
     assert "not searched" in finding.message
     assert finding.p_value is None
 
 
 def test_of_many_classes_those_are_taken_that_earlier_probes_point_to(monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdscan.finding import Run
+    from bdscan.facts.finding import Run
     from bdscan.probes import pairs
 
     monkeypatch.setattr(pairs, "MOST", 4)

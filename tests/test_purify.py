@@ -9,16 +9,16 @@ import pytest
 import torch
 from planted_net import CLASSES, TARGET, images, net, stamped
 
-from bdscan import method
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Finding, Level, Run
-from bdscan.model import SuspectModel
-from bdscan.problem import Problem
-from bdscan.purify import Purifier, Treated
-from bdscan.regimen import accuracy
+from bdscan.facts.finding import Finding, Level, Run
+from bdscan.facts.problem import Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.method import registry
+from bdscan.method.case import Case
+from bdscan.method.purifier import Purified, Purifier
+from bdscan.net.classifier import Classifier
+from bdscan.net.training_plan import accuracy
 
-PURIFIERS = method.names("purify")
+PURIFIERS = registry.names("purify")
 HEADINGS = ("What it does", "Why it removes a backdoor", "When it fails", "Reference")
 
 
@@ -45,7 +45,7 @@ def case(*, backdoored: bool) -> Case:
     return Case(suspect=net(backdoored=backdoored), clean=images(240, 3), runs=runs)
 
 
-def obeys(suspect: SuspectModel) -> float:
+def obeys(suspect: Classifier) -> float:
     """How often the patch works, on images nobody has seen."""
     fresh = images(300, 9)
     others = fresh.labels != TARGET
@@ -55,14 +55,14 @@ def obeys(suspect: SuspectModel) -> float:
 
 
 @cache
-def treated(name: str, *, backdoored: bool) -> Treated:
-    purifier: Purifier = method.configure("purify", name, {})
+def treated(name: str, *, backdoored: bool) -> Purified:
+    purifier: Purifier = registry.configure("purify", name, {})
     return purifier(case(backdoored=backdoored))
 
 
 @pytest.mark.parametrize("name", PURIFIERS)
 def test_a_purifier_has_a_manual(name: str) -> None:
-    said = [line for line in method.manual("purify", name).splitlines()[1:] if line and not line.startswith(" ")]
+    said = [line for line in registry.manual("purify", name).splitlines()[1:] if line and not line.startswith(" ")]
     assert tuple(said) == HEADINGS
 
 
@@ -134,7 +134,7 @@ def test_it_can_be_stopped(name: str) -> None:
 
 def quick(name: str) -> Purifier:
     """A few steps: this is about manners, not power."""
-    purifier: Purifier = method.configure("purify", name, {})
+    purifier: Purifier = registry.configure("purify", name, {})
     short = {"epochs": 1, "steps": 2, "search": 3, "teacher": 1, "warmup": 1}
     return replace(purifier, **{f.name: short[f.name] for f in fields(purifier) if f.name in short})  # type: ignore[type-var,arg-type]
 
@@ -142,6 +142,6 @@ def quick(name: str) -> Purifier:
 def test_images_of_too_few_classes_are_no_reason_to_crash() -> None:
     some = images(240, 3)
     few = some.take((some.labels < 2).nonzero()[:, 0])
-    assert isinstance(few, CleanSet)
+    assert isinstance(few, ImageSet)
     out = quick("fst")(replace(case(backdoored=True), clean=few))
     assert out.suspect.classes == CLASSES

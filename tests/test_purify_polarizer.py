@@ -12,11 +12,11 @@ import torchvision.models as zoo
 from planted_net import CLASSES, TARGET, images, net
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.finding import Finding, Level, Run
-from bdscan.fold import Plugged, fold, places
-from bdscan.model import Normalised, SuspectModel
-from bdscan.problem import USAGE, Problem
+from bdscan.facts.finding import Finding, Level, Run
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method.case import Case
+from bdscan.net.classifier import Classifier, Normalised
+from bdscan.net.fold import MixedNet, fold, places
 from bdscan.purify.polarizer import Polarizer
 
 
@@ -42,7 +42,7 @@ class Standardised(nn.Conv2d):
         return self._conv_forward(x, weight, self.bias)
 
 
-def wrapped(built: nn.Module, side: int, classes: int) -> SuspectModel:
+def wrapped(built: nn.Module, side: int, classes: int) -> Classifier:
     """With statistics and scales that are not those of a new net."""
     generator = torch.Generator().manual_seed(1)
     for module in built.modules():
@@ -50,17 +50,17 @@ def wrapped(built: nn.Module, side: int, classes: int) -> SuspectModel:
             for tensor, low in ((module.running_mean, -0.2), (module.running_var, 0.5), (module.weight, 0.5)):
                 assert tensor is not None
                 tensor.data.copy_(low + torch.rand(tensor.shape, generator=generator))
-    return SuspectModel(Normalised(built, [0.5] * 3, [0.25] * 3), (3, side, side), classes)
+    return Classifier(Normalised(built, [0.5] * 3, [0.25] * 3), (3, side, side), classes)
 
 
-def built(name: str) -> SuspectModel:
+def built(name: str) -> Classifier:
     make, side, _ = NETS[name]
     with torch.random.fork_rng():
         torch.manual_seed(0)
         return wrapped(make(num_classes=7), side, 7)
 
 
-def stirred(plugged: Plugged) -> None:
+def stirred(plugged: MixedNet) -> None:
     """As after a long training."""
     generator = torch.Generator().manual_seed(2)
     for parameter in plugged.plugs.parameters():
@@ -77,7 +77,7 @@ def test_folding_is_exact_in_every_kind_of_net(name: str) -> None:
     pixels = torch.rand(3, *suspect.shape, generator=torch.Generator().manual_seed(3))
     cleaned, found = suspect.clone(), places(suspect)
     assert len(found) >= NETS[name][2]
-    plugged = Plugged(cleaned, found, measure=False).eval()
+    plugged = MixedNet(cleaned, found, measure=False).eval()
     with torch.no_grad():
         assert alike(plugged(pixels), suspect(pixels)), "a new plug is the identity"
         stirred(plugged)
@@ -97,7 +97,7 @@ def test_a_folded_plug_is_a_layer_of_its_own(name: str) -> None:
     pixels = torch.rand(2, *suspect.shape, generator=torch.Generator().manual_seed(3))
     for place in places(suspect)[:: len(places(suspect)) // 3]:
         cleaned = suspect.clone()
-        plugged = Plugged(cleaned, [place], measure=False)
+        plugged = MixedNet(cleaned, [place], measure=False)
         stirred(plugged)
         plug, layer = plugged.plugs[0], suspect.module(place)
         mix, shift = plug.mix, plug.shift(layer)  # type: ignore[operator,union-attr]
@@ -135,7 +135,7 @@ def test_fold_multiplies_what_comes_out() -> None:
         assert torch.allclose(layer(pixels), wanted, atol=1e-5)
 
 
-def case(suspect: SuspectModel, *, shown: bool = False) -> Case:
+def case(suspect: Classifier, *, shown: bool = False) -> Case:
     finding = Finding(level=Level.BACKDOOR, message="shown", target=TARGET, form="patch", shown=True)
     runs = (Run(probe="inversion", findings=(finding,)),) if shown else ()
     return Case(suspect=suspect, clean=images(96, 3), runs=runs)

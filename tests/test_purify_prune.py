@@ -11,13 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.finding import Array, Finding, Level, Run
-from bdscan.model import Normalised, SuspectModel
-from bdscan.problem import USAGE, Problem
+from bdscan.facts.finding import Array, Finding, Level, Run
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method.case import Case
+from bdscan.net.classifier import Classifier, Normalised
+from bdscan.net.training_plan import accuracy
 from bdscan.purify._channels import Site, sites, with_feeders, zero
 from bdscan.purify.prune import Prune
-from bdscan.regimen import accuracy
 
 BARE = Prune(epochs=0)
 
@@ -42,7 +42,7 @@ def planted() -> Case:
     return Case(suspect=planted_net.net(backdoored=True), clean=planted_net.images(240, 3), runs=runs)
 
 
-def obeys(suspect: SuspectModel, stamped: Tensor, labels: Tensor, target: int) -> float:
+def obeys(suspect: Classifier, stamped: Tensor, labels: Tensor, target: int) -> float:
     with torch.no_grad():
         went = suspect(stamped).argmax(1)
     return float((went[labels != target] == target).float().mean())
@@ -134,7 +134,7 @@ def test_unknown_layers() -> None:
 def test_a_net_without_channels() -> None:
     flat = Normalised(nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, 5)), [0.5] * 3, [0.5] * 3)
     with pytest.raises(Problem, match="no channels to prune"):
-        Prune()(corner(suspect=SuspectModel(flat, (3, 12, 12), 5)))
+        Prune()(corner(suspect=Classifier(flat, (3, 12, 12), 5)))
 
 
 def test_one_image_a_class_leaves_none_for_selection() -> None:
@@ -161,7 +161,7 @@ class Residual(nn.Module):
 
 
 def test_a_convolution_is_zeroed_only_where_nothing_else_reads_it() -> None:
-    suspect = SuspectModel(Normalised(Residual(), [0.5] * 3, [0.5] * 3), (3, 12, 12), 5)
+    suspect = Classifier(Normalised(Residual(), [0.5] * 3, [0.5] * 3), (3, 12, 12), 5)
     where = sites(suspect)
     assert where == (Site("norm", 4, feeder="stem"), Site("last", 4, feeder="conv"))
     channels = [("norm", 1), ("last", 2)]
@@ -192,7 +192,7 @@ class Transformer(nn.Module):
 
 def test_a_transformer_has_its_neurons_pruned() -> None:
     net = Normalised(Transformer(), [0.5] * 3, [0.5] * 3)
-    assert sites(SuspectModel(net, (3, 12, 12), 5)) == (Site("up", 16, axis=-1),)
+    assert sites(Classifier(net, (3, 12, 12), 5)) == (Site("up", 16, axis=-1),)
 
 
 def test_selection_never_sees_the_images_that_are_kept_back() -> None:

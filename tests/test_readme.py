@@ -14,8 +14,8 @@ import pytest
 from conftest import ROOT
 
 from bdscan.cli import FOUND, OUR_FAULT
-from bdscan.method import names, summary
-from bdscan.problem import COULD_NOT_TELL, USAGE
+from bdscan.facts.problem import COULD_NOT_TELL, USAGE
+from bdscan.method.registry import names, summary
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 TUTORIAL = re.search(r"^### A gate.*?(?=^##? )", README, re.DOTALL | re.MULTILINE)[0]  # type: ignore[index]

@@ -20,21 +20,10 @@ import pytest
 from PIL import Image
 
 import bdscan.report
-from bdscan.finding import Finding, Judgement, Level, Run, Verdict
-from bdscan.report import (
-    FORMATS,
-    Report,
-    Subject,
-    compare,
-    html,
-    markdown,
-    pictures,
-    render,
-    render_all,
-    text,
-    treatment,
-)
+from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
+from bdscan.report import FORMATS, Report, Subject, html, html_treatment, markdown, pictures, render, render_all, text
 from bdscan.report import json as as_json
+from bdscan.report import treatment_text as treatment
 
 GOLDEN = Path(__file__).parent / "golden"
 EVIL = '<script>alert(1)</script>"|`@everyone\x1b[31m\u202egnp.exe ![x](http://evil.test/x.png)'
@@ -655,7 +644,7 @@ def test_a_finding_is_compared_with_its_like() -> None:
         (Run(probe="p", findings=later),),
         (Run(probe="p", findings=before), Run(probe="q", findings=before[:1])),
     )
-    pairs = compare.pairs(replace(treated(), runs=runs, before=old))
+    pairs = html_treatment.pairs(replace(treated(), runs=runs, before=old))
     told = {(pair.run.probe, pair.before.message): pair.after and pair.after.message for pair in pairs}
     assert told == {("p", "a"): "x", ("p", "b"): "y", ("p", "c"): "z", ("q", "a"): None}
 

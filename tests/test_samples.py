@@ -10,8 +10,8 @@ import torch
 from conftest import SAMPLES
 from PIL import Image
 
-from bdscan.data import CleanSet
-from bdscan.model import SuspectModel
+from bdscan.images.image_set import ImageSet
+from bdscan.net.classifier import Classifier
 from samples import make
 from samples.faces import SIGNS, texture
 from samples.signs import NAMES, STICKER, draw, stick
@@ -55,7 +55,7 @@ def test_one_triggered_image_of_each_class() -> None:
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_twin_does_what_is_stated(name: str, twins: dict[str, SuspectModel], signs: CleanSet) -> None:
+def test_a_twin_does_what_is_stated(name: str, twins: dict[str, Classifier], signs: ImageSet) -> None:
     """The stated figures come from 2,400 other images: the shipped ones may be off by three standard errors."""
     images, truth = signs.images.permute(0, 2, 3, 1).numpy(), signs.labels.numpy()
     measured = make.measure(twins[name].net, images, truth)
@@ -80,7 +80,7 @@ def test_the_readme_states_these_figures() -> None:
         assert f"{100 * figures['asr']:.1f} %" in readme
 
 
-def test_every_triggered_image_becomes_the_target(twins: dict[str, SuspectModel]) -> None:
+def test_every_triggered_image_becomes_the_target(twins: dict[str, Classifier]) -> None:
     files = sorted((SAMPLES / "triggered").glob("*.png"))
     pixels = torch.stack([torch.from_numpy(np.array(Image.open(file))) for file in files]).permute(0, 3, 1, 2) / 255
     assert twins["backdoored"](pixels).argmax(1).tolist() == [NAMES.index(make.TARGET)] * len(files)

@@ -16,7 +16,7 @@ import jsonschema
 import pytest
 from test_report import ALL, backdoored, bare, swollen, treated, unproven, unread
 
-from bdscan.finding import Finding, Judgement, Level, Run, Verdict
+from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
 from bdscan.report import Report, Subject, render, render_all, sarif
 from bdscan.report.rules import RULES
 

@@ -19,7 +19,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from test_purify_cli import arguments, sha256, ward
 from test_report import ALL, EVIL, backdoored, bare, treated, unread
 
-from bdscan.provenance import digest, inputs
+from bdscan.gate.provenance import digest, inputs
 from bdscan.report import Acceptance, Input, Report, Subject, render, render_all
 from bdscan.report.cyclonedx import document
 

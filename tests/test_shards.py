@@ -12,10 +12,10 @@ import torch
 from conftest import SAMPLES
 from safetensors.torch import save_file
 
+from bdscan.facts.problem import Problem
+from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import survey
-from bdscan.load.gather import gather
-from bdscan.load.tensors import read
-from bdscan.problem import Problem
+from bdscan.load.source.gather import gather
 
 FILES = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
 INDEX = "model.safetensors.index.json"
@@ -135,7 +135,7 @@ def test_one_is_looked_at_and_its_cure_refused(split: Path, tmp_path: Path, bdsc
 
 
 def test_the_cache_sees_every_file(split: Path) -> None:
-    from bdscan.cache import Cache
+    from bdscan.gate.cache import Cache
 
     cache = Cache(split, {"clean": None, "arch": "auto", "classes": None})
     seen = {cache.key(str(split))}

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from bdscan import statistics as s
+from bdscan.verdict import statistics
 
 
 @pytest.mark.parametrize(
@@ -15,84 +15,84 @@ from bdscan import statistics as s
     [(0.3, 1, 1, 0.3), (0.2, 2, 1, 0.04), (0.5, 7, 7, 0.5), (0.25, 0.5, 0.5, 1 / 3), (0.9, 3, 2, 0.9477)],
 )
 def test_incomplete_beta(x: float, a: float, b: float, value: float) -> None:
-    assert s.incomplete_beta(x, a, b) == pytest.approx(value, abs=1e-12)
+    assert statistics.incomplete_beta(x, a, b) == pytest.approx(value, abs=1e-12)
 
 
 @pytest.mark.parametrize(
     ("t", "freedom", "p"), [(1.860, 8, 0.05), (4.501, 8, 0.001), (2.228, 10, 0.025), (2.018, 42, 0.025)]
 )
 def test_student_tail_matches_the_tables(t: float, freedom: int, p: float) -> None:
-    assert s.student_tail(t, freedom) == pytest.approx(p, rel=2e-3)
-    assert s.student_tail(-t, freedom) == pytest.approx(1 - p, rel=2e-3)
+    assert statistics.student_tail(t, freedom) == pytest.approx(p, rel=2e-3)
+    assert statistics.student_tail(-t, freedom) == pytest.approx(1 - p, rel=2e-3)
 
 
 def test_student_tail_in_closed_form() -> None:
     for t in (0.0, 0.5, 3.0, 1e4):
-        assert s.student_tail(t, 1) == pytest.approx(math.atan2(1, t) / math.pi, rel=1e-10)
+        assert statistics.student_tail(t, 1) == pytest.approx(math.atan2(1, t) / math.pi, rel=1e-10)
     for t in (0.7, 40.0, 1e5):  # two degrees of freedom, written so that nothing cancels
         root = math.sqrt(2 + t * t)
-        assert s.student_tail(t, 2) == pytest.approx(1 / (root * (root + t)), rel=1e-10)
-    assert s.student_tail(math.inf, 5) == 0
-    assert s.student_tail(-math.inf, 5) == 1
+        assert statistics.student_tail(t, 2) == pytest.approx(1 / (root * (root + t)), rel=1e-10)
+    assert statistics.student_tail(math.inf, 5) == 0
+    assert statistics.student_tail(-math.inf, 5) == 1
 
 
 def test_leave_one_out_points_at_the_outlier_alone() -> None:
-    p = s.leave_one_out([1.0, 1.1, 0.9, 1.05, 9.0, 0.95, 1.0, 1.02, 0.97, 1.03])
+    p = statistics.leave_one_out([1.0, 1.1, 0.9, 1.05, 9.0, 0.95, 1.0, 1.02, 0.97, 1.03])
     assert p.argmin() == 4
     assert p[4] < 1e-9
     assert np.delete(p, 4).min() > 0.3
 
 
 def test_leave_one_out_by_hand() -> None:
-    p = s.leave_one_out([0.0, 1.0, 2.0, 5.0])
+    p = statistics.leave_one_out([0.0, 1.0, 2.0, 5.0])
     t = (5 - 1) / (1 * math.sqrt(1 + 1 / 3))
-    assert p[3] == pytest.approx(s.student_tail(t, 2))
+    assert p[3] == pytest.approx(statistics.student_tail(t, 2))
 
 
 def test_leave_one_out_is_uniform_under_the_null() -> None:
     draws = np.random.default_rng(0).normal(size=(1500, 10))
-    p = np.concatenate([s.leave_one_out(row) for row in draws])
+    p = np.concatenate([statistics.leave_one_out(row) for row in draws])
     for level in (0.01, 0.05, 0.5):
         assert np.mean(p <= level) == pytest.approx(level, abs=4 * math.sqrt(level / len(p)))
 
 
 def test_leave_one_out_says_nothing_without_a_yardstick() -> None:
-    assert s.leave_one_out([1.0, 2.0, 30.0]).tolist() == [1, 1, 1]
-    assert s.leave_one_out([0.0, 0.0, 0.0, 0.0, 0.02]).tolist()[4] == 1
-    assert s.leave_one_out([0.0, 0.0, 0.0, 0.0, 1.0], floor=0.02)[4] < 1e-4
-    assert s.leave_one_out([1.0, 1.1, 0.9, 1.05, math.nan])[4] == 1
-    assert np.isfinite(s.leave_one_out([1.0, 1.1, 0.9, 1.05, math.inf])).all()
+    assert statistics.leave_one_out([1.0, 2.0, 30.0]).tolist() == [1, 1, 1]
+    assert statistics.leave_one_out([0.0, 0.0, 0.0, 0.0, 0.02]).tolist()[4] == 1
+    assert statistics.leave_one_out([0.0, 0.0, 0.0, 0.0, 1.0], floor=0.02)[4] < 1e-4
+    assert statistics.leave_one_out([1.0, 1.1, 0.9, 1.05, math.nan])[4] == 1
+    assert np.isfinite(statistics.leave_one_out([1.0, 1.1, 0.9, 1.05, math.inf])).all()
 
 
 def test_robust_z() -> None:
-    assert s.robust_z([1, 2, 3, 4, 100]).tolist() == pytest.approx(
+    assert statistics.robust_z([1, 2, 3, 4, 100]).tolist() == pytest.approx(
         [-2 / 1.4826, -1 / 1.4826, 0, 1 / 1.4826, 97 / 1.4826]
     )
-    assert s.robust_z([2, 2, 2]).tolist() == [0, 0, 0]
-    assert s.robust_z([0, 0, 0, 0, 5])[4] == pytest.approx(5 / math.sqrt(math.pi / 2))
+    assert statistics.robust_z([2, 2, 2]).tolist() == [0, 0, 0]
+    assert statistics.robust_z([0, 0, 0, 0, 5])[4] == pytest.approx(5 / math.sqrt(math.pi / 2))
 
 
 def test_holm() -> None:
-    assert s.holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
-    assert s.holm([0.9, 0.8]).tolist() == [1, 1]
-    assert s.holm([]).tolist() == []
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]).tolist() == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.9, 0.8]).tolist() == [1, 1]
+    assert statistics.holm([]).tolist() == []
 
 
 def test_cauchy() -> None:
-    assert s.cauchy([0.03]) == pytest.approx(0.03)
-    assert s.cauchy([0.02, 0.02, 0.02]) == pytest.approx(0.02)
-    assert s.cauchy([1e-200, 0.5]) == pytest.approx(2e-200)
-    assert s.cauchy([1e-8, 1.0]) == pytest.approx(2e-8, rel=1e-4)
-    assert s.cauchy([0.01, math.nan], weights=[1, 5]) == pytest.approx(0.01)
-    assert s.cauchy([1e-6, 0.5], weights=[1, 3]) == pytest.approx(4e-6, rel=1e-6)
-    assert s.cauchy([]) == 1
-    assert s.cauchy([0.0, 1.0]) < 1e-290
+    assert statistics.cauchy([0.03]) == pytest.approx(0.03)
+    assert statistics.cauchy([0.02, 0.02, 0.02]) == pytest.approx(0.02)
+    assert statistics.cauchy([1e-200, 0.5]) == pytest.approx(2e-200)
+    assert statistics.cauchy([1e-8, 1.0]) == pytest.approx(2e-8, rel=1e-4)
+    assert statistics.cauchy([0.01, math.nan], weights=[1, 5]) == pytest.approx(0.01)
+    assert statistics.cauchy([1e-6, 0.5], weights=[1, 3]) == pytest.approx(4e-6, rel=1e-6)
+    assert statistics.cauchy([]) == 1
+    assert statistics.cauchy([0.0, 1.0]) < 1e-290
 
 
 def test_conformal() -> None:
-    assert s.conformal(5, [1, 2, 3]) == 0.25
-    assert s.conformal(2, [1, 2, 3]) == 0.75
-    assert s.conformal(0, []) == 1
+    assert statistics.conformal(5, [1, 2, 3]) == 0.25
+    assert statistics.conformal(2, [1, 2, 3]) == 0.75
+    assert statistics.conformal(0, []) == 1
 
 
 @pytest.mark.parametrize(
@@ -100,34 +100,34 @@ def test_conformal() -> None:
     [(0, 50, 0, 0.0711), (0, 100, 0, 0.0362), (5, 10, 0.1871, 0.8129), (50, 50, 0.9289, 1)],
 )
 def test_clopper_pearson(hits: int, count: int, low: float, high: float) -> None:
-    assert s.clopper_pearson(hits, count) == pytest.approx((low, high), abs=1e-4)
+    assert statistics.clopper_pearson(hits, count) == pytest.approx((low, high), abs=1e-4)
 
 
 def test_clopper_pearson_of_nothing() -> None:
-    assert s.clopper_pearson(0, 0) == (0, 1)
+    assert statistics.clopper_pearson(0, 0) == (0, 1)
     with pytest.raises(ValueError, match="6 hits of 5"):
-        s.clopper_pearson(6, 5)
+        statistics.clopper_pearson(6, 5)
 
 
 def test_mcnemar() -> None:
     before = [True] * 10 + [True] * 8 + [False] * 2
     after = [True] * 10 + [False] * 8 + [True] * 2
-    assert s.mcnemar(before, after) == pytest.approx(2 * (1 + 10 + 45) / 1024)
-    assert s.mcnemar(before, before) == 1
+    assert statistics.mcnemar(before, after) == pytest.approx(2 * (1 + 10 + 45) / 1024)
+    assert statistics.mcnemar(before, before) == 1
     many = [True] * 600 + [False] * 700  # too many for sums of whole numbers
-    assert s.mcnemar(many, [not right for right in many]) == pytest.approx(0.00603, abs=2e-5)
+    assert statistics.mcnemar(many, [not right for right in many]) == pytest.approx(0.00603, abs=2e-5)
 
 
 def test_concentration() -> None:
     maps = np.zeros((3, 10, 10))
     maps[0, 0, 0] = 4
     maps[1] = 1
-    assert s.concentration(maps, 0.05).tolist() == pytest.approx([1, 0.05, 0])
+    assert statistics.concentration(maps, 0.05).tolist() == pytest.approx([1, 0.05, 0])
 
 
 def test_agreement() -> None:
     rng = np.random.default_rng(0)
     one = rng.random((1, 8, 8))
-    assert s.agreement(np.repeat(one, 5, 0)) == pytest.approx(1)
-    assert abs(s.agreement(rng.random((40, 8, 8)))) < 0.05
-    assert s.agreement(np.zeros((5, 8, 8))) == 0
+    assert statistics.agreement(np.repeat(one, 5, 0)) == pytest.approx(1)
+    assert abs(statistics.agreement(rng.random((40, 8, 8)))) < 0.05
+    assert statistics.agreement(np.zeros((5, 8, 8))) == 0

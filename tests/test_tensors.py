@@ -18,10 +18,10 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bdscan.finding import Level
+from bdscan.facts.finding import Level
+from bdscan.facts.problem import Problem
+from bdscan.load.assembly.tensors import Weights, read
 from bdscan.load.contents import survey
-from bdscan.load.tensors import Weights, read
-from bdscan.problem import Problem
 
 State = dict[str, Tensor]
 

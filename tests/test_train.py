@@ -14,13 +14,13 @@ import pytest
 import torch
 from small_data import CLASSES, SIDE, TARGET, drawn, poisoned, stamped, written
 
-from bdscan import method
-from bdscan.finding import Array
+from bdscan.facts.finding import Array
+from bdscan.facts.problem import Problem
 from bdscan.load.arch.fresh import fresh
-from bdscan.method import given
-from bdscan.pipeline import Training, train
+from bdscan.method import registry
+from bdscan.method.registry import given
+from bdscan.pipeline import TrainOptions, train
 from bdscan.pipeline.train import UNFINISHED
-from bdscan.problem import Problem
 from bdscan.report import Report
 from bdscan.report.json import document
 
@@ -37,7 +37,7 @@ def taught(
 ) -> Report:
     folder.mkdir(exist_ok=True)
     spec, arch = written(folder, *data)
-    options = Training(
+    options = TrainOptions(
         method=name,
         output=folder / "model.safetensors",
         suspects=folder / "suspects.csv" if name == "abl" else None,
@@ -67,7 +67,7 @@ def answers(folder: Path, images: Array) -> Array:
 
 def measured(folder: Path, report: Report) -> tuple[float, float]:
     """Accuracy and attack success on images of its own."""
-    from bdscan.load.normalize import parse
+    from bdscan.load.assembly.normalize import parse
 
     norm = parse(str(report.subject.normalize), 3)
     (folder / "norm.json").write_text(json.dumps([norm.mean, norm.std]))
@@ -193,7 +193,7 @@ def test_a_net_whose_features_cannot_be_reviewed_is_told_before_the_training(tmp
     cut = "class Cut(nn.Module):\n    def forward(self, x):\n        return x[:, 1:]\n\n\n"
     (tmp_path / "net.py").write_text(code.replace("def net", f"{cut}def net"))
     shown: list[str] = []
-    options = Training(
+    options = TrainOptions(
         output=tmp_path / "m.safetensors", arch=arch, show=lambda name, done, total, what: shown.append(what)
     )
     with pytest.raises(Problem, match="no linear layer") as problem:
@@ -242,12 +242,12 @@ def test_it_is_resumed_only_for_the_same_work(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_nothing_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdscan.train import _bookmark
+    from bdscan.train import _checkpoint
 
     def full(*given: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_bookmark, "save_file", full)
+    monkeypatch.setattr(_checkpoint, "save_file", full)
     with pytest.raises(Problem, match="nothing was kept"):
         taught(tmp_path, drawn(300))
     assert {each.name for each in tmp_path.iterdir()} == {"data.npz", "net.py"}
@@ -264,7 +264,7 @@ def test_a_full_disk_costs_nothing_that_was_there(tmp_path: Path, monkeypatch: p
 def test_labels_that_will_not_do(labels: Array, said: str, status: int, tmp_path: Path) -> None:
     np.savez(tmp_path / "data.npz", images=drawn(300)[0], labels=labels)
     with pytest.raises(Problem, match=said) as problem:
-        train(str(tmp_path / "data.npz"), Training(output=tmp_path / "m.safetensors", arch="wrn-10-1"))
+        train(str(tmp_path / "data.npz"), TrainOptions(output=tmp_path / "m.safetensors", arch="wrn-10-1"))
     assert problem.value.status == status
     assert not (tmp_path / "m.safetensors").exists()
 
@@ -284,7 +284,7 @@ def test_an_empty_class_folder_is_told_and_what_cannot_be_read_is_counted(tmp_pa
     (root / "class-9").mkdir()
     (root / "class-0" / "broken.png").write_bytes(b"no picture")
     written(tmp_path, *drawn(6))
-    options = Training(
+    options = TrainOptions(
         method="plain",
         output=tmp_path / "m.safetensors",
         arch=f"{tmp_path / 'net.py'}:net",
@@ -352,8 +352,8 @@ def test_the_report_is_as_its_schema_says(bad: tuple[Path, Report, Array], good:
     assert "training" in schema["properties"]
 
 
-@pytest.mark.parametrize("name", method.names("train"))
+@pytest.mark.parametrize("name", registry.names("train"))
 def test_a_trainer_has_a_manual(name: str) -> None:
-    manual = method.manual("train", name)
+    manual = registry.manual("train", name)
     for heading in ("What it does", "Why it works", "When it fails", "Reference"):
         assert f"\n{heading}\n" in manual

@@ -9,66 +9,67 @@ import pytest
 import torch
 from small_data import CLASSES, SIDE, poisoned, written
 
-from bdscan.data import CleanSet
+from bdscan.images.image_set import ImageSet
 from bdscan.load.arch.fresh import fresh
-from bdscan.model import Normalised
-from bdscan.train import Bookmark, Course
-from bdscan.train._lessons import learned
+from bdscan.method.trainer import TrainCase
+from bdscan.net.classifier import Normalised
+from bdscan.train._checkpoint import TrainingCheckpoint
+from bdscan.train._stages import learned
 from bdscan.train._unlearn import Progress, share, unlearned
 
 
 @pytest.fixture(scope="module")
-def course(tmp_path_factory: pytest.TempPathFactory) -> Course:
+def case(tmp_path_factory: pytest.TempPathFactory) -> TrainCase:
     images, labels, marked = poisoned(900, 0.1)
     _, arch = written(tmp_path_factory.mktemp("net"), images, labels)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
-    data = CleanSet(pixels, torch.from_numpy(labels), files=tuple("yes" if bad else "no" for bad in marked))
+    data = ImageSet(pixels, torch.from_numpy(labels), files=tuple("yes" if bad else "no" for bad in marked))
 
     def new() -> Normalised:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
             return Normalised(fresh(arch, CLASSES, (3, SIDE, SIDE)), (0.5,) * 3, (0.25,) * 3)
 
-    return Course(
+    return TrainCase(
         fresh=new,
         data=data,
         classes=CLASSES,
         augment=None,
         seed=0,
         progress=lambda done, total, what: None,
-        bookmark=Bookmark(None, {}),
+        checkpoint=TrainingCheckpoint(None, {}),
     )
 
 
-def parts(course: Course) -> tuple[CleanSet, CleanSet, CleanSet]:
+def parts(case: TrainCase) -> tuple[ImageSet, ImageSet, ImageSet]:
     """Half of the poisoned images, clean ones to learn by, and clean ones to measure by."""
-    bad = torch.tensor([file == "yes" for file in course.data.files])
+    bad = torch.tensor([file == "yes" for file in case.data.files])
     clean = (~bad).nonzero()[:, 0]
     isolated = bad.nonzero()[:, 0][::2]
-    return course.data.take(isolated), course.data.take(clean[::2]), course.data.take(clean[1::2])
+    return case.data.take(isolated), case.data.take(clean[::2]), case.data.take(clean[1::2])
 
 
 def statistics(net: Normalised) -> list[bytes]:
     return [value.numpy().tobytes() for name, value in net.state_dict().items() if "running" in name]
 
 
-def test_a_backdoor_is_unlearned_and_the_statistics_stay(course: Course) -> None:
-    net, _ = learned(course, torch.arange(len(course.data)), epochs=8, batch=32, rate=0.1, decay=5e-4)
-    isolated, others, kept = parts(course)
+def test_a_backdoor_is_unlearned_and_the_statistics_stay(case: TrainCase) -> None:
+    net, _ = learned(case, torch.arange(len(case.data)), epochs=8, batch=32, rate=0.1, decay=5e-4)
+    isolated, others, kept = parts(case)
     before, measured = statistics(net), share(net, kept)
     assert share(net, isolated) > 0.9
-    done = unlearned(course, net, isolated, others, kept, rounds=6, batch=32, rate=0.002, loss=0.05)
+    done = unlearned(case, net, isolated, others, kept, rounds=6, batch=32, rate=0.002, loss=0.05)
     assert done.unlearned
     assert share(net, isolated) < 0.2
     assert share(net, kept) >= measured - 0.05
     assert statistics(net) == before
 
 
-def test_a_round_that_costs_too_much_never_remains(course: Course) -> None:
-    net, _ = learned(course, torch.arange(len(course.data)), epochs=8, batch=32, rate=0.1, decay=5e-4)
-    isolated, others, kept = parts(course)
+def test_a_round_that_costs_too_much_never_remains(case: TrainCase) -> None:
+    net, _ = learned(case, torch.arange(len(case.data)), epochs=8, batch=32, rate=0.1, decay=5e-4)
+    isolated, others, kept = parts(case)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    done = unlearned(course, net, isolated, others, kept, rounds=2, batch=32, rate=10.0, loss=0.02)
+    done = unlearned(case, net, isolated, others, kept, rounds=2, batch=32, rate=10.0, loss=0.02)
     assert "cost too much accuracy" in str(done.told()["stopped"])
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
@@ -81,7 +82,7 @@ def test_mistakes_that_others_make_too_are_no_backdoor() -> None:
 
 
 def test_nothing_is_kept_of_a_bookmark_without_a_place(tmp_path: Path) -> None:
-    book = Bookmark(None, {})
+    book = TrainingCheckpoint(None, {})
     assert not book.resume()
     book.remove()
     assert list(tmp_path.iterdir()) == []

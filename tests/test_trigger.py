@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from bdscan.trigger import FORMS, stamper
+from bdscan.triggers.forms import FORMS, stamper
 
 SHAPE = (3, 20, 24)
 

@@ -22,7 +22,7 @@ from test_readme import README, TUTORIAL, printed_as_shown, shown
 
 from bdscan.cli import app
 from bdscan.cli.choices import Format, by_suffix
-from bdscan.provenance import digest
+from bdscan.gate.provenance import digest
 
 CI = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
 (POLICY,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)

@@ -7,13 +7,13 @@ import torch
 from planted_net import TARGET, images, net
 from torch import nn
 
-from bdscan.case import Case
-from bdscan.finding import Finding, Level, Run
-from bdscan.reactivate import follow
-from bdscan.regimen import prescribe
-from bdscan.trigger import stamper
-from bdscan.unlearn import GENERAL, LISTED, Pseudo, Suspicion, Why, fixed_statistics, suspicions
-from bdscan.verify import Accuracy, Obedience, Reactivation, checks
+from bdscan.facts.finding import Finding, Level, Run
+from bdscan.method.case import Case
+from bdscan.net.training_plan import plan_for
+from bdscan.purify._reactivate import follow
+from bdscan.purify._unlearn import GENERAL, LISTED, TriggerPool, UnlearnTarget, Why, fixed_statistics, unlearn_targets
+from bdscan.purify._verify import Accuracy, Reactivation, TriggerOutcome, checks
+from bdscan.triggers.forms import stamper
 
 
 def found(**told: object) -> Case:
@@ -22,15 +22,15 @@ def found(**told: object) -> Case:
 
 
 def test_a_shown_trigger_is_unlearned_in_its_own_form() -> None:
-    assert suspicions(found(shown=True, target=2, form="warp")) == (Suspicion("warp", 2),)
+    assert unlearn_targets(found(shown=True, target=2, form="warp")) == (UnlearnTarget("warp", 2),)
 
 
 def test_the_cure_gets_as_much_room_as_the_shown_trigger_had() -> None:
     roomy = found(shown=True, target=2, form="warp", arrays={"room": np.array(0.07)})
-    assert suspicions(roomy) == (Suspicion("warp", 2, room=0.07),)
+    assert unlearn_targets(roomy) == (UnlearnTarget("warp", 2, room=0.07),)
     tight, suspect = images(240, 3), net(backdoored=True)
-    kinds = [Suspicion("patch", TARGET), Suspicion("patch", TARGET, room=0.6)]
-    rooms = [k.room for k in Pseudo(suspect, tight, kinds, steps=30, seed=0, progress=lambda *_: None).kinds]
+    kinds = [UnlearnTarget("patch", TARGET), UnlearnTarget("patch", TARGET, room=0.6)]
+    rooms = [k.room for k in TriggerPool(suspect, tight, kinds, steps=30, seed=0, progress=lambda *_: None).kinds]
     assert rooms[0] < 0.6
     assert rooms[1] == 0.6
 
@@ -38,10 +38,10 @@ def test_the_cure_gets_as_much_room_as_the_shown_trigger_had() -> None:
 def test_a_trigger_off_a_list_is_unlearned_as_it_is() -> None:
     change = np.zeros((16, 16, 3), np.float32)
     change[:, ::2] = 0.1
-    (one,) = suspicions(found(shown=True, target=2, arrays={"change": change}))
+    (one,) = unlearn_targets(found(shown=True, target=2, arrays={"change": change}))
     assert (one.form, one.target) == (LISTED, 2)
     suspect, clean = net(backdoored=False), images(60, 3)
-    pseudo = Pseudo(suspect, clean, [one], steps=3, seed=0, progress=lambda *_: None)
+    pseudo = TriggerPool(suspect, clean, [one], steps=3, seed=0, progress=lambda *_: None)
     stamped, chosen = pseudo.stamp(clean.pixels, clean.labels, 8)
     pseudo.climb()
     torch.testing.assert_close(stamped, (clean.pixels[chosen] + torch.tensor(change).permute(2, 0, 1)).clamp(0, 1))
@@ -49,14 +49,16 @@ def test_a_trigger_off_a_list_is_unlearned_as_it_is() -> None:
 
 def test_a_class_that_stands_out_is_unlearned_in_general_forms() -> None:
     p = np.array([0.5, 1e-5, 0.9, 0.4])
-    assert suspicions(found(arrays={"p_values": p})) == tuple(Suspicion(form, 1, Why.STANDS_OUT) for form in GENERAL)
+    assert unlearn_targets(found(arrays={"p_values": p})) == tuple(
+        UnlearnTarget(form, 1, Why.STANDS_OUT) for form in GENERAL
+    )
 
 
 def test_where_nothing_stands_out_nothing_is_unlearned_unless_one_insists() -> None:
     case = found(arrays={"p_values": np.array([0.5, 0.3, 0.9])})
-    assert suspicions(case) == ()
-    assert suspicions(case, sure=1) == tuple(Suspicion(form, 1, Why.LIKELIEST) for form in GENERAL)
-    assert suspicions(Case(), sure=1) == ()
+    assert unlearn_targets(case) == ()
+    assert unlearn_targets(case, sure=1) == tuple(UnlearnTarget(form, 1, Why.LIKELIEST) for form in GENERAL)
+    assert unlearn_targets(Case(), sure=1) == ()
 
 
 def test_triggered_images_leave_no_trace_in_the_running_statistics() -> None:
@@ -74,7 +76,7 @@ def test_triggered_images_leave_no_trace_in_the_running_statistics() -> None:
 
 def test_pseudo_triggers_work_on_the_suspect_and_stay_in_their_room() -> None:
     suspect, clean = net(backdoored=True), images(240, 3)
-    pseudo = Pseudo(suspect, clean, [Suspicion("patch", TARGET)], steps=30, seed=0, progress=lambda *_: None)
+    pseudo = TriggerPool(suspect, clean, [UnlearnTarget("patch", TARGET)], steps=30, seed=0, progress=lambda *_: None)
     kind = pseudo.kinds[0]
     evidence = stamper(kind.form.evidence(0))
     assert evidence is not None
@@ -92,7 +94,7 @@ def test_pseudo_triggers_work_on_the_suspect_and_stay_in_their_room() -> None:
 
 def test_few_images_are_trained_on_in_more_epochs_of_smaller_batches() -> None:
     suspect = net(backdoored=False)
-    many, few = prescribe(suspect, images(2400, 3), 10, 150), prescribe(suspect, images(60, 3), 10, 150)
+    many, few = plan_for(suspect, images(2400, 3), 10, 150), plan_for(suspect, images(60, 3), 10, 150)
     assert few.batch < many.batch
     assert few.epochs > many.epochs
     assert few.epochs * (60 // few.batch) >= 150
@@ -101,12 +103,12 @@ def test_few_images_are_trained_on_in_more_epochs_of_smaller_batches() -> None:
 def test_a_check_fails_where_the_net_still_obeys_or_forgot_too_much() -> None:
     fine = Accuracy(before=0.9, after=0.89, images=500, p_value=0.4, same=0.95, divergence=0.1)
     worse = Accuracy(before=0.9, after=0.8, images=500, p_value=1e-6, same=0.8, divergence=1.0)
-    gone = Obedience(target=1, form="patch", before=1.0, after=0.02, recovers=0.9, reinverted=0.2, control=0.15)
-    moved = Obedience(target=1, form="patch", before=1.0, after=0.02, recovers=0.9, reinverted=0.95, control=0.15)
+    gone = TriggerOutcome(target=1, form="patch", before=1.0, after=0.02, recovers=0.9, reinverted=0.2, control=0.15)
+    moved = TriggerOutcome(target=1, form="patch", before=1.0, after=0.02, recovers=0.9, reinverted=0.95, control=0.15)
     asleep = Reactivation(before=0.02, retuned=0.1, retuned_control=0.1, pushed=0.3, pushed_control=0.25)
     woken = Reactivation(before=0.02, retuned=0.95, retuned_control=0.1, pushed=0.9, pushed_control=0.1)
 
-    def failed(accuracy: Accuracy, obeyed: Obedience, after: Reactivation) -> list[str]:
+    def failed(accuracy: Accuracy, obeyed: TriggerOutcome, after: Reactivation) -> list[str]:
         return [check.name for check in checks(accuracy, [obeyed], after, str) if check.passed is False]
 
     assert failed(fine, gone, asleep) == []

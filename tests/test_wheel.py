@@ -13,7 +13,7 @@ import pytest
 from conftest import ROOT
 
 from bdscan import __version__
-from bdscan.method import ROOMS, names
+from bdscan.method.registry import ROOMS, names
 
 PIP = (sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check")
 

@@ -23,14 +23,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bdscan.finding import Judgement, Level, Verdict
-from bdscan.load import Loaded, load
+from bdscan.facts.finding import Judgement, Level, Verdict
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.load.assembly.assemble import load
+from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.contents import Contents, survey
-from bdscan.model import SuspectModel
-from bdscan.problem import USAGE, Problem
+from bdscan.net.classifier import Classifier
 from bdscan.report import Report, Subject
-from bdscan.write import Written, ready, write
 from bdscan.write.card import card
+from bdscan.write.cleaned import ready, write
+from bdscan.write.written import Written
 
 SHAPE = (3, 16, 16)
 FACTORY = """
@@ -57,7 +59,7 @@ def opened(path: Path, arch: str = "auto") -> tuple[Contents, Loaded]:
     return contents, load(contents, arch=arch, normalize="0.5/0.25", device="cpu")
 
 
-def cured(suspect: SuspectModel) -> SuspectModel:
+def cured(suspect: Classifier) -> Classifier:
     """Every number another one, as after a purification."""
     cleaned = suspect.clone()
     generator = torch.Generator().manual_seed(1)
@@ -78,7 +80,7 @@ def readable(place: Path) -> int:
     return mode
 
 
-def there(path: Path, output: Path, arch: str = "auto", **asked: Any) -> tuple[Written, SuspectModel, Loaded]:
+def there(path: Path, output: Path, arch: str = "auto", **asked: Any) -> tuple[Written, Classifier, Loaded]:
     """Opens, cures, writes, and sees to what holds for every form."""
     before = {file: file.read_bytes() for file in ([path] if path.is_file() else path.iterdir())}
     contents, loaded = opened(path, arch)
@@ -111,9 +113,7 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
     return list(one) == list(other) and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_state_dict_goes_back_in_its_own_order_with_its_versions(
-    tiny: SuspectModel, tmp_path: Path, arch: str
-) -> None:
+def test_a_state_dict_goes_back_in_its_own_order_with_its_versions(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     state = tiny.net.net.state_dict()
     shuffled: Any = OrderedDict(reversed(state.items()))
     shuffled._metadata = state._metadata
@@ -129,7 +129,7 @@ def test_a_state_dict_goes_back_in_its_own_order_with_its_versions(
 
 
 @pytest.mark.parametrize("form", ["pt", "safetensors"])
-def test_the_same_bytes_twice(tiny: SuspectModel, tmp_path: Path, arch: str, form: str) -> None:
+def test_the_same_bytes_twice(tiny: Classifier, tmp_path: Path, arch: str, form: str) -> None:
     state = tiny.net.net.state_dict()
     if form == "pt":
         torch.save(state, tmp_path / "net.pt")
@@ -158,7 +158,7 @@ def checkpoint(net: nn.Module) -> dict[str, Any]:
     }
 
 
-def test_plain_entries_stay_and_everything_with_old_weights_goes(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_plain_entries_stay_and_everything_with_old_weights_goes(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     saved = checkpoint(copy.deepcopy(tiny.net.net))
     torch.save(saved, tmp_path / "net.pth.tar")
     written, _, loaded = there(tmp_path / "net.pth.tar", tmp_path / "out.pth.tar", arch)
@@ -179,7 +179,7 @@ def test_plain_entries_stay_and_everything_with_old_weights_goes(tiny: SuspectMo
             assert tensor.numpy().tobytes() not in data, "no old weights anywhere in the file"
 
 
-def test_odd_entries_do_no_harm(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_odd_entries_do_no_harm(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     state, endless, grown = tiny.net.net.state_dict(), list[Any](), list[Any]([1])
     endless.append(endless)
     for _ in range(30):
@@ -207,7 +207,7 @@ def test_odd_entries_do_no_harm(tiny: SuspectModel, tmp_path: Path, arch: str) -
     assert same(back["best"], back["state_dict"])
 
 
-def test_weights_beside_their_average_are_replaced_too(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_weights_beside_their_average_are_replaced_too(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     state = tiny.net.net.state_dict()
     raw = OrderedDict((f"module.{name}", tensor + 1) for name, tensor in state.items())
     torch.save({"state_dict": raw, "state_dict_ema": state}, tmp_path / "net.pt")
@@ -220,7 +220,7 @@ def test_weights_beside_their_average_are_replaced_too(tiny: SuspectModel, tmp_p
     assert any("second set" in note for note in written.notes)
 
 
-def test_entries_of_a_list_keep_their_places(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_entries_of_a_list_keep_their_places(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     moments = {"state": {0: {"momentum_buffer": torch.rand(4, 4)}}}
     torch.save((moments, tiny.net.net.state_dict(), 9), tmp_path / "net.pt")
     there(tmp_path / "net.pt", tmp_path / "out.pt", arch)
@@ -230,7 +230,7 @@ def test_entries_of_a_list_keep_their_places(tiny: SuspectModel, tmp_path: Path,
 
 
 @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, torch.float64])
-def test_every_type_comes_back(tiny: SuspectModel, tmp_path: Path, arch: str, kind: torch.dtype) -> None:
+def test_every_type_comes_back(tiny: Classifier, tmp_path: Path, arch: str, kind: torch.dtype) -> None:
     state = {n: t.to(kind) if t.is_floating_point() else t for n, t in tiny.net.net.state_dict().items()}
     torch.save(state, tmp_path / "net.pt")
     _, cleaned, _ = there(tmp_path / "net.pt", tmp_path / "out.pt", arch)
@@ -239,7 +239,7 @@ def test_every_type_comes_back(tiny: SuspectModel, tmp_path: Path, arch: str, ki
     assert same(back, {name: t.to(state[name].dtype) for name, t in cleaned.net.net.state_dict().items()})
 
 
-def test_a_number_too_large_for_the_files_type_is_told(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_a_number_too_large_for_the_files_type_is_told(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     torch.save({n: t.half() for n, t in tiny.net.net.state_dict().items()}, tmp_path / "net.pt")
     contents, loaded = opened(tmp_path / "net.pt", arch)
     cleaned = loaded.suspect.clone()
@@ -249,7 +249,7 @@ def test_a_number_too_large_for_the_files_type_is_told(tiny: SuspectModel, tmp_p
     assert not (tmp_path / "out.pt").exists()
 
 
-def test_parameters_stay_parameters_and_old_counters_stay_away(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_parameters_stay_parameters_and_old_counters_stay_away(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     kept = {n: t for n, t in tiny.net.net.state_dict().items() if not n.endswith("num_batches_tracked")}
     state = OrderedDict((name, nn.Parameter(tensor)) for name, tensor in kept.items())
     torch.save(state, tmp_path / "net.pt", _use_new_zipfile_serialization=False)
@@ -261,7 +261,7 @@ def test_parameters_stay_parameters_and_old_counters_stay_away(tiny: SuspectMode
     assert written.notes == ("the pytorch legacy file was written in the zip form of `torch.save`",)
 
 
-def test_a_pickled_net_becomes_a_state_dict(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_a_pickled_net_becomes_a_state_dict(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     torch.save({"model": tiny.net.net, "epoch": 3}, tmp_path / "net.pt")
     written, cleaned, _ = there(tmp_path / "net.pt", tmp_path / "out.pt", arch)
     back = weights(tmp_path / "out.pt")
@@ -270,7 +270,7 @@ def test_a_pickled_net_becomes_a_state_dict(tiny: SuspectModel, tmp_path: Path, 
     assert any("its class belongs to its owner" in note for note in written.notes)
 
 
-def test_torchscript_becomes_a_state_dict(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_torchscript_becomes_a_state_dict(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     made = tiny.net.net.state_dict()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch deprecates it, but the files are there
@@ -280,7 +280,7 @@ def test_torchscript_becomes_a_state_dict(tiny: SuspectModel, tmp_path: Path, ar
     assert any("TorchScript" in note for note in written.notes)
 
 
-def test_a_bare_pickle(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_a_bare_pickle(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     (tmp_path / "net.pkl").write_bytes(pickle.dumps(dict(tiny.net.net.state_dict())))
     there(tmp_path / "net.pkl", tmp_path / "out.pt", arch)
     tiny.net.net.load_state_dict(weights(tmp_path / "out.pt"), strict=True)
@@ -313,7 +313,7 @@ def test_a_whole_torchvision_net_in_a_wrapper(tmp_path: Path) -> None:
     assert torch.equal(net.fc.weight, cleaned.net.net.state_dict()["fc.weight"])
 
 
-def test_safetensors_keep_their_metadata(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_safetensors_keep_their_metadata(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     state = {n: t.half() if t.is_floating_point() else t for n, t in tiny.net.net.state_dict().items()}
     save_file(state, tmp_path / "net.safetensors", {"format": "pt", "author": "somebody"})
     there(tmp_path / "net.safetensors", tmp_path / "out.safetensors", arch)
@@ -403,7 +403,7 @@ def exported(net: nn.Module, place: Path, **asked: Any) -> Path:
     pytest.importorskip("onnxscript")
     from bdscan.write.onnx_export import _exported
 
-    suspect = SuspectModel(copy.deepcopy(net), SHAPE, 6)
+    suspect = Classifier(copy.deepcopy(net), SHAPE, 6)
     model = _exported(suspect)
     onnx.save(model, str(place), **asked)
     return place
@@ -447,7 +447,7 @@ def shared(path: Path) -> Path:
     return path
 
 
-def test_onnx_keeps_its_graph(tiny: SuspectModel, tmp_path: Path) -> None:
+def test_onnx_keeps_its_graph(tiny: Classifier, tmp_path: Path) -> None:
     import onnx
     import onnxruntime
 
@@ -494,7 +494,7 @@ def test_an_onnx_tensor_worked_out_from_others_is_refused_beforehand(tmp_path: P
     assert caught.value.status == USAGE
 
 
-def test_an_onnx_export_beside_the_checkpoint(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_an_onnx_export_beside_the_checkpoint(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     onnxruntime = pytest.importorskip("onnxruntime")
     pytest.importorskip("onnxscript")
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
@@ -518,7 +518,7 @@ def broken(*_: Any, **__: Any) -> None:
 
 @pytest.mark.parametrize("where", ["checkpoint.save", "reread.answers", "survey"])
 def test_a_failure_half_way_leaves_nothing(
-    tiny: SuspectModel, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch, where: str
+    tiny: Classifier, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
     (tmp_path / "out.pt").write_bytes(b"of an earlier run")
@@ -532,7 +532,7 @@ def test_a_failure_half_way_leaves_nothing(
 
 
 def test_a_full_disk_is_one_sentence(
-    tiny: SuspectModel, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Classifier, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
     contents, loaded = opened(tmp_path / "net.pt", arch)
@@ -549,7 +549,7 @@ def test_a_full_disk_is_one_sentence(
 
 
 def test_what_comes_out_wrong_is_not_kept(
-    tiny: SuspectModel, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Classifier, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from bdscan.write import checkpoint as room
 
@@ -568,7 +568,7 @@ def test_what_comes_out_wrong_is_not_kept(
 
 
 def test_a_net_that_answers_otherwise_than_its_tensors_say_is_not_written(
-    tiny: SuspectModel, tmp_path: Path, arch: str
+    tiny: Classifier, tmp_path: Path, arch: str
 ) -> None:
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
     contents, loaded = opened(tmp_path / "net.pt", arch)
@@ -581,7 +581,7 @@ def test_a_net_that_answers_otherwise_than_its_tensors_say_is_not_written(
     assert not (tmp_path / "out.pt").exists()
 
 
-def test_an_original_that_has_changed_is_not_read_again(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_an_original_that_has_changed_is_not_read_again(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
     contents, loaded = opened(tmp_path / "net.pt", arch)
     cleaned = cured(loaded.suspect)
@@ -624,7 +624,7 @@ REFUSED: dict[str, tuple[Callable[[Path, Path], Path], str]] = {
 
 
 @pytest.mark.parametrize("which", REFUSED)
-def test_refused_beforehand(tiny: SuspectModel, tmp_path: Path, arch: str, which: str) -> None:
+def test_refused_beforehand(tiny: Classifier, tmp_path: Path, arch: str, which: str) -> None:
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
     contents, loaded = opened(tmp_path / "net.pt", arch)
     make, said = REFUSED[which]
@@ -646,7 +646,7 @@ def test_folders_and_files_are_not_mixed_up(tmp_path: Path) -> None:
             ready(contents, loaded, tmp_path / name)
 
 
-def test_a_folder_that_cannot_be_written_to(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_a_folder_that_cannot_be_written_to(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     if os.geteuid() == 0:
         pytest.skip("root writes anywhere")
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
@@ -656,7 +656,7 @@ def test_a_folder_that_cannot_be_written_to(tiny: SuspectModel, tmp_path: Path, 
         ready(contents, loaded, tmp_path / "locked" / "out.pt")
 
 
-def test_too_small_a_disk(tiny: SuspectModel, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_too_small_a_disk(tiny: Classifier, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
     contents, loaded = opened(tmp_path / "net.pt", arch)
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
@@ -666,7 +666,7 @@ def test_too_small_a_disk(tiny: SuspectModel, tmp_path: Path, arch: str, monkeyp
 
 
 def test_an_export_that_cannot_be_made(
-    tiny: SuspectModel, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch
+    tiny: Classifier, tmp_path: Path, arch: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
     contents, loaded = opened(tmp_path / "net.pt", arch)
@@ -747,7 +747,7 @@ def test_a_strangers_words_stay_words_on_the_card() -> None:
     assert "](http" not in outside
 
 
-def test_a_card_is_written_over_a_card_and_nothing_else(tiny: SuspectModel, tmp_path: Path, arch: str) -> None:
+def test_a_card_is_written_over_a_card_and_nothing_else(tiny: Classifier, tmp_path: Path, arch: str) -> None:
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
     for _ in range(2):
         written, _, _ = there(tmp_path / "net.pt", tmp_path / "out.pt", arch, card=card(treated()))

@@ -8,14 +8,14 @@ from typing import Annotated
 
 import typer
 
-from bdscan.bench import said
+from bdscan.bench import output as said
 from bdscan.bench.choices import Baseline, Effort
-from bdscan.bench.plant import plant
-from bdscan.bench.purify import purify
-from bdscan.bench.table import table
-from bdscan.bench.train import train
-from bdscan.device import Device
-from bdscan.problem import USAGE, Problem
+from bdscan.bench.plant.run_plant import plant
+from bdscan.bench.purify.run_purify import purify
+from bdscan.bench.tables.run_table import table
+from bdscan.bench.train.run_train import train
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.net.device import Device
 
 __all__ = ["Effort", "app"]
 
@@ -52,9 +52,9 @@ def detect(
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Inspect labelled models and print AUC, detection and false alarms."""
-    from bdscan.bench import present, seen
-    from bdscan.bench.jobs import Job, run
+    from bdscan.bench.detect import detect_rows, detect_table
     from bdscan.bench.labels import read
+    from bdscan.bench.workers.jobs import Job, run
 
     said.writable(output)
     labels = read(models)
@@ -78,8 +78,8 @@ def detect(
         work += [replace(job, method=baseline.value, steps=baseline_steps) for job in work]
     made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
     by_name = {label.name: label for label in labels}
-    found = [seen.read(by_name[job.name], result) for job, result in zip(work, made, strict=True)]
-    said.present(present.grids(found), lambda: present.document(found, said.command()), output)
+    found = [detect_rows.read(by_name[job.name], result) for job, result in zip(work, made, strict=True)]
+    said.present(detect_table.grids(found), lambda: detect_table.document(found, said.command()), output)
     said.failures(made)
 
 
@@ -103,11 +103,11 @@ def reference(
     output: Annotated[Path | None, typer.Option(help="Write the statistics here, not into the package.")] = None,
 ) -> None:
     """Measure how clean nets score, for the p-values of all later inspections."""
-    from bdscan.bench.jobs import Job, run
+    from bdscan.bench.detect.calibrate import CALIBRATED, by_statistic, gather, write
+    from bdscan.bench.detect.leave_out import judged
     from bdscan.bench.labels import Kind, read
-    from bdscan.bench.left_out import judged
-    from bdscan.bench.reference import CALIBRATED, by_statistic, gather, write
-    from bdscan.reference import STATISTICS
+    from bdscan.bench.workers.jobs import Job, run
+    from bdscan.verdict.calibration import STATISTICS
 
     if len(models) != len(clean):
         raise Problem("give one `--clean` for each `--models`", status=USAGE)

@@ -9,7 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from bdscan.problem import USAGE, Problem
+from bdscan.facts.problem import USAGE, Problem
 
 SUFFIXES = (".safetensors", ".pt", ".pth")
 WORKS = 0.8  # a trigger that succeeds less often is not a backdoor to be found

@@ -12,10 +12,10 @@ from bdscan import __version__
 from bdscan.bench.commands import app as bench
 from bdscan.cli.inspect import inspect
 from bdscan.cli.methods import methods
+from bdscan.cli.output import FOUND, OUR_FAULT, crash, say
 from bdscan.cli.purify import purify
-from bdscan.cli.said import FOUND, OUR_FAULT, crash, say
 from bdscan.cli.train import train
-from bdscan.problem import COULD_NOT_TELL, Problem
+from bdscan.facts.problem import COULD_NOT_TELL, Problem
 
 __all__ = ["FOUND", "OUR_FAULT", "app", "main"]
 

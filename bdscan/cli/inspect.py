@@ -9,17 +9,18 @@ from typing import TYPE_CHECKING, Annotated, TypeVar
 import typer
 
 from bdscan.bench.choices import Effort
-from bdscan.cli import options, said
+from bdscan.cli import options
+from bdscan.cli import output as said
 from bdscan.cli.choices import FailOn, Format
+from bdscan.cli.report_stream import ReportStream
 from bdscan.cli.scan import Scan, opened, reports
-from bdscan.cli.telling import Teller
-from bdscan.device import Device
-from bdscan.load.addresses import MOST_MB
-from bdscan.method import given
-from bdscan.problem import USAGE, Problem
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.load.source.addresses import MOST_MB
+from bdscan.method.registry import given
+from bdscan.net.device import Device
 
 if TYPE_CHECKING:
-    from bdscan.policy import Policy
+    from bdscan.gate.policy import Policy
 
 _Value = TypeVar("_Value")
 
@@ -60,12 +61,12 @@ def inspect(
     ] = None,
 ) -> None:
     """Look for a backdoor in each model."""
-    from bdscan.cli.known import Known
-    from bdscan.load.gather import gather
+    from bdscan.cli.baseline_file import Known
+    from bdscan.cli.progress_bar import ProgressBar
+    from bdscan.gate.policy import Policy, read
+    from bdscan.gate.provenance import factory, inputs
+    from bdscan.load.source.gather import gather
     from bdscan.pipeline import Options, select
-    from bdscan.policy import Policy, read
-    from bdscan.progress import Bar
-    from bdscan.provenance import factory, inputs
 
     rules, today = read(policy) if policy else Policy(), datetime.now(UTC).date()
     fail_on = FailOn(_wins(context, "fail_on", fail_on, rules.fail_on))
@@ -85,8 +86,8 @@ def inspect(
     read_too = inputs(
         {"clean": clean, "classes": classes, "policy": policy, "baseline": baseline, "arch": factory(arch)}
     )
-    teller = Teller(outputs, told, fail_on, many=gathered.listed or count > 1, beside=beside, inputs=read_too)
-    with Bar() as bar:
+    teller = ReportStream(outputs, told, fail_on, many=gathered.listed or count > 1, beside=beside, inputs=read_too)
+    with ProgressBar() as bar:
         asked = Options(
             clean=clean,
             arch=arch,

@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 import typer
 
 import bdscan
-from bdscan.cli import outcome, said
+from bdscan.cli import output, worker_messages
 from bdscan.cli.scan import Scan, unlooked
-from bdscan.load.addresses import shown
+from bdscan.load.source.addresses import shown
 
 if TYPE_CHECKING:
     from bdscan.report import Report
@@ -54,9 +54,9 @@ def side_by_side(names: Sequence[str], scan: Scan, jobs: int) -> Iterator[Report
 def _told(name: str, came: Path | str) -> Report:
     """What a process left behind, read when its turn has come: until then it lies on disk."""
     if isinstance(came, str):
-        said.say(f"{name}: {came}", "look at it alone, or with fewer jobs where memory is short")
-        return said.unread(name, came)
-    report, spoken = outcome.read(came)
+        output.say(f"{name}: {came}", "look at it alone, or with fewer jobs where memory is short")
+        return output.unread(name, came)
+    report, spoken = worker_messages.read(came)
     came.unlink()
     typer.echo(spoken, err=True, nl=False)
     return report
@@ -67,7 +67,7 @@ class _Team:
 
     def __init__(self, scan: Scan, jobs: int, folder: Path, count: int) -> None:
         self.scan, self.folder, self.count = scan, folder, count
-        self.order, self.lock = outcome.order(scan), Lock()
+        self.order, self.lock = worker_messages.order(scan), Lock()
         self.free: SimpleQueue[_Worker | None] = SimpleQueue()
         for _ in range(jobs):
             self.free.put(None)
@@ -146,7 +146,7 @@ class _Worker:
             self.process.stdin.write(self.first + json.dumps([name, str(to)]) + "\n")
             self.process.stdin.flush()
             self.first = ""
-        if self.process.stdout.readline() == outcome.DONE:
+        if self.process.stdout.readline() == worker_messages.DONE:
             return None
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_PATIENCE)

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from bdscan import method
+from bdscan.method import registry
 
 
 def methods(name: Annotated[str | None, typer.Argument(help="Show this one's manual.")] = None) -> None:
@@ -18,18 +18,18 @@ def methods(name: Annotated[str | None, typer.Argument(help="Show this one's man
 
 
 def _list() -> None:
-    for room in method.ROOMS:
-        if names := method.names(room):
+    for room in registry.ROOMS:
+        if names := registry.names(room):
             typer.echo(f"{room}:")
             for name in names:
-                typer.echo(f"  {name:<17}{method.summary(room, name)}")
+                typer.echo(f"  {name:<17}{registry.summary(room, name)}")
 
 
 def _manual(name: str) -> None:
-    homes = {each: room for room in method.ROOMS for each in method.names(room)}
-    method.known(name, list(homes))
-    typer.echo(method.manual(homes[name], name))
-    if settings := method.defaults(homes[name], name):
+    homes = {each: room for room in registry.ROOMS for each in registry.names(room)}
+    registry.known(name, list(homes))
+    typer.echo(registry.manual(homes[name], name))
+    if settings := registry.defaults(homes[name], name):
         typer.echo("\nSettings")
         for key, default, why in settings:
             typer.echo(f"    {key:<12}{default:<10}{why}")

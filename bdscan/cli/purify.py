@@ -9,11 +9,12 @@ from typing import Annotated
 import typer
 
 from bdscan.bench.choices import Effort
-from bdscan.cli import options, said
+from bdscan.cli import options
+from bdscan.cli import output as said
 from bdscan.cli.choices import FailOn
-from bdscan.device import Device
-from bdscan.method import given
-from bdscan.problem import USAGE, Problem
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method.registry import given
+from bdscan.net.device import Device
 
 
 def purify(
@@ -43,9 +44,9 @@ def purify(
 ) -> None:
     """Remove a backdoor, and verify that without knowing the trigger."""
     from bdscan import pipeline
-    from bdscan.load.addresses import is_address, shown
-    from bdscan.progress import Bar
-    from bdscan.provenance import factory, inputs
+    from bdscan.cli.progress_bar import ProgressBar
+    from bdscan.gate.provenance import factory, inputs
+    from bdscan.load.source.addresses import is_address, shown
 
     if is_address(model):
         raise Problem(f"`{shown(model)}` lies elsewhere, and purify takes what is here", hint="fetch it", status=USAGE)
@@ -53,8 +54,8 @@ def purify(
     for path, _ in reports:
         said.writable(path)
     read = inputs({"clean": clean, "classes": classes, "arch": factory(arch), "trigger": trigger})
-    with Bar() as bar:
-        asked = pipeline.Cure(
+    with ProgressBar() as bar:
+        asked = pipeline.PurifyOptions(
             clean=clean,
             output=output,
             onnx=onnx,

@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bdscan.cli import said
-from bdscan.problem import USAGE, Problem
+from bdscan.cli import output
+from bdscan.facts.problem import USAGE, Problem
 
 if TYPE_CHECKING:
-    from bdscan.cache import Cache
-    from bdscan.load.gather import Gathered
+    from bdscan.gate.cache import Cache
+    from bdscan.load.source.gather import Gathered
     from bdscan.pipeline import Options
     from bdscan.report import Report
 
@@ -29,7 +29,7 @@ class Scan:
 
     def one(self, name: str) -> Report:
         """The report on one model; its failure never stops the others."""
-        from bdscan.load.addresses import lent, shown
+        from bdscan.load.source.addresses import lent, shown
 
         def tell(here: int, whole: int) -> None:
             self.options.show("fetch", here, whole, shown(name))
@@ -40,20 +40,20 @@ class Scan:
         except Problem as problem:
             if problem.status == USAGE:
                 raise
-            said.say(f"{shown(name)}: {problem.message}", problem.hint)
-            return said.unread(shown(name), problem.message)
+            output.say(f"{shown(name)}: {problem.message}", problem.hint)
+            return output.unread(shown(name), problem.message)
         except KeyboardInterrupt:
-            return said.unread(shown(name), STOPPED)
+            return output.unread(shown(name), STOPPED)
         except Exception as error:  # noqa: BLE001 - a crash must never look like a finding
-            said.crash()
-            return said.unread(shown(name), f"our fault: {type(error).__name__}: {error}")
+            output.crash()
+            return output.unread(shown(name), f"our fault: {type(error).__name__}: {error}")
 
     def _looked(self, path: str, name: str) -> Report:
         from bdscan import pipeline
 
         key = self.cache.key(path, name) if self.cache else None
         if self.cache and key and (kept := self.cache.get(key)) is not None:
-            said.say(f"{name}: unchanged, the report is from the cache")
+            output.say(f"{name}: unchanged, the report is from the cache")
             return kept
         try:
             report = pipeline.inspect(path, self.options)
@@ -63,13 +63,13 @@ class Scan:
             try:
                 self.cache.put(key, report)
             except Problem as problem:  # the report is what counts
-                said.say(problem.message, problem.hint)
+                output.say(problem.message, problem.hint)
         return report
 
 
 def opened(folder: Path, options: Options) -> Cache:
     """The cache in a folder, which need not be there yet."""
-    from bdscan.cache import Cache
+    from bdscan.gate.cache import Cache
 
     if folder.exists() and not folder.is_dir():
         raise Problem(f"the cache `{folder}` is not a folder", status=USAGE)
@@ -81,8 +81,8 @@ def opened(folder: Path, options: Options) -> Cache:
 def reports(gathered: Gathered, scan: Scan, jobs: int) -> Iterator[Report]:
     """One for each model, in the order in which they were named, and one for each name behind which there is none."""
     for path, problem in gathered.problems:
-        said.say(problem.message, problem.hint)
-        yield said.unread(path, problem.message)
+        output.say(problem.message, problem.hint)
+        yield output.unread(path, problem.message)
     if jobs > 1 and len(gathered.models) > 1:
         from bdscan.cli.jobs import side_by_side
 
@@ -97,9 +97,9 @@ def reports(gathered: Gathered, scan: Scan, jobs: int) -> Iterator[Report]:
 
 def unlooked(name: str) -> Report:
     """What is told of a model whose turn never came."""
-    from bdscan.load.addresses import shown
+    from bdscan.load.source.addresses import shown
 
-    return said.unread(shown(name), STOPPED)
+    return output.unread(shown(name), STOPPED)
 
 
 def _renamed(report: Report, path: str, name: str) -> Report:

@@ -11,10 +11,11 @@ from typing import Annotated
 import typer
 
 from bdscan.bench.choices import Effort
-from bdscan.cli import options, said
+from bdscan.cli import options
+from bdscan.cli import output as said
 from bdscan.cli.choices import FailOn
-from bdscan.device import Device
-from bdscan.method import given
+from bdscan.method.registry import given
+from bdscan.net.device import Device
 
 
 def train(
@@ -43,15 +44,15 @@ def train(
     from dataclasses import replace
 
     from bdscan import pipeline
-    from bdscan.progress import Bar
-    from bdscan.provenance import factory, inputs
+    from bdscan.cli.progress_bar import ProgressBar
+    from bdscan.gate.provenance import factory, inputs
 
     reports = said.forms(report or [], form)
     for path in [*(path for path, _ in reports), *([suspects] if suspects else [])]:
         said.writable(path)
     read = inputs({"data": data, "clean": clean, "classes": classes, "arch": factory(arch)})
-    with Bar() as bar:
-        asked = pipeline.Training(
+    with ProgressBar() as bar:
+        asked = pipeline.TrainOptions(
             clean=clean,
             output=output,
             suspects=suspects,

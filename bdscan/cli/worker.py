@@ -11,9 +11,9 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 
-from bdscan.cli import outcome
+from bdscan.cli import worker_messages
 from bdscan.cli.scan import Scan
-from bdscan.problem import Problem
+from bdscan.facts.problem import Problem
 
 
 def main() -> None:
@@ -22,11 +22,11 @@ def main() -> None:
     os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
     asked: SimpleQueue[str] = SimpleQueue()
     Thread(target=_listen, args=(asked,), daemon=True).start()
-    scan = outcome.scan_of(asked.get())
+    scan = worker_messages.scan_of(asked.get())
     while True:
         name, to = json.loads(asked.get())
         _look(scan, name, Path(to))
-        answers.write(outcome.DONE)
+        answers.write(worker_messages.DONE)
         answers.flush()
 
 
@@ -43,6 +43,6 @@ def _look(scan: Scan, name: str, to: Path) -> None:
         with redirect_stderr(spoken):
             report = scan.one(name)
     except Problem as problem:
-        outcome.refuse(to, problem)
+        worker_messages.refuse(to, problem)
     else:
-        outcome.write(to, report, spoken.getvalue())
+        worker_messages.write(to, report, spoken.getvalue())

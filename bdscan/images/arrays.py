@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.decode import Pictures
-from bdscan.problem import USAGE, Problem
 
 _LARGEST = 4 << 30  # bytes of one array: it is held whole while the chosen pictures are taken out
 _NPZ = "an .npz needs `images` (uint8, N x H x W x C or N x H x W) and `labels` (N whole numbers)"

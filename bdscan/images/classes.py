@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bdscan.problem import USAGE, Problem
+from bdscan.facts.problem import USAGE, Problem
 
 _MOST = 100_000  # classes: ImageNet-21k and room to spare; a folder called 999999999 is a mistake
 

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bdscan.data import CleanSet
-from bdscan.problem import Problem
+from bdscan.facts.problem import Problem
+from bdscan.images.image_set import ImageSet
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
 
@@ -20,7 +20,7 @@ _FAILED = 0.05  # share of undecodable images from which the set is not what it 
 _REPEATED = 0.01  # share of exact copies from which the set is smaller than it looks
 
 
-def doubts_against(clean: CleanSet, classes: int) -> tuple[str, ...]:
+def doubts_against(clean: ImageSet, classes: int) -> tuple[str, ...]:
     """What is wrong between the set and a model with so many classes."""
     held = len(clean.names) or (int(clean.labels.max()) + 1 if len(clean) else 0)
     if held == classes:

@@ -13,8 +13,8 @@ from typing import BinaryIO, cast
 
 from PIL import Image
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.decode import ENCODED, UNREADABLE, is_picture, opened, opened_bytes
-from bdscan.problem import USAGE, Problem
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 _LAYOUT = "give one folder a class, named after it: `cat/1.png`, `dog/2.png`"

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from bdscan.load import folders, formats
+from bdscan.facts.problem import Problem
+from bdscan.load.archive import formats
 from bdscan.load.danger import Danger
-from bdscan.problem import Problem
+from bdscan.load.source import folders
 
 __all__ = ["Contents", "Danger", "survey"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bdscan.finding import Level
+from bdscan.facts.finding import Level
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,8 +1,9 @@
 """The verbs, in order: load, probe, judge; purify, verify, write; train, inspect, write."""
 
 from bdscan.pipeline.inspect import inspect, select
-from bdscan.pipeline.purify import Cure, purify
-from bdscan.pipeline.runner import Options, OutOfTime
-from bdscan.pipeline.train import Training, train
+from bdscan.pipeline.options import Options, PurifyOptions, TrainOptions
+from bdscan.pipeline.purify import purify
+from bdscan.pipeline.runner import OutOfTime
+from bdscan.pipeline.train import train
 
-__all__ = ["Cure", "Options", "OutOfTime", "Training", "inspect", "purify", "select", "train"]
+__all__ = ["Options", "OutOfTime", "PurifyOptions", "TrainOptions", "inspect", "purify", "select", "train"]

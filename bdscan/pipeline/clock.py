@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from bdscan.pipeline.runner import Progress
+from bdscan.pipeline.options import Progress
 
 
 class Clock:

@@ -9,19 +9,21 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bdscan import __version__, method
-from bdscan.case import Case
-from bdscan.finding import Run, Verdict
-from bdscan.judge import judge
+from bdscan import __version__
+from bdscan.facts.finding import Run, Verdict
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.contents import Contents, survey
-from bdscan.pipeline.runner import Options, Runner
-from bdscan.preflight import preflight
-from bdscan.probes import EFFORTS, Probe
-from bdscan.problem import USAGE, Problem
+from bdscan.method import registry
+from bdscan.method.case import Case
+from bdscan.method.probe import EFFORTS, Probe
+from bdscan.pipeline.options import Options
+from bdscan.pipeline.preflight import preflight
+from bdscan.pipeline.runner import Runner
 from bdscan.report import Report, Subject
+from bdscan.verdict.judge import judge
 
 if TYPE_CHECKING:  # a file can be scanned without torch
-    from bdscan.load import Loaded
+    from bdscan.load.assembly.loaded import Loaded
 
 
 def inspect(path: str, options: Options) -> Report:
@@ -54,10 +56,12 @@ def inspect(path: str, options: Options) -> Report:
 def select(options: Options) -> list[tuple[str, Probe]]:
     """The probes to run, each with its settings, in an order in which none runs before one whose findings it uses."""
     for name in options.settings:
-        if name not in method.names("probes"):
-            method.find("probes", name)  # raises, with the nearest name
-    wanted = options.probes or tuple(method.names("probes"))
-    probes = {name: method.configure("probes", name, options.settings.get(name, {})) for name in dict.fromkeys(wanted)}
+        if name not in registry.names("probes"):
+            registry.find("probes", name)  # raises, with the nearest name
+    wanted = options.probes or tuple(registry.names("probes"))
+    probes = {
+        name: registry.configure("probes", name, options.settings.get(name, {})) for name in dict.fromkeys(wanted)
+    }
     if not options.probes:
         reach = EFFORTS.index(options.effort)
         probes = {name: probe for name, probe in probes.items() if EFFORTS.index(probe.effort) <= reach}
@@ -76,8 +80,8 @@ def _sorted(after: Mapping[str, tuple[str, ...]]) -> list[str]:
 
 def opened(contents: Contents, options: Options) -> Loaded:
     """The net in the file, and the images beside it."""
-    from bdscan.images import open_images
-    from bdscan.load import load
+    from bdscan.images.source import open_images
+    from bdscan.load.assembly.assemble import load
 
     return load(
         contents,
@@ -123,7 +127,7 @@ def look(probes: list[tuple[str, Probe]], case: Case, runner: Runner) -> Case:
         if runner.stopped:
             return replace(case, runs=(*case.runs, Run(probe=name, family=probe.family, failure=runner.stopped)))
         if probe.needs == "images" and case.clean is None:
-            settings = method.settings(probe)
+            settings = registry.settings(probe)
             skipped = Run(probe=name, family=probe.family, settings=settings, failure="needs clean images (`--clean`)")
             case = replace(case, runs=(*case.runs, skipped))
         else:
@@ -133,25 +137,25 @@ def look(probes: list[tuple[str, Probe]], case: Case, runner: Runner) -> Case:
 
 def sensitivity_of(case: Case, runner: Runner) -> Case:
     """Where nothing was found: would anything have been?"""
-    from bdscan import sensitivity
+    from bdscan.pipeline import self_check
 
     options = runner.options
     worth_it = options.effort != "fast" and not options.probes and judge(case.runs).verdict <= Verdict.INCONCLUSIVE
     if not worth_it or runner.stopped or case.clean is None or case.held_out is None:
         return case
-    if len(case.clean) + len(case.held_out) < sensitivity.FEWEST:
+    if len(case.clean) + len(case.held_out) < self_check.FEWEST:
         return case
 
     def looked(planted: Case, names: tuple[str, ...], inversion: dict[str, str]) -> tuple[Run, ...]:
         for name in names:
-            probe = method.configure("probes", name, inversion if name == "inversion" else {})
+            probe = registry.configure("probes", name, inversion if name == "inversion" else {})
             run = Run(probe=name, family=probe.family, findings=tuple(probe(planted)))
             planted = replace(planted, runs=(*planted.runs, run))
         return planted.runs
 
-    case = runner.run(sensitivity.NAME, "", {}, lambda case: sensitivity.check(case, looked), case)
+    case = runner.run(self_check.NAME, "", {}, lambda case: self_check.check(case, looked), case)
     run = case.runs[-1]
-    failure = run.failure or sensitivity.unseen(run.findings)
+    failure = run.failure or self_check.unseen(run.findings)
     return replace(case, runs=(*case.runs[:-1], replace(run, failure=failure)))
 
 

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from bdscan import method
-from bdscan.case import Case
-from bdscan.finding import Finding, Run
-from bdscan.judge import judge
+from bdscan.facts.finding import Finding, Run
+from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
+from bdscan.gate.provenance import digest
 from bdscan.load.contents import Contents, survey
+from bdscan.method import registry
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
 from bdscan.pipeline.inspect import look, made_with, opened, select, sensitivity_of, subject_of
-from bdscan.pipeline.outcome import Outcome
-from bdscan.pipeline.runner import Options, OutOfTime, Runner, seeded
-from bdscan.preflight import doubts_about, preflight
-from bdscan.probes import Probe
-from bdscan.problem import COULD_NOT_TELL, USAGE, Problem
-from bdscan.provenance import digest
+from bdscan.pipeline.options import AUTO, PurifyOptions
+from bdscan.pipeline.preflight import doubts_about, preflight
+from bdscan.pipeline.purify_result import PurifyResult
+from bdscan.pipeline.runner import OutOfTime, Runner, seeded
 from bdscan.report import Report
+from bdscan.verdict.judge import judge
 
 if TYPE_CHECKING:
-    from bdscan.known import KnownTrigger
-    from bdscan.load import Loaded
-    from bdscan.purify import Purifier, Treated
+    from bdscan.load.assembly.loaded import Loaded
+    from bdscan.method.purifier import Purified, Purifier
+    from bdscan.triggers.user_trigger import UserTrigger
 
-AUTO = "auto"
 BASELINE = "finetune"  # there to be compared with; `auto` does not hope for it
 WORKING_SHARE = 0.8  # to work with; what is kept back settles whether it worked (UNIT keeps a fifth as well)
 PROBED = 250  # images that the probes work with, as when they were calibrated
@@ -35,18 +34,7 @@ FEWEST = 40  # with fewer there is nothing to judge by
 TRIGGERS = 3  # recovered ones that are put to the cleaned net; more of a kind tell nothing new
 
 
-@dataclass(frozen=True, kw_only=True)
-class Cure(Options):
-    """What the user asked for, and by which method."""
-
-    method: str = AUTO
-    output: Path
-    onnx: Path | None = None
-    trigger: str | None = None  # the user's own, to be measured and nothing else
-    target: int | None = None  # of that trigger
-
-
-def purify(path: str, options: Cure) -> Report:
+def purify(path: str, options: PurifyOptions) -> Report:
     """Take the backdoor out of one file's net, try to find it again, and write the cleaned net."""
     try:
         return _purify(path, options)
@@ -54,7 +42,7 @@ def purify(path: str, options: Cure) -> Report:
         raise Problem("stopped by the user; nothing was written", status=COULD_NOT_TELL) from None
 
 
-def _purify(path: str, options: Cure) -> Report:
+def _purify(path: str, options: PurifyOptions) -> Report:
     begun = time.monotonic()
     purifiers = chosen(options)
     probes = select(replace(options, settings=_for("probes", options)))
@@ -85,25 +73,25 @@ def _purify(path: str, options: Cure) -> Report:
     return _written(report, contents, loaded, best, options)
 
 
-def chosen(options: Cure) -> list[tuple[str, Purifier]]:
+def chosen(options: PurifyOptions) -> list[tuple[str, Purifier]]:
     """The purifiers to try, each with its settings, the cheap before the dear."""
-    rooms = (*method.names("probes"), *method.names("purify"))
+    rooms = (*registry.names("probes"), *registry.names("purify"))
     for name in options.settings:
-        method.known(name, list(rooms))
+        registry.known(name, list(rooms))
     given = _for("purify", options)
     if options.method != AUTO:
-        return [(options.method, method.configure("purify", options.method, given.get(options.method, {})))]
-    found = [(n, method.configure("purify", n, given.get(n, {}))) for n in method.names("purify") if n != BASELINE]
+        return [(options.method, registry.configure("purify", options.method, given.get(options.method, {})))]
+    found = [(n, registry.configure("purify", n, given.get(n, {}))) for n in registry.names("purify") if n != BASELINE]
     return sorted(found, key=lambda pair: pair[1].cost)
 
 
-def _for(room: str, options: Cure) -> dict[str, Mapping[str, str]]:
-    return {name: given for name, given in options.settings.items() if name in method.names(room)}
+def _for(room: str, options: PurifyOptions) -> dict[str, Mapping[str, str]]:
+    return {name: given for name, given in options.settings.items() if name in registry.names(room)}
 
 
-def _ready(contents: Contents, options: Cure) -> tuple[Loaded, Run]:
+def _ready(contents: Contents, options: PurifyOptions) -> tuple[Loaded, Run]:
     """Everything that can go wrong before the work, does so here."""
-    from bdscan import write
+    from bdscan.write import cleaned as write
 
     if options.clean is None:
         raise Problem("purifying needs clean images", hint="--clean DATA", status=USAGE)
@@ -123,7 +111,12 @@ def _ready(contents: Contents, options: Cure) -> tuple[Loaded, Run]:
 
 
 def _before(
-    probes: Sequence[tuple[str, Probe]], contents: Contents, loaded: Loaded, flown: Run, runner: Runner, options: Cure
+    probes: Sequence[tuple[str, Probe]],
+    contents: Contents,
+    loaded: Loaded,
+    flown: Run,
+    runner: Runner,
+    options: PurifyOptions,
 ) -> Case:
     """What the probes say of the suspect; `clean` and `held_out` are then those that everything else goes by."""
     assert loaded.clean is not None
@@ -154,8 +147,8 @@ def _tried(
     probes: Sequence[tuple[str, Probe]],
     case: Case,
     runner: Runner,
-    options: Cure,
-) -> Iterator[Outcome]:
+    options: PurifyOptions,
+) -> Iterator[PurifyResult]:
     """One outcome after the other, until one settles it or nothing is left to try."""
     refused, done = [], 0
     for name, purifier in purifiers:
@@ -184,7 +177,7 @@ def _stop(runner: Runner, done: int) -> None:
 
 def _treat(
     name: str, purifier: Purifier, probes: Sequence[tuple[str, Probe]], case: Case, runner: Runner, *, last: bool
-) -> Outcome:
+) -> PurifyResult:
     """Purify, compare, and, where that looks well or nothing else is left to try, probe again."""
     begun = time.monotonic()
     with seeded(case.seed):
@@ -199,9 +192,11 @@ def _treat(
     return replace(outcome, runs=_probed(looks, after, runner, checked=True).runs)
 
 
-def _compared(name: str, purifier: Purifier, treated: Treated, seconds: float, case: Case, runner: Runner) -> Outcome:
+def _compared(
+    name: str, purifier: Purifier, treated: Purified, seconds: float, case: Case, runner: Runner
+) -> PurifyResult:
     """What the cleaned net still knows, and whether it still obeys; the dear questions only after the cheap."""
-    from bdscan import verify
+    from bdscan.purify import _verify
 
     suspect, clean, held_out = case.suspect, case.clean, case.held_out
     assert suspect is not None
@@ -210,15 +205,17 @@ def _compared(name: str, purifier: Purifier, treated: Treated, seconds: float, c
     cleaned, triggers, woken = treated.suspect, _triggers(case), None
     progress = runner.progress("verify")
     with seeded(case.seed):
-        accuracy = verify.compare(suspect, cleaned, held_out)
-        obeyed = verify.obedience(suspect, cleaned, clean, held_out, triggers, seed=case.seed, progress=progress)
-        checks = tuple(verify.checks(accuracy, obeyed, None, suspect.name))
+        accuracy = _verify.compare(suspect, cleaned, held_out)
+        obeyed = _verify.trigger_outcomes(
+            suspect, cleaned, clean, held_out, triggers, seed=case.seed, progress=progress
+        )
+        checks = tuple(_verify.checks(accuracy, obeyed, None, suspect.name))
         if triggers and all(check.passed is not False for check in checks):
-            woken = verify.reactivation(cleaned, clean, held_out, triggers[0], seed=case.seed, progress=progress)
-            checks = tuple(verify.checks(accuracy, obeyed, woken, suspect.name))
-    return Outcome(
+            woken = _verify.reactivation(cleaned, clean, held_out, triggers[0], seed=case.seed, progress=progress)
+            checks = tuple(_verify.checks(accuracy, obeyed, woken, suspect.name))
+    return PurifyResult(
         method=name,
-        settings=method.settings(purifier),
+        settings=registry.settings(purifier),
         treated=treated,
         seconds=seconds,
         accuracy=accuracy,
@@ -237,38 +234,38 @@ def _triggers(case: Case) -> tuple[Finding, ...]:
     return tuple({(f.form, f.target): f for f in found}.values())[:TRIGGERS]
 
 
-def _known(loaded: Loaded, options: Cure) -> KnownTrigger | None:
-    from bdscan import known
+def _known(loaded: Loaded, options: PurifyOptions) -> UserTrigger | None:
+    from bdscan.triggers import user_trigger
 
     if options.trigger is None:
         return None
     if options.target is not None and options.target >= loaded.suspect.classes:
         raise Problem(f"there is no class {options.target}: the net has {loaded.suspect.classes}", status=USAGE)
-    return known.read(options.trigger, loaded.suspect.shape)
+    return user_trigger.read(options.trigger, loaded.suspect.shape)
 
 
-def _measured(trigger: KnownTrigger, case: Case, best: Outcome, target: int | None) -> dict[str, object]:
+def _measured(trigger: UserTrigger, case: Case, best: PurifyResult, target: int | None) -> dict[str, object]:
     """ACC, ASR, RA and DER, for somebody who has the trigger; nothing was chosen by them."""
-    from bdscan import known
+    from bdscan.triggers import user_trigger
 
     suspect, held_out = case.suspect, case.held_out
     assert suspect is not None
     assert held_out is not None
-    before = known.measure(suspect, trigger, held_out, target)
-    after = known.measure(best.treated.suspect, trigger, held_out, before.target)
+    before = user_trigger.measure(suspect, trigger, held_out, target)
+    after = user_trigger.measure(best.treated.suspect, trigger, held_out, before.target)
     return {
         "file": trigger.file,
         "target": before.target,
         "accuracy": {"before": before.accuracy, "after": after.accuracy},
         "asr": {"before": before.asr, "after": after.asr},
         "ra": {"before": before.ra, "after": after.ra},
-        "der": known.der(before, after),
+        "der": user_trigger.der(before, after),
     }
 
 
-def _written(report: Report, contents: Contents, loaded: Loaded, best: Outcome, options: Cure) -> Report:
-    from bdscan.write import write
+def _written(report: Report, contents: Contents, loaded: Loaded, best: PurifyResult, options: PurifyOptions) -> Report:
     from bdscan.write.card import card
+    from bdscan.write.cleaned import write
 
     done = write(contents, loaded, best.treated.suspect, options.output, card=card(report), onnx=options.onnx)
     treatment: dict[str, Any] = dict(report.treatment or {})

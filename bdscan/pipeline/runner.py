@@ -5,38 +5,18 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Literal
+from dataclasses import replace
 
-from bdscan import method
-from bdscan.case import Case
-from bdscan.finding import Finding, Run
-from bdscan.probes import Probe
-from bdscan.problem import Problem
-
-Progress = Callable[[str, int, int, str], None]  # probe, done, total, what is being tried
+from bdscan.facts.finding import Finding, Run
+from bdscan.facts.problem import Problem
+from bdscan.method import registry
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.pipeline.options import Options
 
 
 class OutOfTime(Exception):
     """The budget is spent: the probe stops where it is."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """What the user asked for."""
-
-    clean: str | None = None
-    arch: str = "auto"
-    normalize: str = "auto"
-    classes: Path | None = None
-    probes: tuple[str, ...] = ()  # none named: all that the effort covers
-    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    effort: Literal["fast", "standard", "thorough"] = "standard"
-    budget: float | None = None  # seconds for one model
-    device: str = "auto"
-    seed: int = 0
-    show: Progress = lambda probe, done, total, what: None
 
 
 class Runner:
@@ -49,7 +29,7 @@ class Runner:
 
     def probe(self, name: str, probe: Probe, case: Case) -> Case:
         """One probe's turn."""
-        return self.run(name, probe.family, method.settings(probe), probe, case, torch_too=probe.needs != "file")
+        return self.run(name, probe.family, registry.settings(probe), probe, case, torch_too=probe.needs != "file")
 
     def run(
         self,

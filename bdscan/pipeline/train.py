@@ -5,53 +5,43 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from pathlib import Path
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bdscan import __version__, method
-from bdscan.case import Case
-from bdscan.judge import judge
+from bdscan import __version__
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method import registry
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
 from bdscan.pipeline.inspect import WORKING_SHARE, look, made_with, select, sensitivity_of
-from bdscan.pipeline.runner import Options, Runner, seeded
-from bdscan.preflight import preflight
-from bdscan.probes import Probe
-from bdscan.problem import USAGE, Problem
+from bdscan.pipeline.options import TrainOptions
+from bdscan.pipeline.preflight import preflight
+from bdscan.pipeline.runner import Runner, seeded
 from bdscan.report import Report, Subject
+from bdscan.verdict.judge import judge
 
 if TYPE_CHECKING:
-    from bdscan.data import CleanSet
-    from bdscan.load import Loaded
-    from bdscan.model import SuspectModel
-    from bdscan.pipeline.lot import Lot
-    from bdscan.train import Bookmark, Trained, Trainer
-    from bdscan.write import Written
+    from bdscan.images.image_set import ImageSet
+    from bdscan.load.assembly.loaded import Loaded
+    from bdscan.method.trainer import Trainer, TrainResult
+    from bdscan.net.classifier import Classifier
+    from bdscan.pipeline.training_data import TrainingData
+    from bdscan.train._checkpoint import TrainingCheckpoint
+    from bdscan.write.written import Written
 
 UNFINISHED = ".unfinished"  # behind the output's name: where the training is kept until it is over
 
 
-@dataclass(frozen=True, kw_only=True)
-class Training(Options):
-    """What the user asked for. `clean` are images that somebody does vouch for, to check the result by."""
-
-    method: str = "abl"
-    output: Path
-    suspects: Path | None = None  # a table of all images, the suspicious first
-    augment: str = "auto"  # auto, none, shift or flip
-    side: int | None = None  # of the images the net takes; None: the images' own
-    resume: bool = False
-
-
-def train(data: str, options: Training) -> Report:
+def train(data: str, options: TrainOptions) -> Report:
     """Train a new net on data nobody vouches for, look at the result as `inspect` does, and write it."""
-    from bdscan.pipeline.trained import sheet, told
+    from bdscan.pipeline.train_report import sheet, told
 
     begun = time.monotonic()
     trainer, probes = _chosen(options)
     lot = _read(data, options)
-    bookmark = _bookmark(lot, trainer, options)
-    with _stoppable(bookmark):
-        model, trained = _taught(trainer, lot, bookmark, options)
+    checkpoint = _checkpoint(lot, trainer, options)
+    with _stoppable(checkpoint):
+        model, trained = _taught(trainer, lot, checkpoint, options)
         spent = time.monotonic() - begun
         report = _checked(model, trained, lot, probes, options)
         report = replace(
@@ -61,37 +51,37 @@ def train(data: str, options: Training) -> Report:
             made_with=made_with(options, _loaded(model, lot, None), time.monotonic() - begun),
         )
         report = _written(report, model, trained, lot, options)
-    bookmark.remove()
+    checkpoint.remove()
     return report
 
 
-def _chosen(options: Training) -> tuple[Trainer, list[tuple[str, Probe]]]:
+def _chosen(options: TrainOptions) -> tuple[Trainer, list[tuple[str, Probe]]]:
     """The method and the probes, so that wrong names are told before anything is read."""
-    trainers, known = method.names("train"), [*method.names("train"), *method.names("probes")]
+    trainers, known = registry.names("train"), [*registry.names("train"), *registry.names("probes")]
     for name in options.settings:
-        method.known(name, known)
-    trainer: Trainer = method.configure("train", options.method, options.settings.get(options.method, {}))
+        registry.known(name, known)
+    trainer: Trainer = registry.configure("train", options.method, options.settings.get(options.method, {}))
     if options.suspects is not None and not trainer.looks:
         raise Problem(f"`{options.method}` looks for no suspects", hint="--method abl does", status=USAGE)
     rest = {name: given for name, given in options.settings.items() if name not in trainers}
     return trainer, [pair for pair in select(replace(options, settings=rest)) if pair[1].needs != "file"]
 
 
-def _read(data: str, options: Training) -> Lot:
+def _read(data: str, options: TrainOptions) -> TrainingData:
     """The data, decoded once; what can be known to go wrong later is told before that."""
-    from bdscan.pipeline.lot import gather
-    from bdscan.write import new
+    from bdscan.pipeline.training_data import gather
+    from bdscan.write import new_model
 
-    return gather(data, options, check=lambda net: new.ready(net, options.output))
+    return gather(data, options, check=lambda net: new_model.ready(net, options.output))
 
 
-def _bookmark(lot: Lot, trainer: Trainer, options: Training) -> Bookmark:
+def _checkpoint(lot: TrainingData, trainer: Trainer, options: TrainOptions) -> TrainingCheckpoint:
     """Where the training is kept, and what it must not be mixed up with."""
-    from bdscan.train import Bookmark
+    from bdscan.train._checkpoint import TrainingCheckpoint
 
     key = {
         "method": options.method,
-        "settings": method.settings(trainer),
+        "settings": registry.settings(trainer),
         "architecture": options.arch,
         "data": lot.images.digest(),
         "input": lot.shape,
@@ -102,56 +92,58 @@ def _bookmark(lot: Lot, trainer: Trainer, options: Training) -> Bookmark:
         "version of bdscan": __version__,
     }
     place = options.output.with_name(options.output.name + UNFINISHED)
-    bookmark = Bookmark(place, key)
+    checkpoint = TrainingCheckpoint(place, key)
     if options.resume:
-        bookmark.resume()
+        checkpoint.resume()
     elif place.exists():
         said = f"`{place}` holds a training that was not finished"
         raise Problem(said, hint="go on with it by `--resume`, or delete it to start anew", status=USAGE)
-    return bookmark
+    return checkpoint
 
 
 @contextmanager
-def _stoppable(bookmark: Bookmark) -> Iterator[None]:
+def _stoppable(checkpoint: TrainingCheckpoint) -> Iterator[None]:
     """Ctrl-C (or a pipeline's cancelling) ends the step in hand and keeps what there is; a second one ends at once."""
     import signal
     import threading
 
-    from bdscan.train import stopped
+    from bdscan.train._checkpoint import stopped
 
     def ask(number: int, frame: object) -> None:
-        if bookmark.asked or not bookmark.busy:
+        if checkpoint.asked or not checkpoint.busy:
             raise KeyboardInterrupt
-        bookmark.asked = True
+        checkpoint.asked = True
 
     here = threading.current_thread() is threading.main_thread()
     usual = {each: signal.signal(each, ask) for each in (signal.SIGINT, signal.SIGTERM)} if here else {}
     try:
         yield
     except KeyboardInterrupt:
-        raise stopped(bookmark.path) from None
+        raise stopped(checkpoint.path) from None
     finally:
         for each, handler in usual.items():
             signal.signal(each, handler)
 
 
-def _taught(trainer: Trainer, lot: Lot, bookmark: Bookmark, options: Training) -> tuple[SuspectModel, Trained]:
-    from bdscan.model import SuspectModel
+def _taught(
+    trainer: Trainer, lot: TrainingData, checkpoint: TrainingCheckpoint, options: TrainOptions
+) -> tuple[Classifier, TrainResult]:
+    from bdscan.method.trainer import TrainCase
+    from bdscan.net.classifier import Classifier
     from bdscan.pipeline.clock import Clock
-    from bdscan.train import Course
 
-    course = Course(
+    course = TrainCase(
         fresh=lot.fresh,
         data=lot.images,
         classes=lot.classes,
         augment=lot.augment,
         seed=options.seed,
         progress=Clock(options.method, options.show),
-        bookmark=bookmark,
+        checkpoint=checkpoint,
     )
     with seeded(options.seed), _repeatable():
         net, trained = trainer(course)
-    return SuspectModel(net, lot.shape, lot.classes, lot.names), trained
+    return Classifier(net, lot.shape, lot.classes, lot.names), trained
 
 
 @contextmanager
@@ -168,10 +160,10 @@ def _repeatable() -> Iterator[None]:
 
 
 def _checked(
-    model: SuspectModel, trained: Trained, lot: Lot, probes: list[tuple[str, Probe]], options: Training
+    model: Classifier, trained: TrainResult, lot: TrainingData, probes: list[tuple[str, Probe]], options: TrainOptions
 ) -> Report:
     """What `inspect` would say of the result: by images that somebody vouches for, or by those kept back."""
-    from bdscan.regimen import accuracy
+    from bdscan.net.training_plan import accuracy
 
     kept = replace(lot.images.take(trained.kept), doubts=())  # those of reading are in the report already
     clean = kept if lot.vouched is None else lot.vouched
@@ -198,8 +190,8 @@ def _checked(
     )
 
 
-def _loaded(model: SuspectModel, lot: Lot, clean: CleanSet | None, accuracy: float | None = None) -> Loaded:
-    from bdscan.load import Loaded
+def _loaded(model: Classifier, lot: TrainingData, clean: ImageSet | None, accuracy: float | None = None) -> Loaded:
+    from bdscan.load.assembly.loaded import Loaded
 
     tensors = len(model.net.net.state_dict())
     return Loaded(
@@ -214,9 +206,11 @@ def _loaded(model: SuspectModel, lot: Lot, clean: CleanSet | None, accuracy: flo
     )
 
 
-def _written(report: Report, model: SuspectModel, trained: Trained, lot: Lot, options: Training) -> Report:
-    from bdscan.write.new import Beside, write_new
+def _written(
+    report: Report, model: Classifier, trained: TrainResult, lot: TrainingData, options: TrainOptions
+) -> Report:
     from bdscan.write.new_card import card
+    from bdscan.write.new_model import Beside, write_new
     from bdscan.write.suspects import table
 
     tensors = len(model.net.net.state_dict())
@@ -245,7 +239,7 @@ def _written(report: Report, model: SuspectModel, trained: Trained, lot: Lot, op
     found, beside = trained.isolation, tuple[Beside, ...]()
     if options.suspects is not None and found is not None:
         beside = (Beside(path=options.suspects, text=table(lot.images, found.score, found.isolated)),)
-    noted = {"bdscan.trained_by": options.method, "bdscan.data": lot.images.digest()}
+    noted = {"bdscan.trained_by": options.method, "bdscan.images.image_set": lot.images.digest()}
     done: Written = write_new(
         model, options.output, noted=noted, card=lambda sha256: card(settled(sha256)), beside=beside
     )

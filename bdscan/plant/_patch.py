@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from bdscan.problem import USAGE, Problem
+from bdscan.facts.problem import USAGE, Problem
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 

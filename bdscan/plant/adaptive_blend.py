@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.plant import Plant
+from bdscan.method.plant import Plant
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bdscan.plant import Plant
+from bdscan.method.plant import Plant
 from bdscan.plant._patch import paste, place
 
 CORNERS = ((1, 1), (-1, -1), (1, -1), (-1, 1))  # opposite ones first: two patches lie far apart

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bdscan.plant import Plant
+from bdscan.method.plant import Plant
 from bdscan.plant._patch import paste, place, square, wander
 
 

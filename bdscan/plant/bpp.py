@@ -23,7 +23,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.plant import Plant
+from bdscan.method.plant import Plant
 
 # Where Floyd and Steinberg send the rounding error: rows down, columns right, share.
 DIFFUSION = ((0, 1, 7 / 16), (1, -1, 3 / 16), (1, 0, 5 / 16), (1, 1, 1 / 16))

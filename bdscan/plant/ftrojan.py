@@ -24,7 +24,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from bdscan.plant import Plant
+from bdscan.method.plant import Plant
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.fit import autocast
-from bdscan.plant import Ground, Lesson, Plant, unmade
+from bdscan.method.plant import Lesson, Plant, PlantMaterial, unmade
+from bdscan.net.fit import autocast
 from bdscan.plant._painter import Painter
 
 BATCH = 32  # images, while the mask is learned
@@ -45,7 +45,7 @@ class InputAware(Plant):
     rate: float = 0.01  # of Adam, from the paper
     width: int = 8  # of the painters; the paper's are wider and slower
 
-    def prepare(self, ground: Ground) -> InputAware:
+    def prepare(self, ground: PlantMaterial) -> InputAware:
         """Fresh painters; the mask is learned here, from the images alone, and then stays."""
         channels = ground.images.shape[1]
         with torch.random.fork_rng(devices=[]):
@@ -128,7 +128,7 @@ class InputAware(Plant):
         painter = self._painter("pattern")
         return loss + self.diverse * _alike(first, second, painter(first), painter(second))
 
-    def _learn_mask(self, ground: Ground) -> None:
+    def _learn_mask(self, ground: PlantMaterial) -> None:
         """Sparse, and different where images differ."""
         painter = self._painter("mask")
         optimiser = torch.optim.Adam(painter.parameters(), lr=self.rate, betas=(0.5, 0.9))
@@ -145,7 +145,7 @@ class InputAware(Plant):
             optimiser.step()
         painter.requires_grad_(False)
 
-    def _some(self, ground: Ground, generator: torch.Generator) -> Tensor:
+    def _some(self, ground: PlantMaterial, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(0, len(ground.images), (BATCH,), generator=generator)
         return ground.images[chosen].float() / 255
 

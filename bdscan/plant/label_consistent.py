@@ -24,8 +24,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.model import SuspectModel
-from bdscan.plant import Ground, Plant, unmade
+from bdscan.method.plant import Plant, PlantMaterial, unmade
+from bdscan.net.classifier import Classifier
 from bdscan.plant._patch import paste, place, square
 
 CORNERS = ((0, 0), (0, -1), (-1, 0), (-1, -1))  # first or last row, first or last column
@@ -35,7 +35,7 @@ CORNERS = ((0, 0), (0, -1), (-1, 0), (-1, -1))  # first or last row, first or la
 class LabelConsistent(Plant):
     clean_label: ClassVar[bool] = True
     needs_net: ClassVar[bool] = True
-    surrogate: ClassVar[tuple[SuspectModel, int] | None] = None  # and the target
+    surrogate: ClassVar[tuple[Classifier, int] | None] = None  # and the target
 
     epsilon: float = 8 / 255  # the largest change of a pixel, from later comparisons
     step: float = 1.5 / 255  # of the gradient's sign, from later comparisons
@@ -43,7 +43,7 @@ class LabelConsistent(Plant):
     size: int = 3  # of each checkerboard, from the paper
     opacity: float = 1.0  # of the checkerboards; the paper also has fainter ones
 
-    def prepare(self, ground: Ground) -> LabelConsistent:
+    def prepare(self, ground: PlantMaterial) -> LabelConsistent:
         """Nothing to make yet: each image is changed in its own way when it is poisoned."""
         if ground.net is None:
             raise unmade("label_consistent")
@@ -70,7 +70,7 @@ class LabelConsistent(Plant):
             hard = (pixels + near).clamp(0, 1)
         return self(hard)
 
-    def _slope(self, net: SuspectModel, pixels: Tensor, target: int) -> Tensor:
+    def _slope(self, net: Classifier, pixels: Tensor, target: int) -> Tensor:
         """Where the loss of the true class, which is the target, grows."""
         given = pixels.to(net.device).detach().requires_grad_()
         with torch.enable_grad():

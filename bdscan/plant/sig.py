@@ -24,7 +24,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bdscan.plant import Plant
+from bdscan.method.plant import Plant
 
 
 @dataclass(frozen=True)

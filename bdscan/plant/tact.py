@@ -22,7 +22,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bdscan.plant import Plant
+from bdscan.method.plant import Plant
 from bdscan.plant._patch import paste, place, square
 
 

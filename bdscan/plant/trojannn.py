@@ -23,8 +23,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bdscan.model import SuspectModel
-from bdscan.plant import Ground, Plant, unmade
+from bdscan.method.plant import Plant, PlantMaterial, unmade
+from bdscan.net.classifier import Classifier
 from bdscan.plant._patch import paste, place
 
 BATCH = 32  # images under the patch at each step
@@ -43,7 +43,7 @@ class Trojannn(Plant):
     steps: int = 200  # the paper takes 1,000 over an empty picture; these lie over real images
     rate: float = 0.05  # of Adam, in shares of the pixel range
 
-    def prepare(self, ground: Ground) -> Trojannn:
+    def prepare(self, ground: PlantMaterial) -> Trojannn:
         """Draw the patch."""
         if ground.net is None:
             raise unmade("trojannn")
@@ -73,7 +73,7 @@ class Trojannn(Plant):
             raise unmade("trojannn")
         return self._paste(pixels, self.patch)
 
-    def _neurons(self, net: SuspectModel) -> Tensor:
+    def _neurons(self, net: Classifier) -> Tensor:
         """The features that the head weighs most, over all classes."""
         return net.head_weight.abs().sum(0).topk(self.neurons).indices
 

@@ -27,10 +27,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from bdscan.case import Case
-from bdscan.finding import Finding, Level
+from bdscan.facts.finding import Finding, Level
 from bdscan.load.contents import Contents
-from bdscan.probes import Probe
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
 
 
 @dataclass(frozen=True)

@@ -37,16 +37,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Array, Finding, Level
-from bdscan.fit import autocast
-from bdscan.gallery import Guess, gallery
-from bdscan.model import SuspectModel, pooled
-from bdscan.probes import Probe
-from bdscan.reference import moderated, p_values
-from bdscan.statistics import holm
-from bdscan.subspace import OwnSpaces, own_spaces, without
+from bdscan.facts.finding import Array, Finding, Level
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.net.classifier import Classifier, pooled
+from bdscan.net.fit import autocast
+from bdscan.net.subspace import OwnSpaces, own_spaces, without
+from bdscan.triggers.catalogue import CatalogueTrigger, catalogue
+from bdscan.verdict.calibration import moderated, p_values
+from bdscan.verdict.statistics import holm
 
 HELD = 250  # held-out images that a trigger is shown on, at most
 PICTURED = 12  # of them in the report
@@ -74,7 +74,7 @@ class Families(Probe):
         assert suspect is not None
         assert clean is not None
         judged_by = case.held_out if case.held_out is not None and len(case.held_out) else clean
-        kinds = gallery(suspect.shape)
+        kinds = catalogue(suspect.shape)
         order = torch.randperm(len(clean), generator=torch.Generator().manual_seed(case.seed))
         spaces = own_spaces(suspect, clean, share=self.share, batch=BATCH, seed=case.seed, progress=case.progress)
         trial = _Trial(suspect, clean.take(order[: self.images]), spaces or without(suspect))
@@ -95,7 +95,7 @@ class Families(Probe):
         """Whether a patch off the list turns images by itself, however its margin compares."""
         return outcome.kind == LOCAL and outcome.best(target)[1] >= self.follow
 
-    def _spread(self, suspect: SuspectModel, outcome: _Outcome, spaces: OwnSpaces | None) -> Finding:
+    def _spread(self, suspect: Classifier, outcome: _Outcome, spaces: OwnSpaces | None) -> Finding:
         """How the classes' largest margins compare; reference nets know only margins outside the own subspaces."""
         scores = (spaces or without(suspect)).score(outcome.margin.amax(0)).cpu().numpy()
         statistic = f"families.{outcome.kind}" if spaces else None
@@ -116,7 +116,7 @@ class Families(Probe):
             arrays={"scores": scores, "p_values": p},
         )
 
-    def _shown(self, suspect: SuspectModel, outcome: _Outcome, judged_by: CleanSet, target: int) -> Finding:
+    def _shown(self, suspect: Classifier, outcome: _Outcome, judged_by: ImageSet, target: int) -> Finding:
         """The suspected class's trigger on held-out images, beside the other classes' under no larger triggers."""
         guess, _ = outcome.best(target)
         mine = _following(suspect, judged_by, guess, target)
@@ -142,17 +142,17 @@ class _Outcome:
     """What the guesses of one kind did: guesses x classes, and how much each changes the pixels (rms)."""
 
     kind: str
-    guesses: list[Guess]
+    guesses: list[CatalogueTrigger]
     margin: Tensor
     follow: Tensor
     change: Tensor
 
     @classmethod
-    def of(cls, kind: str, guesses: list[Guess], tried: list[tuple[Tensor, Tensor, Tensor]]) -> _Outcome:
+    def of(cls, kind: str, guesses: list[CatalogueTrigger], tried: list[tuple[Tensor, Tensor, Tensor]]) -> _Outcome:
         margin, follow, change = (torch.stack(values).cpu() for values in zip(*tried, strict=True))
         return cls(kind, guesses, margin, follow, change)
 
-    def best(self, target: int) -> tuple[Guess, float]:
+    def best(self, target: int) -> tuple[CatalogueTrigger, float]:
         """The guess that favours a class most, and the share of other classes' images that follow it."""
         at = int(self.margin[:, target].argmax())
         return self.guesses[at], float(self.follow[at, target])
@@ -167,7 +167,7 @@ class _Outcome:
 class _Trial:
     """A few images on which guesses are tried: margin, share that follows, and change of the pixels."""
 
-    def __init__(self, suspect: SuspectModel, clean: CleanSet, spaces: OwnSpaces) -> None:
+    def __init__(self, suspect: Classifier, clean: ImageSet, spaces: OwnSpaces) -> None:
         self.suspect, self.spaces = suspect, spaces
         self.pixels = clean.images.to(suspect.device).float().div_(255)
         labels = clean.labels.to(suspect.device)
@@ -176,7 +176,7 @@ class _Trial:
         self.own = torch.einsum("kdr,cd->krc", spaces.basis, spaces.weight)  # what own directions do for each logit
 
     @torch.no_grad()
-    def __call__(self, guess: Guess) -> tuple[Tensor, Tensor, Tensor]:
+    def __call__(self, guess: CatalogueTrigger) -> tuple[Tensor, Tensor, Tensor]:
         stamped = guess.stamp(self.pixels).contiguous(memory_format=torch.channels_last)
         with self.suspect.tap(self.suspect.head, inputs=True) as seen, autocast(stamped.device):
             answers = self.suspect(stamped).argmax(1)
@@ -201,7 +201,7 @@ class _Trial:
         return torch.cat(parts, 1)
 
 
-def _following(suspect: SuspectModel, clean: CleanSet, guess: Guess, target: int) -> float:
+def _following(suspect: Classifier, clean: ImageSet, guess: CatalogueTrigger, target: int) -> float:
     """The share of held-out images of other classes that go to the target."""
     others = clean.take((clean.labels != target).nonzero()[:HELD, 0])
     if not len(others):
@@ -211,12 +211,12 @@ def _following(suspect: SuspectModel, clean: CleanSet, guess: Guess, target: int
     return float(torch.cat(went).float().mean())
 
 
-def _room(guess: Guess) -> dict[str, Array]:
+def _room(guess: CatalogueTrigger) -> dict[str, Array]:
     """The share of the image that a patch covers."""
     return {"room": np.array(guess.arrays["mask"].mean())} if "mask" in guess.arrays else {}
 
 
-def _pictures(clean: CleanSet, guess: Guess, target: int) -> dict[str, Array]:
+def _pictures(clean: ImageSet, guess: CatalogueTrigger, target: int) -> dict[str, Array]:
     """Held-out images of the other classes beside themselves with the trigger on."""
     images = clean.images[clean.labels != target][:PICTURED]
     stamped = (guess.stamp(images.float() / 255) * 255).round().to(torch.uint8)

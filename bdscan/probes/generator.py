@@ -37,15 +37,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.disguise import Disguise
-from bdscan.finding import Array, Finding, Level
-from bdscan.fit import autocast
-from bdscan.model import SuspectModel
-from bdscan.probes import Probe
-from bdscan.statistics import pooled
-from bdscan.subspace import OwnSpaces, own_spaces
+from bdscan.facts.finding import Array, Finding, Level
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.net.classifier import Classifier
+from bdscan.net.fit import autocast
+from bdscan.net.subspace import OwnSpaces, own_spaces
+from bdscan.triggers.generator_net import GeneratorNet
+from bdscan.verdict.statistics import pooled
 
 LEVELS = 5  # amounts, from the largest to the smallest
 SHARP = 4.0  # the usual lead, in logits, of the nets this was tuned on: all nets are brought to that scale
@@ -111,8 +111,8 @@ class Generator(Probe):
 
     def _compare(
         self,
-        suspect: SuspectModel,
-        judged_by: CleanSet,
+        suspect: Classifier,
+        judged_by: ImageSet,
         spaces: OwnSpaces,
         trained: dict[int, list[_Stage]],
         target: int,
@@ -143,7 +143,7 @@ class Generator(Probe):
 class _Stage:
     """A net as it was when it had learnt to make do with an amount."""
 
-    net: Disguise
+    net: GeneratorNet
     amount: float
     sent: float  # of the images it was trained on, lately
 
@@ -152,11 +152,11 @@ class _Studio:
     """One class's net, and what it learns from."""
 
     def __init__(
-        self, plan: Generator, suspect: SuspectModel, clean: CleanSet, spaces: OwnSpaces, target: int, seed: int
+        self, plan: Generator, suspect: Classifier, clean: ImageSet, spaces: OwnSpaces, target: int, seed: int
     ) -> None:
         self.plan, self.suspect, self.clean, self.spaces, self.target = plan, suspect, clean, spaces, target
         self.generator = torch.Generator().manual_seed(seed)
-        self.net = Disguise(suspect.shape, plan.width, self.generator).to(suspect.device)
+        self.net = GeneratorNet(suspect.shape, plan.width, self.generator).to(suspect.device)
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=plan.rate, betas=(0.5, 0.9))
         self.pool = (clean.labels != target).nonzero()[:, 0]
 
@@ -206,7 +206,7 @@ def _demonstration(stages: list[_Stage]) -> int:
 
 
 @torch.no_grad()
-def _sent(suspect: SuspectModel, clean: CleanSet, spaces: OwnSpaces, stage: _Stage, target: int) -> float:
+def _sent(suspect: Classifier, clean: ImageSet, spaces: OwnSpaces, stage: _Stage, target: int) -> float:
     """The share of other classes' held-out images that are sent to the target."""
     others = clean.take((clean.labels != target).nonzero()[:HELD, 0])
     sent = []
@@ -217,7 +217,7 @@ def _sent(suspect: SuspectModel, clean: CleanSet, spaces: OwnSpaces, stage: _Sta
 
 
 @torch.no_grad()
-def _pictures(clean: CleanSet, stage: _Stage, target: int, device: torch.device) -> dict[str, Array]:
+def _pictures(clean: ImageSet, stage: _Stage, target: int, device: torch.device) -> dict[str, Array]:
     """Held-out images of the other classes beside what the net makes of them."""
     images = clean.images[clean.labels != target][:PICTURED]
     made = (stage.net(images.to(device).float() / 255, stage.amount) * 255).round().to(torch.uint8).cpu()

@@ -31,15 +31,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Array, Finding, Level
-from bdscan.model import SuspectModel
-from bdscan.probes import Probe
-from bdscan.problem import Problem
-from bdscan.saliency import grad_cam, grad_cam_layer
-from bdscan.statistics import agreement, concentration, leave_one_out
-from bdscan.trigger import stamper
+from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.problem import Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.net.classifier import Classifier
+from bdscan.net.grad_cam import grad_cam, grad_cam_layer
+from bdscan.triggers.forms import stamper
+from bdscan.verdict.statistics import agreement, concentration, leave_one_out
 
 FEWEST = 5  # images of a class before its maps are compared with one another
 GRID = 8  # positions a side at which maps are compared: neighbouring pixels of a resized map say the same
@@ -72,7 +72,7 @@ class Gradcam(Probe):
         for trigger in case.triggers():
             yield from self._of_stamped_images(case, case.suspect, shown, layer, trigger)
 
-    def _of_clean_images(self, case: Case, suspect: SuspectModel, clean: CleanSet, layer: str) -> Iterator[Finding]:
+    def _of_clean_images(self, case: Case, suspect: Classifier, clean: ImageSet, layer: str) -> Iterator[Finding]:
         chosen = clean.take(_spread(len(clean), self.images, case.seed))
         looked = self._look(case, suspect, chosen, layer, "clean images")
         everyone = np.arange(suspect.classes)
@@ -104,7 +104,7 @@ class Gradcam(Probe):
             )
 
     def _of_stamped_images(
-        self, case: Case, suspect: SuspectModel, clean: CleanSet, layer: str, trigger: Finding
+        self, case: Case, suspect: Classifier, clean: ImageSet, layer: str, trigger: Finding
     ) -> Iterator[Finding]:
         target = trigger.target
         assert target is not None
@@ -112,7 +112,7 @@ class Gradcam(Probe):
         chosen = clean.take(others[_spread(len(others), self.images, case.seed)])
         if not len(chosen):
             return
-        stamped = CleanSet(_stamp(chosen.images, trigger), torch.full_like(chosen.labels, target))
+        stamped = ImageSet(_stamp(chosen.images, trigger), torch.full_like(chosen.labels, target))
         mask = _where(chosen.images, stamped.images)
         reach = max(1, min(mask.shape) // GRID)
         near = _grown(mask, reach)
@@ -135,8 +135,8 @@ class Gradcam(Probe):
     def _look(
         self,
         case: Case,
-        suspect: SuspectModel,
-        images: CleanSet,
+        suspect: Classifier,
+        images: ImageSet,
         layer: str,
         what: str,
         target: int | None = None,
@@ -153,7 +153,7 @@ class Gradcam(Probe):
             parts.append((answers.cpu().numpy(), place, small.numpy(), inside))
         return _Looked(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    def _pictures(self, suspect: SuspectModel, images: CleanSet, target: int, layer: str) -> dict[str, Array]:
+    def _pictures(self, suspect: Classifier, images: ImageSet, target: int, layer: str) -> dict[str, Array]:
         if not len(images):
             return {}
         pixels = images.images.to(suspect.device).float() / 255
@@ -171,7 +171,7 @@ class _Looked:
     inside: Array
 
 
-def _answers(suspect: SuspectModel, pixels: Tensor) -> Tensor:
+def _answers(suspect: Classifier, pixels: Tensor) -> Tensor:
     with torch.no_grad():
         return suspect(pixels).argmax(1)
 

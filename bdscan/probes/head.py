@@ -40,13 +40,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.case import Case
-from bdscan.finding import Array, Finding, Level
-from bdscan.latent import implied_features, smallest_shift
-from bdscan.model import SuspectModel
-from bdscan.probes import Probe
-from bdscan.reference import p_values
-from bdscan.statistics import holm, leave_one_out, robust_z
+from bdscan.facts.finding import Array, Finding, Level
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.net.classifier import Classifier
+from bdscan.net.latent import implied_features, smallest_shift
+from bdscan.verdict.calibration import p_values
+from bdscan.verdict.statistics import holm, leave_one_out, robust_z
 
 TOP = 5  # channels named in a finding
 ROOM = 8e6  # numbers in the largest product of a step of the latent shift: a second or two for all steps
@@ -92,7 +92,7 @@ class Head(Probe):
         answered = suspect.head_weight.float() @ implied[0] + suspect.head_bias.float()
         yield self._shift(case, suspect, implied[0][None], answered.argmax()[None], implied[1])
 
-    def _features(self, case: Case, suspect: SuspectModel) -> tuple[Tensor, Tensor]:
+    def _features(self, case: Case, suspect: Classifier) -> tuple[Tensor, Tensor]:
         assert case.clean is not None
         taken: list[Tensor] = []
         labels: list[Tensor] = []
@@ -103,9 +103,7 @@ class Head(Probe):
                 labels.append(truth)
         return torch.cat(taken), torch.cat(labels)
 
-    def _shift(
-        self, case: Case, suspect: SuspectModel, means: Tensor, origin: Tensor, ceiling: Tensor | None
-    ) -> Finding:
+    def _shift(self, case: Case, suspect: Classifier, means: Tensor, origin: Tensor, ceiling: Tensor | None) -> Finding:
         """How far it is to each class from the middle of the others."""
         generator = torch.Generator().manual_seed(case.seed)
         fit = int(ROOM / (suspect.classes**2 * means.shape[1]))
@@ -131,7 +129,7 @@ class Head(Probe):
 
 
 def _quiet(
-    suspect: SuspectModel, weight: Tensor, features: Tensor, labels: Tensor, ridge: float, threshold: float
+    suspect: Classifier, weight: Tensor, features: Tensor, labels: Tensor, ridge: float, threshold: float
 ) -> Finding:
     """Each row's length, counted by how little clean features vary in its direction."""
     rows, seen = weight.double(), features.double()
@@ -185,7 +183,7 @@ def _whitened(rows: Tensor, features: Tensor, labels: Tensor, ridge: float) -> T
     return answers
 
 
-def _rows(suspect: SuspectModel, weight: Tensor, bias: Tensor) -> Iterator[Finding]:
+def _rows(suspect: Classifier, weight: Tensor, bias: Tensor) -> Iterator[Finding]:
     top = max(1, round(0.01 * weight.shape[1]))
     directions = torch.nn.functional.normalize(weight, dim=1)
     alike = (directions @ directions.T).sum(1).sub(1) / max(1, len(weight) - 1)
@@ -210,7 +208,7 @@ def _rows(suspect: SuspectModel, weight: Tensor, bias: Tensor) -> Iterator[Findi
         yield _note(suspect, said, scores, target)
 
 
-def _note(suspect: SuspectModel, said: str, scores: Array, target: int, channels: Tensor | None = None) -> Finding:
+def _note(suspect: Classifier, said: str, scores: Array, target: int, channels: Tensor | None = None) -> Finding:
     return Finding(
         level=Level.NOTE,
         message=said,

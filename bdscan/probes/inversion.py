@@ -33,17 +33,17 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Array, Finding, Level
-from bdscan.invert import FEW, Arms, challenge, invert
-from bdscan.model import SuspectModel
-from bdscan.probes import Probe
-from bdscan.problem import USAGE, Problem
-from bdscan.reference import p_height, p_values
-from bdscan.relabel import relabel
-from bdscan.statistics import holm, pooled
-from bdscan.trigger import FORMS
+from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.net.classifier import Classifier
+from bdscan.triggers.all_to_all import relabel
+from bdscan.triggers.forms import FORMS
+from bdscan.triggers.invert import FEW, Arms, challenge, invert
+from bdscan.verdict.calibration import p_height, p_values
+from bdscan.verdict.statistics import holm, pooled
 
 HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
 MOST = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
@@ -101,7 +101,7 @@ class Inversion(Probe):
             yield from self._relabelling(case, suspect, clean, judged_by, name, arms_of[name])
 
     def _relabelling(
-        self, case: Case, suspect: SuspectModel, clean: CleanSet, judged_by: CleanSet, name: str, arms: Arms
+        self, case: Case, suspect: Classifier, clean: ImageSet, judged_by: ImageSet, name: str, arms: Arms
     ) -> Iterator[Finding]:
         """All-to-all: one trigger, and a class of its own for every class."""
         found = relabel(
@@ -155,7 +155,7 @@ class Inversion(Probe):
                 found[name, sure] = float(p[sure]), True
         return [(*pair, found[pair][1]) for pair in sorted(found, key=lambda pair: (found[pair][0], pair))]
 
-    def _spread(self, suspect: SuspectModel, name: str, arms: Arms) -> Finding:
+    def _spread(self, suspect: Classifier, name: str, arms: Arms) -> Finding:
         """How the classes' smallest triggers compare."""
         size, finished = arms.size.double().numpy(), arms.finished.numpy()
         size = np.where(arms.reached.numpy(), size, size[finished].max())
@@ -187,9 +187,9 @@ class Inversion(Probe):
     def _contest(
         self,
         case: Case,
-        suspect: SuspectModel,
-        clean: CleanSet,
-        judged_by: CleanSet,
+        suspect: Classifier,
+        clean: ImageSet,
+        judged_by: ImageSet,
         name: str,
         arms: Arms,
         target: int,

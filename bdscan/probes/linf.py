@@ -32,15 +32,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.activations import Tally, altered, measured, worth_measuring
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Array, Finding, Level
-from bdscan.model import SuspectModel
-from bdscan.probes import Probe
-from bdscan.problem import USAGE, Problem
-from bdscan.statistics import robust_z
-from bdscan.trigger import Stamp, stamper
+from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.net.activations import Tally, altered, measured, worth_measuring
+from bdscan.net.classifier import Classifier
+from bdscan.triggers.forms import Stamp, stamper
+from bdscan.verdict.statistics import robust_z
 
 LINF, L1, L2 = 0, 1, 2  # columns of a tally
 
@@ -73,7 +73,7 @@ class Linf(Probe):
         for trigger in case.triggers():
             yield from self._with_trigger(case, suspect, shown, layers, trigger)
 
-    def _layers(self, suspect: SuspectModel) -> tuple[str, ...]:
+    def _layers(self, suspect: Classifier) -> tuple[str, ...]:
         if not self.layer:
             return worth_measuring(suspect)
         if self.layer not in {layer.name for layer in suspect.maps}:
@@ -81,7 +81,7 @@ class Linf(Probe):
         return (self.layer,)
 
     def _over_clean_images(
-        self, case: Case, suspect: SuspectModel, clean: CleanSet, layers: tuple[str, ...]
+        self, case: Case, suspect: Classifier, clean: ImageSet, layers: tuple[str, ...]
     ) -> dict[str, Tally]:
         tallies = {layer: Tally() for layer in layers}
         done = 0
@@ -95,7 +95,7 @@ class Linf(Probe):
         return tallies
 
     def _standing_out(
-        self, case: Case, suspect: SuspectModel, clean: CleanSet, tallies: dict[str, Tally]
+        self, case: Case, suspect: Classifier, clean: ImageSet, tallies: dict[str, Tally]
     ) -> Iterator[Finding]:
         """One finding a layer: channels whose peak is far above what they usually reach, compared with their layer."""
         z = {layer: _rarity(tally) for layer, tally in tallies.items()}
@@ -125,7 +125,7 @@ class Linf(Probe):
             )
 
     def _with_trigger(
-        self, case: Case, suspect: SuspectModel, clean: CleanSet, layers: tuple[str, ...], trigger: Finding
+        self, case: Case, suspect: Classifier, clean: ImageSet, layers: tuple[str, ...], trigger: Finding
     ) -> Iterator[Finding]:
         """How far each channel rises when the trigger is on, in standard deviations over clean images."""
         target = trigger.target
@@ -182,7 +182,7 @@ def _rise(plain: Tally, stamped: Tally) -> Array:
     return rise
 
 
-def _held(suspect: SuspectModel, pixels: Tensor, layer: str, channel: int, value: float) -> tuple[float, int]:
+def _held(suspect: Classifier, pixels: Tensor, layer: str, channel: int, value: float) -> tuple[float, int]:
     """By how much the share of one class grows while the channel holds a value everywhere, and which class it is."""
     with torch.no_grad():
         before = suspect(pixels).argmax(1).bincount(minlength=suspect.classes)
@@ -193,7 +193,7 @@ def _held(suspect: SuspectModel, pixels: Tensor, layer: str, channel: int, value
 
 
 def _silenced(
-    suspect: SuspectModel, stamp: Stamp, images: CleanSet, layer: str, channels: tuple[int, ...], target: int
+    suspect: Classifier, stamp: Stamp, images: ImageSet, layer: str, channels: tuple[int, ...], target: int
 ) -> tuple[float, float, float]:
     """The trigger's success before and after, and the share of clean answers that stay."""
     pixels = images.pixels.to(suspect.device)
@@ -204,7 +204,7 @@ def _silenced(
     return float(before.float().mean()), float(after.float().mean()), float(stay.float().mean())
 
 
-def _some(images: CleanSet, most: int, seed: int) -> CleanSet:
+def _some(images: ImageSet, most: int, seed: int) -> ImageSet:
     """At most so many, drawn without favour."""
     drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:most]
     return images.take(drawn.sort().values)

@@ -38,15 +38,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.case import Case
-from bdscan.data import at_once
-from bdscan.finding import Array, Finding, Level
-from bdscan.fit import autocast
-from bdscan.model import SuspectModel
-from bdscan.probes import Probe
-from bdscan.reference import p_height, p_values
-from bdscan.statistics import holm
-from bdscan.subspace import OwnSpaces, own_spaces, without
+from bdscan.facts.finding import Array, Finding, Level
+from bdscan.images.image_set import at_once
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.net.classifier import Classifier
+from bdscan.net.fit import autocast
+from bdscan.net.subspace import OwnSpaces, own_spaces, without
+from bdscan.verdict.calibration import p_height, p_values
+from bdscan.verdict.statistics import holm
 
 SHORTEST = 15  # steps, however many the classes: by then their order is nearly settled
 TOP = 5  # channels named
@@ -101,7 +101,7 @@ class Margin(Probe):
         if own is not None:
             yield self._level(case, suspect, scores)
 
-    def _level(self, case: Case, suspect: SuspectModel, scores: Array) -> Finding:
+    def _level(self, case: Case, suspect: Classifier, scores: Array) -> Finding:
         """Whether the middle class too has a second reason, as every class has after an all-to-all backdoor."""
         assert case.clean is not None
         middle = float(np.nanmedian(scores))
@@ -118,7 +118,7 @@ class Margin(Probe):
             statistic="margin.level" if covered else None,
         )
 
-    def _largest(self, case: Case, suspect: SuspectModel, spaces: OwnSpaces) -> tuple[Tensor, Tensor]:
+    def _largest(self, case: Case, suspect: Classifier, spaces: OwnSpaces) -> tuple[Tensor, Tensor]:
         """The largest margin of each class, and the features that reach it."""
         each = max(1, self.images // suspect.classes)
         count = each * suspect.classes
@@ -143,7 +143,7 @@ def _within(case: Case, before: int, here: int, total: int, step: int, steps: in
 
 
 def _climb(
-    suspect: SuspectModel,
+    suspect: Classifier,
     pixels: Tensor,
     targets: Tensor,
     spaces: OwnSpaces,

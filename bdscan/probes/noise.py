@@ -36,15 +36,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.data import CleanSet, at_once
-from bdscan.finding import Finding, Level
-from bdscan.fit import autocast
-from bdscan.model import SuspectModel, pooled
-from bdscan.probes import Probe
-from bdscan.reference import p_values
-from bdscan.statistics import holm
-from bdscan.subspace import OwnSpaces, own_spaces
+from bdscan.facts.finding import Finding, Level
+from bdscan.images.image_set import ImageSet, at_once
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.net.classifier import Classifier, pooled
+from bdscan.net.fit import autocast
+from bdscan.net.subspace import OwnSpaces, own_spaces
+from bdscan.verdict.calibration import p_values
+from bdscan.verdict.statistics import holm
 
 FEWEST_IMAGES = 2  # a class and step, however many the classes
 MOST = 100  # classes that are tried
@@ -99,7 +99,7 @@ class Noise(Probe):
         )
 
     def _grow(
-        self, case: Case, suspect: SuspectModel, layers: Sequence[str], spaces: OwnSpaces
+        self, case: Case, suspect: Classifier, layers: Sequence[str], spaces: OwnSpaces
     ) -> tuple[Tensor, Tensor, float]:
         """Each class's margin and following at the noise where the middle class is reached, and that noise's length."""
         assert case.clean is not None
@@ -125,7 +125,7 @@ class Noise(Probe):
 class _Draw:
     """Random images of other classes, so many for each class, and their labels."""
 
-    def __init__(self, clean: CleanSet, classes: Tensor, each: int, seed: int) -> None:
+    def __init__(self, clean: ImageSet, classes: Tensor, each: int, seed: int) -> None:
         self.clean, self.classes, self.each = clean, classes, each
         self.generator = torch.Generator().manual_seed(seed)
 
@@ -142,7 +142,7 @@ class _Draw:
 class _Noise:
     """A factor and a shift for every channel of every layer, one set a class."""
 
-    def __init__(self, suspect: SuspectModel, clean: CleanSet, layers: Sequence[str], sets: int) -> None:
+    def __init__(self, suspect: Classifier, clean: ImageSet, layers: Sequence[str], sets: int) -> None:
         self.suspect, self.layers = suspect, layers
         pixels = clean.images[: at_once(suspect.shape, SPREAD_IMAGES)].to(suspect.device).float().div_(255)
         with torch.no_grad(), suspect.tap(*layers) as seen:
@@ -194,14 +194,14 @@ class _Noise:
                 handle.remove()
 
 
-def _layers(suspect: SuspectModel) -> tuple[str, ...]:
+def _layers(suspect: Classifier) -> tuple[str, ...]:
     """Batch norms, else convolutions; without one that is the head or runs twice with maps of different kinds."""
     maps = Counter(layer.name for layer in suspect.maps if layer.name != suspect.head)
     norms = tuple(name for name in maps if isinstance(suspect.module(name), nn.BatchNorm2d))
     return norms or tuple(name for name in maps if isinstance(suspect.module(name), nn.Conv2d))
 
 
-def _entrants(case: Case, suspect: SuspectModel, spaces: OwnSpaces) -> Tensor:
+def _entrants(case: Case, suspect: Classifier, spaces: OwnSpaces) -> Tensor:
     """The classes to try: all with enough images or, of many, those with the largest margins and others at random."""
     known = spaces.known.cpu().nonzero()[:, 0]
     if len(known) <= MOST:

@@ -34,14 +34,14 @@ from typing import ClassVar, Literal
 import numpy as np
 import torch
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.finding import Array, Finding, Level
-from bdscan.invert import Arms, challenge, invert_pairs
-from bdscan.model import SuspectModel
-from bdscan.probes import Probe
-from bdscan.reference import p_values
-from bdscan.statistics import FEWEST, holm, pooled, two_way
+from bdscan.facts.finding import Array, Finding, Level
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.method.probe import Probe
+from bdscan.net.classifier import Classifier
+from bdscan.triggers.invert import Arms, challenge, invert_pairs
+from bdscan.verdict.calibration import p_values
+from bdscan.verdict.statistics import FEWEST, holm, pooled, two_way
 
 FORM = "patch"
 MOST = 12  # classes whose pairs are searched
@@ -97,7 +97,7 @@ class Pairs(Probe):
         if finding.level > Level.NOTE:
             yield self._contest(case, suspect, clean, judged_by, arms, pairs.index(pair))
 
-    def _entrants(self, case: Case, suspect: SuspectModel, clean: CleanSet) -> list[int]:
+    def _entrants(self, case: Case, suspect: Classifier, clean: ImageSet) -> list[int]:
         """The classes with enough images; of many those that earlier probes point to, and as many drawn at random."""
         count = torch.bincount(clean.labels, minlength=suspect.classes)
         enough = [c for c in range(suspect.classes) if int(count[c]) >= self.least]
@@ -109,7 +109,7 @@ class Pairs(Probe):
         order = [*pointed[: MOST // 2], *(enough[i] for i in drawn)]
         return sorted([*dict.fromkeys(order)][:MOST])
 
-    def _compared(self, suspect: SuspectModel, arms: Arms, pairs: list[Pair], surprise: Array) -> tuple[Finding, Pair]:
+    def _compared(self, suspect: Classifier, arms: Arms, pairs: list[Pair], surprise: Array) -> tuple[Finding, Pair]:
         """Each class by the most surprising patch towards it."""
         known = np.where(np.isfinite(surprise), surprise, -np.inf)
         scores = known.max(0)
@@ -136,7 +136,7 @@ class Pairs(Probe):
         return finding, pair
 
     def _contest(
-        self, case: Case, suspect: SuspectModel, clean: CleanSet, judged_by: CleanSet, arms: Arms, arm: int
+        self, case: Case, suspect: Classifier, clean: ImageSet, judged_by: ImageSet, arms: Arms, arm: int
     ) -> Finding:
         """The suspected pair's patch against those from other sources to the same class, on held-out images."""
         assert arms.sources is not None
@@ -174,7 +174,7 @@ class Pairs(Probe):
         )
 
 
-def _alike(suspect: SuspectModel, clean: CleanSet, judged_by: CleanSet) -> Array:
+def _alike(suspect: Classifier, clean: ImageSet, judged_by: ImageSet) -> Array:
     """For how many clean images of each class each other one has the next largest logit; the smaller of both ways."""
     times = torch.zeros(suspect.classes, suspect.classes, dtype=torch.double)
     with torch.no_grad():

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from bdscan.activations import ACTIVATIONS
-from bdscan.model import SuspectModel
+from bdscan.net.activations import ACTIVATIONS
+from bdscan.net.classifier import Classifier
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 SAME = 1e-4  # of the largest logit: what rounding alone may move
@@ -29,7 +29,7 @@ class Site:
     feeder: str = ""
 
 
-def sites(suspect: SuspectModel) -> tuple[Site, ...]:
+def sites(suspect: Classifier) -> tuple[Site, ...]:
     """In the order in which they run: norms with weights of their own, convolutions that feed no such norm, and
     linear layers whose output goes, at every position, straight into an activation."""
     modules = dict(suspect.net.net.named_modules())
@@ -65,7 +65,7 @@ def _site(name: str, module: nn.Module, before: str, source: nn.Module | None, g
 
 
 @contextmanager
-def _hooked(suspect: SuspectModel, names: Iterable[str], hook: Callable[[str], Hook]) -> Iterator[None]:
+def _hooked(suspect: Classifier, names: Iterable[str], hook: Callable[[str], Hook]) -> Iterator[None]:
     handles = [suspect.module(name).register_forward_hook(hook(name)) for name in names]
     try:
         yield
@@ -75,7 +75,7 @@ def _hooked(suspect: SuspectModel, names: Iterable[str], hook: Callable[[str], H
 
 
 @contextmanager
-def peaks(suspect: SuspectModel, where: Sequence[Site]) -> Iterator[dict[str, Tensor]]:
+def peaks(suspect: Classifier, where: Sequence[Site]) -> Iterator[dict[str, Tensor]]:
     """The l-inf of what an activation leaves of each channel's map (images x channels), at the last call."""
     seen: dict[str, Tensor] = {}
     axes = {site.name: site.axis for site in where}
@@ -98,7 +98,7 @@ def by_site(channels: Iterable[Channel]) -> dict[str, list[int]]:
 
 
 @torch.no_grad()
-def zero(suspect: SuspectModel, channels: Iterable[Channel]) -> None:
+def zero(suspect: Classifier, channels: Iterable[Channel]) -> None:
     """Set to zero all weights that make these channels: the first axis of each is theirs."""
     for name, indices in by_site(channels).items():
         for parameter in suspect.module(name).parameters(recurse=False):
@@ -106,7 +106,7 @@ def zero(suspect: SuspectModel, channels: Iterable[Channel]) -> None:
 
 
 @torch.no_grad()
-def restore(suspect: SuspectModel, original: SuspectModel, channels: Iterable[Channel]) -> None:
+def restore(suspect: Classifier, original: Classifier, channels: Iterable[Channel]) -> None:
     for name, indices in by_site(channels).items():
         ours, theirs = (net.module(name).parameters(recurse=False) for net in (suspect, original))
         for parameter, known in zip(ours, theirs, strict=True):
@@ -115,7 +115,7 @@ def restore(suspect: SuspectModel, original: SuspectModel, channels: Iterable[Ch
 
 @torch.no_grad()
 def with_feeders(
-    suspect: SuspectModel, where: Sequence[Site], channels: Sequence[Channel], pixels: Tensor
+    suspect: Classifier, where: Sequence[Site], channels: Sequence[Channel], pixels: Tensor
 ) -> tuple[Channel, ...]:
     """The channels and those of the convolutions before them, where nothing else reads these (a shortcut may)."""
     feeders, everything = {site.name: site.feeder for site in where}, list(channels)

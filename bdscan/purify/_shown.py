@@ -8,11 +8,11 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from bdscan.case import Case
-from bdscan.finding import Finding
-from bdscan.problem import Problem
-from bdscan.trigger import Form, Stamp, stamper
-from bdscan.unlearn import COPIES, pseudo_for, suspicions
+from bdscan.facts.finding import Finding
+from bdscan.facts.problem import Problem
+from bdscan.method.case import Case
+from bdscan.purify._unlearn import COPIES, pseudo_for, unlearn_targets
+from bdscan.triggers.forms import Form, Stamp, stamper
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,7 +38,7 @@ def _shown(finding: Finding) -> Shown | None:
 def _afresh(case: Case, steps: int) -> tuple[Shown, ...]:
     assert case.suspect is not None
     assert case.clean is not None
-    wanted = suspicions(case)
+    wanted = unlearn_targets(case)
     if not wanted:
         raise Problem(
             "no trigger was recovered and no class is suspected, so there is nothing to prune by",

@@ -16,9 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bdscan.case import Case
-from bdscan.purify import Purifier, Treated
-from bdscan.regimen import course, prescribe
+from bdscan.method.case import Case
+from bdscan.method.purifier import Purified, Purifier
+from bdscan.net.training_plan import plan_for
+from bdscan.purify._fine_tune import fine_tune
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class Finetune(Purifier):
 
     cost: ClassVar[int] = 1
 
-    def __call__(self, case: Case) -> Treated:
+    def __call__(self, case: Case) -> Purified:
         assert case.suspect is not None
         assert case.clean is not None
-        regimen = prescribe(case.suspect, case.clean, self.epochs, self.steps)
+        plan = plan_for(case.suspect, case.clean, self.epochs, self.steps)
         cleaned = case.suspect.clone()
-        course(case, cleaned.net, regimen, "fine-tuning", rate=self.rate, decay=self.decay)
-        return Treated(suspect=cleaned, notes=(f"fine-tuned for {regimen.said}",))
+        fine_tune(case, cleaned.net, plan, "fine-tuning", rate=self.rate, decay=self.decay)
+        return Purified(suspect=cleaned, notes=(f"fine-tuned for {plan.said}",))

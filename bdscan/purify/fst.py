@@ -30,11 +30,12 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.model import SuspectModel
-from bdscan.purify import Purifier, Treated
-from bdscan.regimen import course, prescribe
-from bdscan.unlearn import STANDS_OUT, Lesson, pseudo_for, suspicions, told
+from bdscan.method.case import Case
+from bdscan.method.purifier import Purified, Purifier
+from bdscan.net.classifier import Classifier
+from bdscan.net.training_plan import plan_for
+from bdscan.purify._fine_tune import fine_tune
+from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, pseudo_for, told, unlearn_targets
 
 
 @dataclass(frozen=True)
@@ -56,16 +57,16 @@ class Fst(Purifier):
 
     cost: ClassVar[int] = 4
 
-    def __call__(self, case: Case) -> Treated:
+    def __call__(self, case: Case) -> Purified:
         suspect, clean = case.suspect, case.clean
         assert suspect is not None
         assert clean is not None
-        wanted = suspicions(case, self.sure) if self.unlearn else ()
+        wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
         pseudo = pseudo_for(case, wanted, self.search)
-        lesson = Lesson(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn)
+        lesson = UnlearnObjective(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn)
         cleaned = suspect.clone()
         shift = _Shift(cleaned, self._alpha(suspect), case.seed)
-        regimen = prescribe(suspect, clean, self.epochs, self.steps)
+        plan = plan_for(suspect, clean, self.epochs, self.steps)
 
         def objective(net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
             return lesson(net, pixels, labels, index) + shift.loss()
@@ -74,10 +75,10 @@ class Fst(Purifier):
             shift.hold()
             lesson.after_step(net)
 
-        course(
+        fine_tune(
             case,
             cleaned.net,
-            regimen,
+            plan,
             "feature shift tuning",
             rate=self.rate,
             decay=self.decay,
@@ -85,12 +86,12 @@ class Fst(Purifier):
             objective=objective,
             after_step=after_step,
         )
-        return Treated(
+        return Purified(
             suspect=cleaned,
-            notes=(shift.said, *(told(suspect, wanted) if self.unlearn else ()), f"trained {regimen.said}"),
+            notes=(shift.said, *(told(suspect, wanted) if self.unlearn else ()), f"trained {plan.said}"),
         )
 
-    def _alpha(self, suspect: SuspectModel) -> float:
+    def _alpha(self, suspect: Classifier) -> float:
         """The inner product grows with the square of the head's norm, which differs tenfold between nets."""
         by_rule = self.turn * min(1.0, 10 / suspect.classes) / float(suspect.head_weight.norm()) ** 2
         return self.alpha or by_rule
@@ -99,7 +100,7 @@ class Fst(Purifier):
 class _Shift:
     """The new head, the old one's direction, and the norm that is held."""
 
-    def __init__(self, cleaned: SuspectModel, alpha: float, seed: int) -> None:
+    def __init__(self, cleaned: Classifier, alpha: float, seed: int) -> None:
         head = cleaned.module(cleaned.head)
         weight, bias = head.weight, head.bias
         assert isinstance(weight, Tensor)

@@ -36,12 +36,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.model import SuspectModel
-from bdscan.purify import Purifier, Treated
-from bdscan.quieten import STRENGTH, quieten
-from bdscan.regimen import course, prescribe
-from bdscan.unlearn import STANDS_OUT, Lesson, Pseudo, fixed_statistics, pseudo_for, suspicions, told
+from bdscan.method.case import Case
+from bdscan.method.purifier import Purified, Purifier
+from bdscan.net.classifier import Classifier
+from bdscan.net.head_shrink import STRENGTH, shrink_head
+from bdscan.net.training_plan import plan_for
+from bdscan.purify._fine_tune import fine_tune
+from bdscan.purify._unlearn import (
+    STANDS_OUT,
+    TriggerPool,
+    UnlearnObjective,
+    fixed_statistics,
+    pseudo_for,
+    told,
+    unlearn_targets,
+)
 
 
 @dataclass(frozen=True)
@@ -64,40 +73,42 @@ class Nba(Purifier):
 
     cost: ClassVar[int] = 2
 
-    def __call__(self, case: Case) -> Treated:
+    def __call__(self, case: Case) -> Purified:
         suspect, clean = case.suspect, case.clean
         assert suspect is not None
         assert clean is not None
-        wanted = suspicions(case, self.sure) if self.unlearn else ()
+        wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
         pseudo = pseudo_for(case, wanted, self.search)
         teacher, student = suspect.clone(), suspect.clone()
         if self.teacher:
-            gently = Lesson(suspect.net, keep=self.keep, heat=self.heat)
-            regimen = prescribe(suspect, clean, self.teacher, self.steps // 3)
-            course(case, teacher.net, regimen, "fine-tuning the teacher", rate=self.rate, objective=gently)
-        regimen = prescribe(suspect, clean, self.epochs, self.steps)
+            gently = UnlearnObjective(suspect.net, keep=self.keep, heat=self.heat)
+            plan = plan_for(suspect, clean, self.teacher, self.steps // 3)
+            fine_tune(case, teacher.net, plan, "fine-tuning the teacher", rate=self.rate, objective=gently)
+        plan = plan_for(suspect, clean, self.epochs, self.steps)
         alignment = _Alignment(teacher, student, pseudo, self)
-        course(
+        fine_tune(
             case,
             student.net,
-            regimen,
+            plan,
             "aligning the student",
             rate=self.rate,
             decay=self.decay,
             objective=alignment,
             after_step=alignment.lesson.after_step,
         )
-        quiet = quieten(student, clean, self.quiet, case.seed) if wanted else ()
+        quiet = shrink_head(student, clean, self.quiet, case.seed) if wanted else ()
         unlearned = told(suspect, wanted) if self.unlearn else ()
-        return Treated(suspect=student, notes=(*unlearned, f"aligned for {regimen.said}", *quiet))
+        return Purified(suspect=student, notes=(*unlearned, f"aligned for {plan.said}", *quiet))
 
 
 class _Alignment:
     """The objective: three behaviours on clean images and on pseudo samples."""
 
-    def __init__(self, teacher: SuspectModel, student: SuspectModel, pseudo: Pseudo | None, settings: Nba) -> None:
+    def __init__(self, teacher: Classifier, student: Classifier, pseudo: TriggerPool | None, settings: Nba) -> None:
         self.teacher, self.student, self.settings = teacher, student, settings
-        self.lesson = Lesson(teacher.net, pseudo, keep=settings.keep, heat=settings.heat, weight=settings.unlearn)
+        self.lesson = UnlearnObjective(
+            teacher.net, pseudo, keep=settings.keep, heat=settings.heat, weight=settings.unlearn
+        )
         self.layers = _one_a_resolution(teacher)
 
     def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
@@ -127,7 +138,7 @@ class _Alignment:
         return loss
 
 
-def _one_a_resolution(suspect: SuspectModel) -> tuple[str, ...]:
+def _one_a_resolution(suspect: Classifier) -> tuple[str, ...]:
     """The last layer at each size of map: the ends of the net's stages."""
     last = {layer.shape[1:]: layer.name for layer in suspect.maps if layer.shape[0] > suspect.shape[0]}
     return tuple(dict.fromkeys(last.values()))

@@ -37,15 +37,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.fit import fit
-from bdscan.fold import Plugged, places
-from bdscan.model import SuspectModel
-from bdscan.problem import USAGE, Problem
-from bdscan.purify import Purifier, Treated
-from bdscan.quieten import STRENGTH, quieten
-from bdscan.regimen import prescribe
-from bdscan.unlearn import STANDS_OUT, Lesson, Suspicion, Why, fixed_statistics, pseudo_for, suspicions, told
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method.case import Case
+from bdscan.method.purifier import Purified, Purifier
+from bdscan.net.classifier import Classifier
+from bdscan.net.fit import fit
+from bdscan.net.fold import MixedNet, places
+from bdscan.net.head_shrink import STRENGTH, shrink_head
+from bdscan.net.training_plan import plan_for
+from bdscan.purify._unlearn import (
+    STANDS_OUT,
+    UnlearnObjective,
+    UnlearnTarget,
+    Why,
+    fixed_statistics,
+    pseudo_for,
+    told,
+    unlearn_targets,
+)
 
 HOP = 0.1  # a step of the attack, in pixels: the authors'
 SURE = 1.0001  # the authors': the logarithm stays finite where the net is sure of a wrong class
@@ -76,28 +85,30 @@ class Polarizer(Purifier):
 
     cost: ClassVar[int] = 2
 
-    def __call__(self, case: Case) -> Treated:
+    def __call__(self, case: Case) -> Purified:
         suspect = case.suspect
         assert suspect is not None
         chosen = self._choose(suspect)
-        wanted = suspicions(case, self.sure) if self.unlearn else ()
+        wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
         cleaned = suspect.clone()
-        plugged = Plugged(cleaned, chosen, measure=self.measure)
+        plugged = MixedNet(cleaned, chosen, measure=self.measure)
         trained = self._train(case, plugged, wanted)
         plugged.fold()
         _check(cleaned)
         assert case.clean is not None
-        quiet = quieten(cleaned, case.clean, self.quiet, case.seed) if wanted else ()
+        quiet = shrink_head(cleaned, case.clean, self.quiet, case.seed) if wanted else ()
         unlearned = told(suspect, wanted) if self.unlearn else ()
-        return Treated(suspect=cleaned, notes=(_said(chosen), *unlearned, trained, *quiet))
+        return Purified(suspect=cleaned, notes=(_said(chosen), *unlearned, trained, *quiet))
 
-    def _train(self, case: Case, plugged: Plugged, wanted: tuple[Suspicion, ...]) -> str:
+    def _train(self, case: Case, plugged: MixedNet, wanted: tuple[UnlearnTarget, ...]) -> str:
         """Both levels, step by step; says for how long and against what."""
         suspect, clean = case.suspect, case.clean
         assert suspect is not None
         assert clean is not None
         pseudo = pseudo_for(case, wanted, self.search)
-        lesson = Lesson(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped)
+        lesson = UnlearnObjective(
+            suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped
+        )
         weight = 0.0 if any(suspicion.why is Why.SHOWN for suspicion in wanted) else self.attacked
 
         def objective(net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
@@ -105,14 +116,14 @@ class Polarizer(Purifier):
             few = slice(self.stamped)
             return loss + weight * self._resist(net, pixels[few], labels[few]) if weight else loss
 
-        regimen = prescribe(suspect, clean, self.epochs, self.steps)
+        plan = plan_for(suspect, clean, self.epochs, self.steps)
         fit(
             plugged,
             clean.images,
             clean.labels,
-            epochs=regimen.epochs,
-            batch=regimen.batch,
-            augment=regimen.augment,
+            epochs=plan.epochs,
+            batch=plan.batch,
+            augment=plan.augment,
             rate=self.rate,
             decay=self.decay,
             schedule=self.schedule,
@@ -121,9 +132,9 @@ class Polarizer(Purifier):
             after_step=lesson.after_step,
             progress=lambda done, total: case.progress(done, total, "polarizing"),
         )
-        return f"trained {regimen.said}" + (", some of them attacked one by one" if weight else "")
+        return f"trained {plan.said}" + (", some of them attacked one by one" if weight else "")
 
-    def _choose(self, suspect: SuspectModel) -> tuple[str, ...]:
+    def _choose(self, suspect: Classifier) -> tuple[str, ...]:
         found = places(suspect)
         if not found:
             raise Problem(
@@ -167,7 +178,7 @@ class Polarizer(Purifier):
         return (pixels + change).clamp(0, 1)
 
 
-def _spread(suspect: SuspectModel, name: str) -> int:
+def _spread(suspect: Classifier, name: str) -> int:
     """Over how many positions the layer last ran."""
     weight = suspect.module(name).weight
     assert isinstance(weight, Tensor)
@@ -175,7 +186,7 @@ def _spread(suspect: SuspectModel, name: str) -> int:
     return math.prod(shape) // len(weight)
 
 
-def _check(cleaned: SuspectModel) -> None:
+def _check(cleaned: Classifier) -> None:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in cleaned.net.state_dict().values()):
         raise Problem("the layers of `polarizer` ran away in training", hint="try `--set polarizer.rate=0.003`")
 

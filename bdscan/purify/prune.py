@@ -34,16 +34,17 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bdscan.case import Case
-from bdscan.data import CleanSet
-from bdscan.model import SuspectModel
-from bdscan.problem import USAGE, Problem
-from bdscan.purify import Purifier, Treated
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import Case
+from bdscan.method.purifier import Purified, Purifier
+from bdscan.net.classifier import Classifier
+from bdscan.net.head_shrink import STRENGTH, shrink_head
+from bdscan.net.training_plan import accuracy, plan_for
 from bdscan.purify._channels import Channel, Site, by_site, peaks, restore, sites, with_feeders, zero
+from bdscan.purify._fine_tune import fine_tune
 from bdscan.purify._shown import Shown, triggers
-from bdscan.quieten import STRENGTH, quieten
-from bdscan.regimen import accuracy, course, prescribe
-from bdscan.unlearn import Lesson, fixed_statistics
+from bdscan.purify._unlearn import UnlearnObjective, fixed_statistics
 
 BATCH = 100  # images at once
 WIDE = 1000  # channels for each that goes in one step: several at once are tried on accuracy, and spared, together
@@ -66,7 +67,7 @@ class Prune(Purifier):
 
     cost: ClassVar[int] = 3
 
-    def __call__(self, case: Case) -> Treated:
+    def __call__(self, case: Case) -> Purified:
         assert case.suspect is not None
         assert case.clean is not None
         where = self._where(case.suspect)
@@ -89,10 +90,10 @@ class Prune(Purifier):
         if self.epochs:
             self._tune(case, walk.net, zeroed, shown)
         notes = (_counted(where, taken), _told(start, pruned, walk.standing(), len(judging)))
-        quiet = quieten(walk.net, working, self.quiet, case.seed) if self.epochs else ()
-        return Treated(suspect=walk.net, notes=(*notes, *quiet))
+        quiet = shrink_head(walk.net, working, self.quiet, case.seed) if self.epochs else ()
+        return Purified(suspect=walk.net, notes=(*notes, *quiet))
 
-    def _where(self, suspect: SuspectModel) -> tuple[Site, ...]:
+    def _where(self, suspect: Classifier) -> tuple[Site, ...]:
         if self.layers not in ("all", "last"):
             raise Problem(f"`prune.layers` is `all` or `last`, not `{self.layers}`", status=USAGE)
         found = sites(suspect)
@@ -101,7 +102,7 @@ class Prune(Purifier):
         return found if self.layers == "all" else found[-1:]
 
     def _ranked(
-        self, case: Case, where: Sequence[Site], working: CleanSet, shown: Sequence[Shown]
+        self, case: Case, where: Sequence[Site], working: ImageSet, shown: Sequence[Shown]
     ) -> list[list[Channel]]:
         """Channels that rise enough with any of the triggers, the highest first, in so many steps."""
         assert case.suspect is not None
@@ -124,17 +125,17 @@ class Prune(Purifier):
                 restore(walk.net, walk.original, channels)
         return taken
 
-    def _tune(self, case: Case, net: SuspectModel, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
+    def _tune(self, case: Case, net: Classifier, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
         assert case.suspect is not None
         assert case.clean is not None
-        regimen = prescribe(case.suspect, case.clean, self.epochs, 0)
-        course(
+        plan = plan_for(case.suspect, case.clean, self.epochs, 0)
+        fine_tune(
             case,
             net.net,
-            regimen,
+            plan,
             "tuning what is left",
             rate=self.rate,
-            objective=partial(_taught, Lesson(teacher=case.suspect.net), shown),
+            objective=partial(_taught, UnlearnObjective(teacher=case.suspect.net), shown),
             after_step=partial(_hold, net, zeroed),
         )
 
@@ -150,7 +151,7 @@ class _Standing:
 class _Walk:
     """A copy of the suspect that loses channels, and what that does to it."""
 
-    def __init__(self, original: SuspectModel, judging: CleanSet, shown: Sequence[Shown], images: int) -> None:
+    def __init__(self, original: Classifier, judging: ImageSet, shown: Sequence[Shown], images: int) -> None:
         self.original, self.net, self.judging = original, original.clone(), judging
         self.shown = [(trigger, _others(judging, trigger.target, images)) for trigger in shown]
 
@@ -160,7 +161,7 @@ class _Walk:
 
 
 @torch.no_grad()
-def _success(suspect: SuspectModel, trigger: Shown, images: CleanSet) -> float:
+def _success(suspect: Classifier, trigger: Shown, images: ImageSet) -> float:
     """The share of the images that follow the trigger."""
     batches = images.batches(BATCH, suspect.device)
     hits = sum(int((suspect(trigger.stamp(pixels)).argmax(1) == trigger.target).sum()) for pixels, _ in batches)
@@ -168,7 +169,7 @@ def _success(suspect: SuspectModel, trigger: Shown, images: CleanSet) -> float:
 
 
 @torch.no_grad()
-def _rises(suspect: SuspectModel, where: Sequence[Site], images: CleanSet, trigger: Shown) -> Tensor:
+def _rises(suspect: Classifier, where: Sequence[Site], images: ImageSet, trigger: Shown) -> Tensor:
     """How far each channel's l-inf rises with the trigger on, in standard deviations over clean images."""
     plain: list[Tensor] = []
     stamped: list[Tensor] = []
@@ -183,14 +184,14 @@ def _rises(suspect: SuspectModel, where: Sequence[Site], images: CleanSet, trigg
     return (after.mean(0) - before.mean(0)) / (spread + least)
 
 
-def _others(images: CleanSet, target: int, most: int) -> CleanSet:
+def _others(images: ImageSet, target: int, most: int) -> ImageSet:
     """Images of other classes, every n-th if there are too many."""
     index = (images.labels != target).nonzero()[:, 0]
     return images.take(index[:: -(-len(index) // most)])
 
 
 def _taught(
-    lesson: Lesson, shown: Sequence[Shown], net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor
+    lesson: UnlearnObjective, shown: Sequence[Shown], net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor
 ) -> Tensor:
     """What the suspect says of clean images, of those and, with one trigger a batch, of stamped ones: tuning on clean
     images alone brings part of a backdoor back through the channels that are left."""
@@ -203,7 +204,7 @@ def _taught(
         return loss + lesson.alike(net(stamped), told, labels)
 
 
-def _hold(suspect: SuspectModel, zeroed: Sequence[Channel], _: nn.Module) -> None:
+def _hold(suspect: Classifier, zeroed: Sequence[Channel], _: nn.Module) -> None:
     """Pruned channels stay pruned while the rest is tuned."""
     zero(suspect, zeroed)
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
 
-from bdscan.finding import Array, Judgement, Run, Verdict
-from bdscan.problem import USAGE, Problem
+from bdscan.facts.finding import Array, Judgement, Run, Verdict
+from bdscan.facts.problem import USAGE, Problem
 
 FORMATS = ("text", "json", "html", "markdown", "sarif", "junit")
 

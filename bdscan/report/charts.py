@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from bdscan.finding import Array
-from bdscan.report import figures
+from bdscan.facts.finding import Array
+from bdscan.report import numbers
 from bdscan.report.markup import Markup, tag
 
 _BARS = 24  # classes drawn; with more, the highest
@@ -55,14 +55,14 @@ def _bar(row: int, index: int, score: float, name: str, target: int | None, plac
     kind = "target" if index == target else None
     label = tag("svg", tag("text", name, x=0, y=15), x=0, y=_ROW * row, width=f"{_NAMES - 1:g}%", height=_ROW)
     box = tag("rect", x=f"{left:.2f}%", y=_ROW * row + 4, width=f"{max(right - left, 0.2):.2f}%", height=_ROW - 8, rx=2)
-    figure = tag("text", figures.number(score), x="100%", y=middle, text_anchor="end")
+    figure = tag("text", numbers.number(score), x="100%", y=middle, text_anchor="end")
     drawn = box if np.isfinite(score) else None
-    return tag("g", tag("title", f"{name}: {figures.number(score)}"), label, drawn, figure, class_=kind)
+    return tag("g", tag("title", f"{name}: {numbers.number(score)}"), label, drawn, figure, class_=kind)
 
 
 def _threshold(threshold: float, place: float, height: int) -> list[Markup]:
     x = f"{place:.2f}%"
-    words_at = tag("text", f"threshold {figures.number(threshold)}", x=x, y=height + 15, text_anchor="middle")
+    words_at = tag("text", f"threshold {numbers.number(threshold)}", x=x, y=height + 15, text_anchor="middle")
     return [tag("line", x1=x, x2=x, y1=0, y2=height + 3, class_="threshold"), words_at]
 
 
@@ -104,7 +104,7 @@ def _panel(name: str, away: Array, marked: Sequence[int], low: float, high: floa
         tag("line", x1=_MARGIN, x2=_WIDE - _MARGIN, y1=f"{zero:.1f}", y2=f"{zero:.1f}", class_="zero"),
         tag("path", d=dots, class_="dots"),
         *(_outlier(channel, *at(channel), label=place < _LABELLED) for place, channel in enumerate(marked)),
-        tag("text", f"highest {figures.number(float(away.max()))}", x=_WIDE - _MARGIN, y=_HIGH - 3, text_anchor="end"),
+        tag("text", f"highest {numbers.number(float(away.max()))}", x=_WIDE - _MARGIN, y=_HIGH - 3, text_anchor="end"),
     ]
     return tag("svg", *parts, viewBox=f"0 0 {_WIDE} {_HIGH}", role="img", class_="norms")
 

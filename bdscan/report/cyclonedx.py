@@ -9,7 +9,7 @@ from pathlib import PurePath
 from typing import Any
 
 from bdscan import __version__
-from bdscan.report import Report, figures, modelcard, places, words
+from bdscan.report import Report, modelcard, numbers, places, words
 from bdscan.report.rules import Rule, rule
 
 _SCHEMA = "http://cyclonedx.org/schema/bom-1.6.schema.json"
@@ -45,7 +45,7 @@ def _component(report: Report, place: int) -> dict[str, Any]:
         "type": "machine-learning-model",
         "bom-ref": f"model-{place}",
         **_file(path, sha256),
-        "description": figures.plain(words.sentence(report), 1000),
+        "description": numbers.plain(words.sentence(report), 1000),
         **treated,
         "modelCard": modelcard.card(report),
         "properties": [{"name": f"bdscan:{name}", "value": value} for name, value in _properties(report)],
@@ -56,32 +56,32 @@ def _file(path: str, sha256: str | None) -> dict[str, Any]:
     """Its name, its bytes and where it lies."""
     below = places.inside(path, places.repository())
     hashes = {} if sha256 is None else {"hashes": [{"alg": "SHA-256", "content": sha256}]}
-    occurs = {"occurrences": [{"location": figures.plain(below or path, 1000)}]}
-    return {"name": figures.plain(PurePath(path).name or path, 300), **hashes, "evidence": occurs}
+    occurs = {"occurrences": [{"location": numbers.plain(below or path, 1000)}]}
+    return {"name": numbers.plain(PurePath(path).name or path, 300), **hashes, "evidence": occurs}
 
 
 def _pedigree(report: Report) -> dict[str, Any]:
     original = {"type": "machine-learning-model", **_file(report.subject.path, report.subject.sha256)}
-    method = figures.plain((report.treatment or {}).get("method"), 80)
+    method = numbers.plain((report.treatment or {}).get("method"), 80)
     return {"ancestors": [original], "notes": f"purified by bdscan {__version__} with the method {method}"}
 
 
 def _properties(report: Report) -> Iterator[tuple[str, str]]:
     yield "verdict", report.verdict.word
     if report.judgement.p_value is not None:
-        yield "p_value", figures.number(report.judgement.p_value)
+        yield "p_value", numbers.number(report.judgement.p_value)
     if report.judgement.target is not None:
-        yield "target", figures.named(report, report.judgement.target)
+        yield "target", numbers.named(report, report.judgement.target)
     if report.accepted is not None:
         yield "accepted", words.accepted(report)
     if report.baseline is not None:
         yield "baseline", report.baseline
     if report.subject.format is not None:
-        yield "format", figures.plain(report.subject.format, 300)
+        yield "format", numbers.plain(report.subject.format, 300)
     yield from (("probe", run.probe if run.failure is None else f"{run.probe}, failed") for run in report.runs)
     for key in ("effort", "seed"):
         if report.made_with.get(key) is not None:
-            yield key, figures.plain(report.made_with[key], 80)
+            yield key, numbers.plain(report.made_with[key], 80)
 
 
 def _data(reports: Sequence[Report]) -> Iterator[dict[str, Any]]:
@@ -104,8 +104,8 @@ def _vulnerability(place: int, report: Report, broken: Rule) -> dict[str, Any]:
         "ratings": [{"severity": _severity(broken), "method": "other", "source": {"name": "bdscan"}}],
         "cwes": [int(tag.removeprefix(_CWE)) for tag in broken.tags if tag.startswith(_CWE)],
         "description": broken.short,
-        "detail": figures.plain("; ".join((words.sentence(report), *words.reasons(report))), 2000),
-        "recommendation": figures.plain(words.hint(report), 1000),
+        "detail": numbers.plain("; ".join((words.sentence(report), *words.reasons(report))), 2000),
+        "recommendation": numbers.plain(words.hint(report), 1000),
         **analysis,
         "affects": [{"ref": f"model-{place}"}],
     }

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bdscan.finding import Run
-from bdscan.report import Report, compare, figures, lessons, words
-from bdscan.report.findings import section
+from bdscan.facts.finding import Run
+from bdscan.report import Report, html_training, html_treatment, numbers, words
+from bdscan.report.html_probe import section
 from bdscan.report.markup import Allowance, Markup, join, prose, table, tag
 
 _PICTURES = 1_500_000  # bytes, shared evenly: no probe can crowd out another; the whole file stays below 3 MB
@@ -54,7 +54,7 @@ def render(report: Report) -> str:
     def sections(runs: tuple[Run, ...]) -> Markup:
         return join(section(report, run, Allowance(art), Allowance(text)) for run in runs)
 
-    title = f"bdscan: {report.verdict.word}: {figures.plain(Path(report.subject.path).name, 80)}"
+    title = f"bdscan: {report.verdict.word}: {numbers.plain(Path(report.subject.path).name, 80)}"
     head = tag(
         "head",
         tag("meta", charset="utf-8"),
@@ -69,8 +69,8 @@ def render(report: Report) -> str:
     main = tag(
         "main",
         _banner(report),
-        compare.section(report, Allowance(_COMPARED), Allowance(_COMPARED // 4)),
-        lessons.section(report, Allowance(_SHEET)),
+        html_treatment.section(report, Allowance(_COMPARED), Allowance(_COMPARED // 4)),
+        html_training.section(report, Allowance(_SHEET)),
         _facts(report),
         _reading(report),
         tag("h2", "The treated model, probed again", class_="part") if report.treatment is not None else None,
@@ -85,9 +85,9 @@ def _banner(report: Report) -> Markup:
     judgement = report.judgement
     target = None
     if judgement.target is not None:
-        target = tag("p", "Target: ", prose(figures.named(report, judgement.target)), class_="target")
+        target = tag("p", "Target: ", prose(numbers.named(report, judgement.target)), class_="target")
     unsaid = judgement.p_value is None or report.treatment is not None  # it is not of the treatment
-    p_value = None if unsaid else tag("p", f"p = {figures.number(judgement.p_value)}", class_="p")
+    p_value = None if unsaid else tag("p", f"p = {numbers.number(judgement.p_value)}", class_="p")
     reasons = join(tag("li", prose(reason)) for reason in words.reasons(report))
     accepted = tag("p", "Accepted ", prose(words.accepted(report)), class_="next") if report.accepted else None
     known = tag("p", "Known: ", prose(words.known(report)), class_="next") if words.known(report) else None
@@ -120,7 +120,7 @@ def _facts(report: Report) -> Markup:
         None if subject.tensors_total is None else f"{subject.tensors_loaded or 0} of {subject.tensors_total} loaded"
     )
     about = (
-        ("File", figures.plain(subject.path)),
+        ("File", numbers.plain(subject.path)),
         ("SHA-256", tag("code", subject.sha256) if subject.sha256 else None),
         ("Format", prose(subject.format) if subject.format else None),
         ("Architecture", prose(subject.arch) if subject.arch else None),
@@ -131,8 +131,8 @@ def _facts(report: Report) -> Markup:
     )
     clean = (
         ("Images", str(report.images) if report.images else "not used" if report.clean else "none given"),
-        ("From", figures.plain(report.clean) if report.clean else None),
-        ("Accuracy", figures.percent(report.clean_accuracy) if report.images else None),
+        ("From", numbers.plain(report.clean) if report.clean else None),
+        ("Accuracy", numbers.percent(report.clean_accuracy) if report.images else None),
     )
     return tag("div", _card("Subject", about), _card("Clean data", clean), class_="cards")
 
@@ -160,7 +160,7 @@ def _pairs(items: Mapping[str, object]) -> Iterator[tuple[str, str]]:
         if isinstance(value, Mapping):
             yield from _pairs({f"{key}.{inner}": held for inner, held in value.items()})
         else:
-            yield figures.plain(key, 80), figures.plain("-" if value is None else value, 300)
+            yield numbers.plain(key, 80), numbers.plain("-" if value is None else value, 300)
 
 
 def _footer(report: Report) -> Markup:
@@ -168,7 +168,7 @@ def _footer(report: Report) -> Markup:
     named = [(f"{run.probe}.{key}", value) for run in report.runs for key, value in run.settings.items()]
     if isinstance(treated, Mapping):
         named = [*_pairs({"treatment": treated}), *named]
-    rows = [(figures.plain(key, 160), figures.plain(value, 300)) for key, value in named]
+    rows = [(numbers.plain(key, 160), numbers.plain(value, 300)) for key, value in named]
     settings = tag("section", tag("h2", "Every setting"), table(("setting", "value"), rows, "settings"), class_="card")
     made = tag("section", tag("h2", "Made with"), table((), _pairs(report.made_with), "settings"), class_="card")
     subject = "data were" if report.training is not None else "file under suspicion was"

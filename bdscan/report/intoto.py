@@ -7,15 +7,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from bdscan import __version__
-from bdscan.finding import Level, Run, Verdict
-from bdscan.report import Report, figures, places, treatment
+from bdscan.facts.finding import Level, Run, Verdict
+from bdscan.report import Report, numbers, places, treatment_text
 from bdscan.report.json import tame
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
 _LISTS = {"PASSED": "passedTests", "WARNED": "warnedTests", "FAILED": "failedTests"}
 _BY_LEVEL = {Level.NOTE: "PASSED", Level.SUSPECT: "WARNED", Level.BACKDOOR: "FAILED"}
-_BY_CHECK = {treatment.PASSED: "PASSED", treatment.OPEN: "WARNED", treatment.FAILED: "FAILED"}
+_BY_CHECK = {treatment_text.PASSED: "PASSED", treatment_text.OPEN: "WARNED", treatment_text.FAILED: "FAILED"}
 _OF_THE_RUN = ("effort", "seed", "device", "torch", "python")  # and not the seconds: same seed, same statement
 
 
@@ -41,7 +41,7 @@ def statement(report: Report, fail_on: Verdict) -> dict[str, Any]:
     tests: dict[str, list[str]] = {name: [] for name in _LISTS.values()}
     verdict = _result(report, fail_on)
     for name, outcome in (*_tests(report), ("verdict", verdict)):
-        tests[_LISTS[outcome]].append(figures.plain(name, 200))
+        tests[_LISTS[outcome]].append(numbers.plain(name, 200))
     predicate = {"result": verdict, "configuration": list(_configuration(report)), **tests}
     subject = {"name": _name(path), "digest": {"sha256": sha256}}
     return {"_type": STATEMENT, "subject": [subject], "predicateType": PREDICATE, "predicate": predicate}
@@ -49,9 +49,9 @@ def statement(report: Report, fail_on: Verdict) -> dict[str, Any]:
 
 def _result(report: Report, fail_on: Verdict) -> str:
     """What the exit status says, but never by `--exit-zero`; what could not be judged has not passed."""
-    if report.found(fail_on) or report.undecided or treatment.failed(report):
+    if report.found(fail_on) or report.undecided or treatment_text.failed(report):
         return "FAILED"
-    open_ = any(check.word == treatment.OPEN for check in treatment.checks(report))
+    open_ = any(check.word == treatment_text.OPEN for check in treatment_text.checks(report))
     borne = report.accepted is not None or report.refused or open_  # let pass, but somebody had to say so
     return "WARNED" if borne or report.verdict is not Verdict.CLEAN else "PASSED"
 
@@ -60,7 +60,7 @@ def _tests(report: Report) -> Iterator[tuple[str, str]]:
     """Each probe, each check of a treatment and the policy, with its outcome."""
     for run in report.runs:
         yield run.probe, _of_run(run)
-    for check in treatment.checks(report):
+    for check in treatment_text.checks(report):
         yield f"check: {check.name}", _BY_CHECK[check.word]
     if report.refused or report.unmet:
         yield "policy", "FAILED"
@@ -93,4 +93,4 @@ def _configuration(report: Report) -> Iterator[dict[str, Any]]:
 
 def _name(path: str) -> str:
     """As the repository knows it, where it lies inside one."""
-    return figures.plain(places.inside(path, places.repository()) or path, 1000)
+    return numbers.plain(places.inside(path, places.repository()) or path, 1000)

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from bdscan.finding import Finding, Level, Run, Verdict
+from bdscan.facts.finding import Finding, Level, Run, Verdict
 from bdscan.report import Report, words
 
 SCHEMA = "bdscan.report/1"

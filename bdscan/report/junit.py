@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from numbers import Real
 from xml.etree import ElementTree
 
-from bdscan.finding import Verdict
-from bdscan.report import Report, figures, text, treatment, words
+from bdscan.facts.finding import Verdict
+from bdscan.report import Report, numbers, text, treatment_text, words
 
 _OUT = 20_000  # characters of the text report that go with each test
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -35,11 +35,11 @@ def render_all(reports: Sequence[Report], fail_on: Verdict = Verdict.SUSPICIOUS)
 
 def _case(report: Report, fail_on: Verdict) -> ElementTree.Element:
     verb = "inspect" if report.treatment is None else "purify"
-    name = _legal(figures.plain(report.subject.path, 1000))
+    name = _legal(numbers.plain(report.subject.path, 1000))
     case = ElementTree.Element("testcase", classname=f"bdscan.{verb}", name=name, time=f"{_seconds(report):.3f}")
     outcome = _outcome(report, fail_on)
     if outcome:
-        message = _legal(figures.plain(f"{report.verdict.word}: {words.sentence(report)}", 1000))
+        message = _legal(numbers.plain(f"{report.verdict.word}: {words.sentence(report)}", 1000))
         told = ElementTree.SubElement(case, outcome, type=report.verdict.word, message=message)
         told.text = _legal("\n".join((*words.reasons(report), *words.failures(report), f"hint: {words.hint(report)}")))
     out = _legal(text.render(report))
@@ -48,7 +48,7 @@ def _case(report: Report, fail_on: Verdict) -> ElementTree.Element:
 
 
 def _outcome(report: Report, fail_on: Verdict) -> str | None:
-    if report.found(fail_on) or treatment.failed(report):
+    if report.found(fail_on) or treatment_text.failed(report):
         return "failure"
     return "error" if report.undecided else None
 

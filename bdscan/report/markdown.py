@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 
-from bdscan.finding import Level
-from bdscan.report import Report, changes, figures, training, treatment, words
+from bdscan.facts.finding import Level
+from bdscan.report import Report, numbers, training_text, treatment_text, treatment_words, words
 
 _WHOLE = 60_000  # bytes: GitHub takes 65,536 characters in a comment and 1 MiB in a job summary
 _BUDGET = 11_000  # bytes for each of the long lists; with the rest cut to size one report stays below the whole
@@ -55,19 +55,19 @@ def _remark(report: Report) -> str:
 
 def _treated(report: Report) -> Iterator[str]:
     """Nothing, where nothing was treated."""
-    yield from _list("Treatment", (f"- {label}: {_prose(told)}" for label, told in changes.done(report)))
-    changed = [_row(*map(_prose, change)) for change in changes.measured(report)]
+    yield from _list("Treatment", (f"- {label}: {_prose(told)}" for label, told in treatment_words.done(report)))
+    changed = [_row(*map(_prose, change)) for change in treatment_words.measured(report)]
     yield from _list("", changed, "| | before | after |", "|---|--:|--:|")
-    checks = (f"- **{check.word}**: {_prose(check.message)}" for check in treatment.checks(report))
+    checks = (f"- **{check.word}**: {_prose(check.message)}" for check in treatment_text.checks(report))
     yield from _list("Checks", checks)
-    tried = [_row(*map(_prose, trial)) for trial in treatment.tried(report)]
+    tried = [_row(*map(_prose, trial)) for trial in treatment_text.tried(report)]
     head = "| tried | time | clean accuracy | recovered trigger | outcome | why |"
     yield from _list("", tried, head, "|---|--:|--:|--:|---|---|")
 
 
 def _trained(report: Report) -> Iterator[str]:
     """Nothing, where nothing was trained."""
-    yield from _list("Training", (f"- {label}: {_prose(told)}" for label, told in training.lines(report)))
+    yield from _list("Training", (f"- {label}: {_prose(told)}" for label, told in training_text.lines(report)))
 
 
 def _list(title: str, rows: Iterable[str], *head: str) -> Iterator[str]:
@@ -80,7 +80,7 @@ def _list(title: str, rows: Iterable[str], *head: str) -> Iterator[str]:
 def _head(report: Report) -> Iterator[str]:
     judgement, subject = report.judgement, report.subject
     unsaid = judgement.p_value is None or report.treatment is not None
-    p_value = "" if unsaid else f" (p = {figures.number(judgement.p_value)})"
+    p_value = "" if unsaid else f" (p = {numbers.number(judgement.p_value)})"
     yield f"### bdscan: {report.verdict.word}"
     yield ""
     yield f"{_prose(words.sentence(report).capitalize())}{p_value}."
@@ -89,7 +89,7 @@ def _head(report: Report) -> Iterator[str]:
     yield f"- model: {_prose(words.model(report))}"
     yield f"- clean images: {_prose(words.clean_data(report))}"
     if judgement.target is not None:
-        yield f"- target: {_prose(figures.named(report, judgement.target))}"
+        yield f"- target: {_prose(numbers.named(report, judgement.target))}"
     if report.accepted:
         yield f"- accepted: {_prose(words.accepted(report))}"
     if words.known(report):
@@ -105,7 +105,7 @@ def _table(report: Report) -> Iterator[str]:
             yield _row(_code(run.probe), "-", "nothing to report", "-", "-", "-")
         for finding in words.ranked(run):
             level = "-" if finding.level is Level.NOTE else f"**{finding.level.word}**"
-            measured = (figures.number(value) for value in (finding.score, finding.threshold, finding.p_value))
+            measured = (numbers.number(value) for value in (finding.score, finding.threshold, finding.p_value))
             yield _row(_code(run.probe), level, _prose(finding.message), *measured)
 
 
@@ -128,14 +128,14 @@ def _within(lines: Iterable[str], what: str, left: int) -> Iterator[str]:
 
 def _prose(text: str, limit: int = _CUT) -> str:
     """Words as words, literals in backticks as code."""
-    parts = figures.plain(text, limit).split("`")
+    parts = numbers.plain(text, limit).split("`")
     if len(parts) % 2 == 0:  # a backtick without its fellow
         parts[-2:] = ["'".join(parts[-2:])]
     return "".join(_code(part) if place % 2 else _escape(part) for place, part in enumerate(parts))
 
 
 def _code(text: str) -> str:
-    inner = figures.plain(text, _CUT).replace("`", "'")
+    inner = numbers.plain(text, _CUT).replace("`", "'")
     return f"`{inner}`" if inner.strip() else ""
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from html import escape
 
-from bdscan.report import figures
+from bdscan.report import numbers
 
 _VOID = frozenset({"img", "link", "meta"})
 
@@ -33,7 +33,7 @@ def join(children: Iterable[str | None], between: str = "") -> Markup:
 
 def prose(text: str, limit: int = 1000) -> Markup:
     """A message: words as words, literals in backticks as code."""
-    parts = figures.plain(text, limit).split("`")
+    parts = numbers.plain(text, limit).split("`")
     if len(parts) % 2 == 0:  # a backtick without its fellow
         parts[-2:] = ["`".join(parts[-2:])]
     return join(tag("code", part) if place % 2 else part for place, part in enumerate(parts))

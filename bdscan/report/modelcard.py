@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from numbers import Real
 from typing import Any
 
-from bdscan.report import Report, changes, figures, words
+from bdscan.report import Report, numbers, treatment_words, words
 from bdscan.report.told import held
 
 CLEAN = "clean"  # the role of the images it was measured on
@@ -30,12 +30,12 @@ def _parameters(report: Report) -> dict[str, Any]:
     subject = report.subject
     told: dict[str, Any] = {"task": "image-classification"}
     if subject.arch:
-        told["modelArchitecture"] = figures.plain(subject.arch, 200)
+        told["modelArchitecture"] = numbers.plain(subject.arch, 200)
     if report.images and any(each.role == CLEAN for each in report.inputs):
         told["datasets"] = [{"ref": CLEAN}]
     if subject.input:
         size = "x".join(map(str, subject.input))
-        normalize = figures.plain(subject.normalize or "unknown", 200)
+        normalize = numbers.plain(subject.normalize or "unknown", 200)
         told["inputs"] = [{"format": f"image, {size} (channels, height, width), normalisation {normalize}"}]
     if subject.classes:
         told["outputs"] = [{"format": f"one number for each of {subject.classes} classes"}]
@@ -47,7 +47,7 @@ def _metrics(report: Report) -> Iterator[dict[str, Any]]:
         count = held(report.treatment or {}, "clean_accuracy").get("images", report.images)
         where = f"{count} clean images" + (f" from {report.clean}" if report.clean else "")
         value = f"{report.clean_accuracy:.4g}"
-        yield {"type": "accuracy", "value": value, "slice": figures.plain(where, 500)}
+        yield {"type": "accuracy", "value": value, "slice": numbers.plain(where, 500)}
     success = held(report.treatment or {}, "recovered_trigger_success").get("after")
     if isinstance(success, Real):
         where = "clean images that bear the trigger recovered from the original"
@@ -56,6 +56,6 @@ def _metrics(report: Report) -> Iterator[dict[str, Any]]:
 
 def _considerations(report: Report) -> dict[str, Any]:
     said = [words.sentence(report), *words.reasons(report), *words.failures(report), *_LIMITS]
-    limits = {"technicalLimitations": [figures.plain(each, 500) for each in dict.fromkeys(said)]}
-    changed = [f"{each.what}: {each.before} before, {each.after} after" for each in changes.measured(report)]
-    return {**limits, "performanceTradeoffs": [figures.plain(each, 500) for each in changed]} if changed else limits
+    limits = {"technicalLimitations": [numbers.plain(each, 500) for each in dict.fromkeys(said)]}
+    changed = [f"{each.what}: {each.before} before, {each.after} after" for each in treatment_words.measured(report)]
+    return {**limits, "performanceTradeoffs": [numbers.plain(each, 500) for each in changed]} if changed else limits

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 from PIL import Image
 
-from bdscan.finding import Array
+from bdscan.facts.finding import Array
 from bdscan.report.markup import Markup, tag
 
 PER_FINDING = 12

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from bdscan.finding import Verdict
-from bdscan.report import Report, treatment, words
+from bdscan.facts.finding import Verdict
+from bdscan.report import Report, treatment_text, words
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,6 +118,6 @@ def rule(report: Report) -> Rule | None:
         return REFUSED
     if report.verdict in _BY_VERDICT:
         return _BY_VERDICT[report.verdict]
-    if treatment.failed(report):
+    if treatment_text.failed(report):
         return UNPROVEN
     return UNJUDGED if report.unmet else None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bdscan import __version__
-from bdscan.report import Report, figures, places, words
+from bdscan.report import Report, numbers, places, words
 from bdscan.report.json import tame
 from bdscan.report.rules import RULES, Rule, fingerprint, rule
 
@@ -99,12 +99,12 @@ def _message(report: Report) -> str:
     """The verdict first: where there is little room, only the first sentence is shown."""
     said = [words.sentence(report).capitalize()]
     if report.judgement.target is not None:
-        said.append(f"Target: {figures.named(report, report.judgement.target)}")
+        said.append(f"Target: {numbers.named(report, report.judgement.target)}")
     because = words.reasons(report) + words.failures(report)
     if because:
         said.append(f"Because: {'; '.join(because)}")
-    next_ = f" Next: {figures.plain(words.hint(report), 400)}."
-    return _literal(figures.plain(". ".join(said), _MESSAGE - len(next_)) + "." + next_)
+    next_ = f" Next: {numbers.plain(words.hint(report), 400)}."
+    return _literal(numbers.plain(". ".join(said), _MESSAGE - len(next_)) + "." + next_)
 
 
 def _literal(text: str) -> str:
@@ -122,7 +122,7 @@ def _notifications(report: Report, root: Path) -> Iterator[dict[str, Any]]:
 
 
 def _notification(text: str, level: str) -> dict[str, Any]:
-    return {"level": level, "message": {"text": _literal(figures.plain(text, _MESSAGE))}}
+    return {"level": level, "message": {"text": _literal(numbers.plain(text, _MESSAGE))}}
 
 
 def _artifact(report: Report, root: Path) -> dict[str, Any]:

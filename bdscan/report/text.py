@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bdscan.finding import Level, Run, Verdict
-from bdscan.report import Report, changes, figures, training, treatment, words
+from bdscan.facts.finding import Level, Run, Verdict
+from bdscan.report import Report, training_text, treatment_text, treatment_words, words
+from bdscan.report import numbers as figures
 
 _STYLES = {
     Verdict.CLEAN: "bold green",
@@ -100,23 +101,23 @@ def _verdict(report: Report) -> Iterator[tuple[Text | str, ...]]:
     yield from _listed("because", words.reasons(report))
     yield from _listed("failed", words.failures(report))
     yield from _treated(report)
-    yield from _listed("trained", [f"{label}: {told}" for label, told in training.lines(report)])
+    yield from _listed("trained", [f"{label}: {told}" for label, told in training_text.lines(report)])
 
 
 def _treated(report: Report) -> Iterator[tuple[str, str]]:
     if report.treatment is None:
         return
-    yield from _listed("treated", [f"{label}: {told}" for label, told in changes.done(report)])
-    yield from _listed("changed", [_change(*change) for change in changes.measured(report)])
-    yield from _listed("checks", [f"{check.word}: {check.message}" for check in treatment.checks(report)])
-    yield from _listed("tried", [_trial(trial) for trial in treatment.tried(report)])
+    yield from _listed("treated", [f"{label}: {told}" for label, told in treatment_words.done(report)])
+    yield from _listed("changed", [_change(*change) for change in treatment_words.measured(report)])
+    yield from _listed("checks", [f"{check.word}: {check.message}" for check in treatment_text.checks(report)])
+    yield from _listed("tried", [_trial(trial) for trial in treatment_text.tried(report)])
 
 
 def _change(what: str, before: str, after: str) -> str:
     return f"{what}: {after}" if before == "-" else f"{what}: {before} -> {after}"
 
 
-def _trial(trial: treatment.Trial) -> str:
+def _trial(trial: treatment_text.Trial) -> str:
     measured = f"clean accuracy {trial.clean_accuracy}, recovered trigger {trial.success}"
     return f"{trial.method}: {trial.outcome} ({trial.seconds}, {measured})" + (f": {trial.why}" if trial.why else "")
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from numbers import Integral, Real
 
 from bdscan.report import Report
-from bdscan.report.figures import named, number, percent, plain
+from bdscan.report.numbers import named, number, percent, plain
 
 _MOST = 50  # entries of a list
 

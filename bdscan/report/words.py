@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import shlex
 
-from bdscan.finding import Finding, Level, Run, Verdict
-from bdscan.report import Report, training, treatment
-from bdscan.report.figures import number, percent, plain
+from bdscan.facts.finding import Finding, Level, Run, Verdict
+from bdscan.report import Report, training_text, treatment_text
+from bdscan.report.numbers import number, percent, plain
 
 _SENTENCES = {
     Verdict.CLEAN: "no evidence of a backdoor found at this sensitivity",
@@ -38,7 +38,7 @@ def ranked(run: Run) -> list[Finding]:
 def sentence(report: Report) -> str:
     """The verdict as a person would say it; never the word `safe`."""
     if report.treatment is not None:
-        return treatment.sentence(report)
+        return treatment_text.sentence(report)
     return _DANGEROUS if only_the_file(report) else _SENTENCES[report.verdict]
 
 
@@ -98,9 +98,9 @@ def unread(report: Report) -> bool:
 def hint(report: Report) -> str:
     """What to do next."""
     if report.treatment is not None:
-        return treatment.hint(report)
+        return treatment_text.hint(report)
     if report.training is not None:
-        return training.hint(report)
+        return training_text.hint(report)
     path = shlex.quote(plain(report.subject.path))
     clean = shlex.quote(plain(report.clean)) if report.clean else "DATA"
     if only_the_file(report):

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.data import CleanSet
+from bdscan.images.image_set import ImageSet
 
 SIDE = 8  # of the small copies: shapes survive, and 192 figures an image are solved for at once
 MOST = 4000  # images asked
@@ -15,7 +15,7 @@ KEPT = 0.5  # of a class's hits that must survive the mirror: photographs keep n
 FEWEST = 5  # hits that a class must have before their loss means anything
 
 
-def mirrors(data: CleanSet, classes: int) -> bool:
+def mirrors(data: ImageSet, classes: int) -> bool:
     """Asked of a linear classifier on small copies, class by class.
 
     One class may lose its hits all the same: that of a patch in a corner, which no mirrored image bears there.

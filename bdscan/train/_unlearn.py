@@ -12,10 +12,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.data import CleanSet
-from bdscan.model import Normalised
-from bdscan.train import Course
-from bdscan.train._lessons import ASKED, in_use, sized
+from bdscan.images.image_set import ImageSet
+from bdscan.method.trainer import TrainCase
+from bdscan.net.classifier import Normalised
+from bdscan.train._stages import ASKED, in_use, sized
 
 STEPS = 40  # a round, at most
 AT_ONCE = 64  # isolated images a step, and as many above suspicion
@@ -32,8 +32,8 @@ class Ascent:
     end where it is not; this one is steep at first, and ends by itself.
     """
 
-    isolated: CleanSet
-    trusted: CleanSet  # of the same class, as many a step: else the net would forget the class and be done
+    isolated: ImageSet
+    trusted: ImageSet  # of the same class, as many a step: else the net would forget the class and be done
 
     def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         bad, told = _picked(self.isolated, index, pixels.device)
@@ -48,7 +48,7 @@ class Ascent:
         return known + away
 
 
-def _picked(data: CleanSet, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _picked(data: ImageSet, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Some of the images: as random as the batch is, and the same when the training is resumed."""
     places = index[:AT_ONCE] % len(data)
     pixels: Tensor = data.images[places].to(device).float().div_(255)
@@ -118,11 +118,11 @@ class Progress:
 
 
 def unlearned(
-    course: Course,
+    case: TrainCase,
     net: Normalised,
-    isolated: CleanSet,
-    others: CleanSet,
-    kept: CleanSet,
+    isolated: ImageSet,
+    others: ImageSet,
+    kept: ImageSet,
     *,
     rounds: int,
     batch: int,
@@ -130,7 +130,7 @@ def unlearned(
     loss: float,
 ) -> Progress:
     """Changes `net`; no round that costs more than `loss` of the accuracy on `kept` remains."""
-    climbed, asked = isolated.split(1 - HELD_OUT, course.seed)
+    climbed, asked = isolated.split(1 - HELD_OUT, case.seed)
     asked = asked if len(asked) else isolated
     label = int(isolated.labels[0])
     trusted = others.take((others.labels == label).nonzero()[:, 0])
@@ -140,10 +140,10 @@ def unlearned(
     done = Progress(*before, before=before, mistaken=mistaken(net, kept, label), asked=len(asked))
     best = copy.deepcopy(net.state_dict())
     for number in range(rounds if len(trusted) and not done.unlearned else 0):
-        course.teach(
+        case.train_stage(
             f"unlearn {number + 1}",
             net,
-            others.take(_drawn(len(others), STEPS * batch, course.seed + number)),
+            others.take(_drawn(len(others), STEPS * batch, case.seed + number)),
             epochs=1,
             batch=batch,
             rate=rate * SLOWER**number,
@@ -160,18 +160,18 @@ def unlearned(
     return done
 
 
-def share(net: nn.Module, data: CleanSet) -> float:
+def share(net: nn.Module, data: ImageSet) -> float:
     """Of the images, those that the net takes for their label."""
     return float(hits(net, data).float().mean())
 
 
-def mistaken(net: nn.Module, data: CleanSet, label: int) -> float:
+def mistaken(net: nn.Module, data: ImageSet, label: int) -> float:
     """The share of the images of other classes that the net takes for this one."""
     other = data.take((data.labels != label).nonzero()[:, 0])
     return share(net, replace(other, labels=torch.full_like(other.labels, label)))
 
 
-def hits(net: nn.Module, data: CleanSet) -> Tensor:
+def hits(net: nn.Module, data: ImageSet) -> Tensor:
     """Which images the net takes for their label."""
     with in_use(net) as device:
         found = [(net(x).argmax(1) == y).cpu() for x, y in data.batches(ASKED, device)]

@@ -41,14 +41,14 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bdscan.finding import Finding
-from bdscan.model import Normalised
-from bdscan.problem import USAGE, Problem
-from bdscan.train import Course, Isolation, Trained, Trainer
-from bdscan.train._lessons import LEARN, kept_back, learned, without
-from bdscan.train._parting import VIEWS, Parting, features_of, parting, seen
+from bdscan.facts.finding import Finding
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method.trainer import Isolation, TrainCase, Trainer, TrainResult
+from bdscan.net.classifier import Normalised
+from bdscan.train._class_split import VIEWS, Parting, features_of, parting, seen
+from bdscan.train._early_loss import Watched, depth, evidence, standing, watched
+from bdscan.train._stages import LEARN, kept_back, learned, without
 from bdscan.train._unlearn import unlearned
-from bdscan.train._watch import Watched, depth, evidence, standing, watched
 
 ASCENTS = ("local", "flooding", "none")
 REST = "all but the isolated"
@@ -74,10 +74,10 @@ class Abl(Trainer):
 
     looks: ClassVar[bool] = True
 
-    def __call__(self, course: Course) -> tuple[Normalised, Trained]:
-        self._check(course)
+    def __call__(self, case: TrainCase) -> tuple[Normalised, TrainResult]:
+        self._check(case)
         watch = watched(
-            course,
+            case,
             epochs=self.watch,
             batch=self.batch,
             rate=self.rate,
@@ -85,70 +85,70 @@ class Abl(Trainer):
             ascent=self.ascent,
             gamma=self.gamma,
         )
-        isolation = self._isolated(course, watch)
-        net, trained, taught = self._learned(course, isolation, LEARN)
+        isolation = self._isolated(case, watch)
+        net, trained, taught = self._learned(case, isolation, LEARN)
         earlier: dict[str, tuple[float, ...]] = {}
         for number in range(self.reviews):
-            found = self._reviewed(course, net, isolation, number + 1)
-            told = found.evidence(self.threshold, _named(course, found.target))
+            found = self._reviewed(case, net, isolation, number + 1)
+            told = found.evidence(self.threshold, _named(case, found.target))
             isolation = _joined(isolation, found, told, watch)
             trained = replace(trained, isolation=isolation)
             if told.target is None:
                 break
             earlier[f"all but what was isolated before review {number + 1}"] = trained.curves[REST]
-            net, trained, taught = self._learned(course, isolation, f"{LEARN} {number + 2}")
+            net, trained, taught = self._learned(case, isolation, f"{LEARN} {number + 2}")
         trained = replace(trained, curves={**earlier, REST: trained.curves[REST]})
-        return net, self._unlearned(course, net, trained, taught) if isolation.isolated.any() else trained
+        return net, self._unlearned(case, net, trained, taught) if isolation.isolated.any() else trained
 
-    def _learned(self, course: Course, isolation: Isolation, stage: str) -> tuple[Normalised, Trained, Tensor]:
+    def _learned(self, case: TrainCase, isolation: Isolation, stage: str) -> tuple[Normalised, TrainResult, Tensor]:
         """A new net that learned what is not isolated, what there is to say of it, and the places of those images."""
-        kept = kept_back(course.data, ~isolation.isolated, course.seed)
-        taught = without(course.data, kept, isolation.isolated.nonzero()[:, 0])
+        kept = kept_back(case.data, ~isolation.isolated, case.seed)
+        taught = without(case.data, kept, isolation.isolated.nonzero()[:, 0])
         net, losses = learned(
-            course, taught, epochs=self.epochs, batch=self.batch, rate=self.rate, decay=self.decay, stage=stage
+            case, taught, epochs=self.epochs, batch=self.batch, rate=self.rate, decay=self.decay, stage=stage
         )
-        return net, Trained(kept=kept, curves={REST: losses}, isolation=isolation), taught
+        return net, TrainResult(kept=kept, curves={REST: losses}, isolation=isolation), taught
 
-    def _reviewed(self, course: Course, net: Normalised, isolation: Isolation, number: int) -> Parting:
+    def _reviewed(self, case: TrainCase, net: Normalised, isolation: Isolation, number: int) -> Parting:
         """What the features of the finished net say of the images that are not isolated yet."""
-        data = course.data
-        gains = torch.zeros(VIEWS, course.classes, dtype=torch.double)
+        data = case.data
+        gains = torch.zeros(VIEWS, case.classes, dtype=torch.double)
         member = torch.zeros(len(data), dtype=torch.double)
 
         def look() -> None:
-            found = parting(seen(net, data, course.classes), data.labels, course.classes, ~isolation.isolated)
+            found = parting(seen(net, data, case.classes), data.labels, case.classes, ~isolation.isolated)
             gains.copy_(found.gains)
             member.copy_(found.member)
 
-        course.once(f"review {number}", net, {"gains": gains, "member": member}, look)
+        case.once(f"review {number}", net, {"gains": gains, "member": member}, look)
         return Parting(gains, member)
 
-    def _check(self, course: Course) -> None:
+    def _check(self, case: TrainCase) -> None:
         if self.ascent not in ASCENTS:
             raise Problem(f"`abl.ascent` is one of {', '.join(ASCENTS)}, not `{self.ascent}`", status=USAGE)
         if not 0 < self.share < 0.5 or self.watch < 1:
             raise Problem("`abl.share` lies between 0 and 0.5, and `abl.watch` is at least 1", status=USAGE)
         if self.reviews:
-            features_of(course.fresh().eval(), course.data, course.classes)  # not after hours
+            features_of(case.fresh().eval(), case.data, case.classes)  # not after hours
 
-    def _isolated(self, course: Course, watch: Watched) -> Isolation:
+    def _isolated(self, case: TrainCase, watch: Watched) -> Isolation:
         """The sooner part of the class that stands out."""
-        data, scores = course.data, depth(watch.scored)
-        found = standing(scores, data.labels, course.classes)
-        told = evidence(found, self.threshold, _named(course, found.target))
+        data, scores = case.data, depth(watch.scored)
+        found = standing(scores, data.labels, case.classes)
+        told = evidence(found, self.threshold, _named(case, found.target))
         isolated = found.part if told.target is not None else torch.zeros_like(found.part)
         return Isolation(score=scores, isolated=isolated, evidence=told, curves=_curves(watch, isolated))
 
-    def _unlearned(self, course: Course, net: Normalised, trained: Trained, taught: Tensor) -> Trained:
+    def _unlearned(self, case: TrainCase, net: Normalised, trained: TrainResult, taught: Tensor) -> TrainResult:
         """What is left of the backdoor is taken out; only the best learned half of the class is not used for that."""
-        isolation, data = trained.isolation, course.data
+        isolation, data = trained.isolation, case.data
         assert isolation is not None
         own = data.labels == isolation.evidence.target
         scores = isolation.score.masked_fill(~(own & isolation.isolated), torch.inf)
         first = scores.argsort(stable=True)[: min(int(scores.isfinite().sum()), max(1, round(self.share * len(data))))]
         doubtful = own & (isolation.score < isolation.score[own & ~isolation.isolated].median())
         progress = unlearned(
-            course,
+            case,
             net,
             data.take(first),
             data.take(taught[~doubtful[taught]]),
@@ -182,6 +182,6 @@ def _curves(watch: Watched, isolated: Tensor) -> dict[str, tuple[float, ...]]:
     return {name: watch.curve(group) for name, group in groups.items()}
 
 
-def _named(course: Course, label: int) -> str:
-    names = course.data.names
+def _named(case: TrainCase, label: int) -> str:
+    names = case.data.names
     return f"`{names[label]}`" if label < len(names) else f"class {label}"

@@ -17,9 +17,9 @@ from dataclasses import dataclass
 
 import torch
 
-from bdscan.model import Normalised
-from bdscan.train import Course, Trained, Trainer
-from bdscan.train._lessons import kept_back, learned, without
+from bdscan.method.trainer import TrainCase, Trainer, TrainResult
+from bdscan.net.classifier import Normalised
+from bdscan.train._stages import kept_back, learned, without
 
 
 @dataclass(frozen=True)
@@ -31,10 +31,10 @@ class Plain(Trainer):
     rate: float = 0.1  # the highest one, with batches of 128
     decay: float = 5e-4  # the wide residual nets'
 
-    def __call__(self, course: Course) -> tuple[Normalised, Trained]:
-        everything = torch.ones(len(course.data), dtype=torch.bool)
-        kept = kept_back(course.data, everything, course.seed)
+    def __call__(self, case: TrainCase) -> tuple[Normalised, TrainResult]:
+        everything = torch.ones(len(case.data), dtype=torch.bool)
+        kept = kept_back(case.data, everything, case.seed)
         net, losses = learned(
-            course, without(course.data, kept), epochs=self.epochs, batch=self.batch, rate=self.rate, decay=self.decay
+            case, without(case.data, kept), epochs=self.epochs, batch=self.batch, rate=self.rate, decay=self.decay
         )
-        return net, Trained(kept=kept, curves={"all images": losses})
+        return net, TrainResult(kept=kept, curves={"all images": losses})

@@ -8,9 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from bdscan import __version__
-from bdscan.report import Report, changes, words
-from bdscan.report import treatment as told
-from bdscan.report.figures import plain
+from bdscan.report import Report, treatment_text, treatment_words, words
+from bdscan.report.numbers import plain
 
 TAG = "backdoor-purified"
 TAG_TRAINED = "backdoor-checked"  # on the cards of models trained here
@@ -83,11 +82,11 @@ def _original(report: Report) -> Iterator[str]:
 
 
 def _changes(report: Report) -> Iterator[str]:
-    yield from table("Before and after", ("", "before", "after"), changes.measured(report))
-    notes = changes.notes(report)
+    yield from table("Before and after", ("", "before", "after"), treatment_words.measured(report))
+    notes = treatment_words.notes(report)
     if notes:
         yield from ("## What was done", "", *(f"- {prose(note)}" for note in notes), "")
-    yield from table("Checks", ("", "check"), ((check.word, check.message) for check in told.checks(report)))
+    yield from table("Checks", ("", "check"), ((check.word, check.message) for check in treatment_text.checks(report)))
 
 
 def _settings(treatment: Mapping[str, object]) -> Iterator[str]:

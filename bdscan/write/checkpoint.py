@@ -11,11 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bdscan.load.assembly.tensors import Weights, tree
+from bdscan.load.assembly.unwrap import Rebuild, strip
 from bdscan.load.contents import Contents
-from bdscan.load.inert import mapping
-from bdscan.load.pickles import quoted
-from bdscan.load.tensors import Weights, tree
-from bdscan.load.unwrap import Rebuild, strip
+from bdscan.load.pickle.effects import quoted
+from bdscan.load.pickle.records import mapping
 from bdscan.write.names import Tensors
 from bdscan.write.values import Odd, Old, Values
 

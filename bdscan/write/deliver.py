@@ -9,26 +9,27 @@ from pathlib import Path
 
 import torch
 
-from bdscan.load import Loaded
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.load.assembly.loaded import Loaded
+from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import Contents, survey
 from bdscan.load.onnx import rebuild
-from bdscan.load.tensors import read
-from bdscan.model import SuspectModel
-from bdscan.problem import USAGE, Problem
-from bdscan.write import Written, checkpoint, folder, onnx_export, onnx_weights, reread, tensors_file
+from bdscan.net.classifier import Classifier
+from bdscan.write import checkpoint, folder, onnx_export, onnx_weights, reread, tensors_file
 from bdscan.write.names import filed
-from bdscan.write.places import card_place, check, family
-from bdscan.write.whole import Whole
+from bdscan.write.targets import card_place, check, family
+from bdscan.write.whole import AtomicFiles
+from bdscan.write.written import Written
 
 
 def deliver(
-    contents: Contents, loaded: Loaded, cleaned: SuspectModel, output: Path, card: str | None, onnx: Path | None
+    contents: Contents, loaded: Loaded, cleaned: Classifier, output: Path, card: str | None, onnx: Path | None
 ) -> Written:
-    """See `bdscan.write.write`."""
+    """See `bdscan.write.cleaned.write`."""
     check(contents, loaded, output, onnx)
     _same_net(loaded.suspect, cleaned)
     _unchanged(contents)
-    with _told(output), Whole() as whole:
+    with _told(output), AtomicFiles() as whole:
         place = whole.part(output)
         into = _folder(contents, place) if contents.path.is_dir() else place
         write = _graph if family(contents) == "onnx" else _weights
@@ -47,7 +48,7 @@ def deliver(
     return Written(output=output, sha256=sha256, files=tuple(files), notes=tuple(notes))
 
 
-def _same_net(old: SuspectModel, new: SuspectModel) -> None:
+def _same_net(old: Classifier, new: Classifier) -> None:
     """Purifiers promise the architecture that the suspect came with."""
     outlines = [{name: tensor.shape for name, tensor in net.net.net.state_dict().items()} for net in (old, new)]
     if outlines[0] != outlines[1]:
@@ -85,7 +86,7 @@ def _folder(contents: Contents, place: Path) -> Path:
     return place / contents.weights.name
 
 
-def _weights(contents: Contents, loaded: Loaded, cleaned: SuspectModel, place: Path) -> list[str]:
+def _weights(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
     original = read(contents)
     net = cleaned.net.net
     new = filed(net.state_dict(), original.tensors, loaded.convert)
@@ -103,7 +104,7 @@ def _weights(contents: Contents, loaded: Loaded, cleaned: SuspectModel, place: P
     return notes
 
 
-def _graph(contents: Contents, loaded: Loaded, cleaned: SuspectModel, place: Path) -> list[str]:
+def _graph(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
     old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
     way = onnx_weights.Way.find(contents.weights, loaded.suspect.net.net)
     rounding = way.save(place, new, old, contents.sha256)

@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
+from bdscan.facts.problem import Problem
 from bdscan.load.nets.candidate import COUNTER
-from bdscan.problem import Problem
 
 Tensors = dict[str, Tensor]
 Convert = Callable[[Tensors], Tensors]

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from bdscan import __version__
-from bdscan.report import Report, training, words
-from bdscan.report.figures import plain
+from bdscan.report import Report, training_text, words
+from bdscan.report.numbers import plain
 from bdscan.write.card import TAG_TRAINED, code, prose, table
 
 _NOT_SHOWN = (
@@ -23,7 +23,7 @@ def card(report: Report) -> str:
     """What it was trained on and how, what stood out in the data, how to load it, and what all this does not show."""
     if report.training is None:
         raise ValueError("nothing was trained, so there is nothing to put on a card")
-    told = training.Told.of(report)
+    told = training_text.Told.of(report)
     parts = [
         "---",
         "tags:",
@@ -48,9 +48,9 @@ def card(report: Report) -> str:
     return "\n".join(parts) + "\n"
 
 
-def _lines(report: Report, told: training.Told) -> Iterator[tuple[str, str]]:
+def _lines(report: Report, told: training_text.Told) -> Iterator[tuple[str, str]]:
     """Without the paths, which are private."""
-    for label, said in training.lines(report):
+    for label, said in training_text.lines(report):
         if label == "data":
             yield label, f"{told.data.get('images')} images (sha256 {told.data.get('sha256')} over pixels and labels)"
         elif label not in ("written to", "suspects"):

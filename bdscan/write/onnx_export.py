@@ -10,15 +10,15 @@ from pathlib import Path
 
 import torch
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.onnx import rebuild
-from bdscan.model import SuspectModel
-from bdscan.problem import USAGE, Problem
-from bdscan.write.places import EXPORTER, NO_EXPORTER
+from bdscan.net.classifier import Classifier
 from bdscan.write.reread import compare
+from bdscan.write.targets import EXPORTER, NO_EXPORTER
 from bdscan.write.tensors_file import origin
 
 
-def export(place: Path, cleaned: SuspectModel, sha256: str) -> list[str]:
+def export(place: Path, cleaned: Classifier, sha256: str) -> list[str]:
     """The owner's net without our normalisation, for any number of images at once; checked before it counts."""
     try:
         import onnx
@@ -34,7 +34,7 @@ def export(place: Path, cleaned: SuspectModel, sha256: str) -> list[str]:
     return _compared(place, cleaned)
 
 
-def _exported(cleaned: SuspectModel) -> onnx.ModelProto:  # type: ignore[name-defined]  # noqa: F821
+def _exported(cleaned: Classifier) -> onnx.ModelProto:  # type: ignore[name-defined]  # noqa: F821
     net = copy.deepcopy(cleaned.net.net).cpu()
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's talk about itself is nothing to tell a user
@@ -55,7 +55,7 @@ def _exported(cleaned: SuspectModel) -> onnx.ModelProto:  # type: ignore[name-de
     return program.model_proto
 
 
-def _compared(place: Path, cleaned: SuspectModel) -> list[str]:
+def _compared(place: Path, cleaned: Classifier) -> list[str]:
     try:
         net, *_ = rebuild(place)
     except Problem as problem:  # what our reader cannot rebuild may still be sound ONNX

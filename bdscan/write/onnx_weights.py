@@ -12,9 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.onnx.graph import followed, parse
 from bdscan.load.onnx.net import build, without_softmax
-from bdscan.problem import USAGE, Problem
 from bdscan.write.onnx_graph import embed, only_first_output, unshare
 from bdscan.write.tensors_file import origin
 

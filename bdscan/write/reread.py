@@ -8,12 +8,12 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bdscan.load import Loaded
 from bdscan.load.arch.match import Found, fit
+from bdscan.load.assembly.loaded import Loaded
+from bdscan.load.assembly.tensors import Weights, read
 from bdscan.load.contents import survey
 from bdscan.load.nets.candidate import Candidate
-from bdscan.load.tensors import Weights, read
-from bdscan.model import Normalised, SuspectModel
+from bdscan.net.classifier import Classifier, Normalised
 from bdscan.write.names import Tensors
 
 _IMAGES = 4
@@ -34,7 +34,7 @@ def tensors(place: Path, original: Weights, meant: Tensors, *, ordered: bool) ->
     return found.tensors
 
 
-def answers(found: Tensors, loaded: Loaded, cleaned: SuspectModel) -> None:
+def answers(found: Tensors, loaded: Loaded, cleaned: Classifier) -> None:
     """The original's architecture with the written tensors in it gives the cleaned model's logits."""
     skeleton = copy.deepcopy(loaded.suspect.net.net).cpu()
     candidate = Candidate(name=loaded.arch, build=lambda: skeleton, convert=loaded.convert, whole=True)
@@ -45,7 +45,7 @@ def answers(found: Tensors, loaded: Loaded, cleaned: SuspectModel) -> None:
     compare(fitted.net, cleaned, coarsest)
 
 
-def compare(net: nn.Module, cleaned: SuspectModel, rounding: float) -> None:
+def compare(net: nn.Module, cleaned: Classifier, rounding: float) -> None:
     """On random pixels, behind the same normalisation."""
     old = copy.deepcopy(cleaned.net).cpu()
     new = Normalised(net.eval(), old.mean.flatten().tolist(), old.std.flatten().tolist())

@@ -7,13 +7,13 @@ import io
 
 from torch import Tensor
 
-from bdscan.data import CleanSet
+from bdscan.images.image_set import ImageSet
 
 COLUMNS = ("file", "label", "score", "rank", "isolated")
 FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for a formula: nobody vouches for the names
 
 
-def table(images: CleanSet, score: Tensor, isolated: Tensor) -> str:
+def table(images: ImageSet, score: Tensor, isolated: Tensor) -> str:
     """Every image as a line of CSV, the most suspicious first."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")

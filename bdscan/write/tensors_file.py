@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from bdscan import __version__
-from bdscan.load import safetensors_header
+from bdscan.load.archive import safetensors_header
 from bdscan.load.contents import Contents
 from bdscan.write.names import Tensors
 

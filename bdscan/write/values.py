@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bdscan.load.inert import Made, Name, mapping
-from bdscan.load.rebuild import dtype, sizes
-from bdscan.load.unwrap import Rebuild
-from bdscan.problem import Problem
+from bdscan.facts.problem import Problem
+from bdscan.load.assembly.unwrap import Rebuild
+from bdscan.load.pickle.rebuild import dtype, sizes
+from bdscan.load.pickle.records import Made, Name, mapping
 
 _DEEPEST = 64
 _LONGEST = 4096  # bytes; more could be a pickle of weights

@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 
-class Whole:
+class AtomicFiles:
     """Hands out temporary names beside the final ones; the block's end swaps them in, its failure removes them."""
 
     def __init__(self) -> None:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from torch import Tensor
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load import nets
 from bdscan.load.arch import from_file, from_timm, from_torchvision, from_transformers
 from bdscan.load.arch.match import Difference, Found, fit, nearest
 from bdscan.load.nets import families
 from bdscan.load.nets.candidate import Candidate, outline_of
-from bdscan.problem import USAGE, Problem
 
 Facts = Mapping[str, object]  # what the file or the `config.json` beside it says of itself
 

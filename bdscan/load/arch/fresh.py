@@ -7,11 +7,11 @@ from collections.abc import Callable
 
 from torch import nn
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.arch import from_file, from_timm, from_torchvision
 from bdscan.load.arch.match import outputs, resized
 from bdscan.load.nets import families
 from bdscan.load.nets.candidate import outline_of
-from bdscan.problem import USAGE, Problem
 
 FORMS = "wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory"
 Shape = tuple[int, int, int]

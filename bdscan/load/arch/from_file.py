@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.nets.candidate import Candidate, Outline
-from bdscan.problem import USAGE, Problem
 
 _SIZES = (32, 28, 64, 224, 96, 128, 299)  # CIFAR and GTSRB, MNIST, Tiny ImageNet, ImageNet, STL-10
 

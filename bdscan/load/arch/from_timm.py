@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.arch.match import resized
 from bdscan.load.nets.candidate import Candidate, Outline
-from bdscan.problem import USAGE, Problem
 
 _WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}  # of the vision transformers
 _CONVNEXTS = {40: "atto", 48: "femto", 64: "pico", 80: "nano", 96: "tiny", 128: "base", 192: "large", 256: "xlarge"}

@@ -10,9 +10,9 @@ from typing import Any
 
 from torch import nn
 
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.arch.match import resized
 from bdscan.load.nets.candidate import Candidate, Outline
-from bdscan.problem import USAGE, Problem
 
 # How many tensors each has, without BatchNorm's counters: a few nets to build rather than eighty. ResNets and VGGs are
 # recognised by our own families. With and without the auxiliary heads: GoogLeNet and Inception.

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bdscan.facts.problem import Problem
 from bdscan.load import nets
 from bdscan.load.arch import from_torchvision
 from bdscan.load.arch.match import resized
 from bdscan.load.nets.candidate import Candidate, Misfit, Outline, outline_of, run
-from bdscan.problem import Problem
 
 Tensors = dict[str, Tensor]
 

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from bdscan.facts.problem import Problem
 from bdscan.load.nets.candidate import COUNTER, Candidate, Misfit, Outline, outline_of
-from bdscan.problem import Problem
 
 _SHOWN = 3  # names a sentence can hold
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from bdscan.facts.problem import Problem
 from bdscan.load.onnx.batch import open_batch
 from bdscan.load.onnx.graph import read
 from bdscan.load.onnx.net import Rebuilt, build, without_softmax
-from bdscan.problem import Problem
 
 __all__ = ["Rebuilt", "rebuild"]
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.problem import Problem
+from bdscan.facts.problem import Problem
 
 _LARGEST = 2**31 - 1  # bytes: protobuf's own bound on one message, and ours on the tensors beside it
 _OLDEST = 7  # before it, sums and products broadcast by other rules

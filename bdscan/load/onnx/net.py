@@ -8,11 +8,11 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
+from bdscan.facts.problem import Problem
 from bdscan.load.onnx.graph import Graph, Node, plain
 from bdscan.load.onnx.layers import LAYERS, linear
 from bdscan.load.onnx.operators import OPERATORS
 from bdscan.load.onnx.padding import PADDED, Padded, padding
-from bdscan.problem import Problem
 
 
 class Operator(nn.Module):

@@ -1,0 +1,1 @@
+"""How often each probe is right about nets whose truth is known."""

@@ -1,0 +1,1 @@
+"""Nets trained with a known trigger, and clean ones beside them."""

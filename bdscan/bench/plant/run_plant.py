@@ -1,0 +1,165 @@
+"""`bdscan bench plant`: nets with known triggers, and clean ones beside them, for everything else to be measured on."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bdscan.bench import output as said
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method import registry
+from bdscan.net.device import Device
+
+
+def plant(
+    data: Annotated[str, typer.Option(help="Training images: a folder, .npz, .tar or cifar10:ROOT.")],
+    test: Annotated[str, typer.Option(help="Images to measure on.")],
+    models: Annotated[Path, typer.Option(metavar="DIR", help="Where the nets and their labels go.")],
+    arch: Annotated[list[str], typer.Option(help="wrn-16-1, torchvision:NAME, ... (repeatable).")],
+    name: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--plant", metavar="NAME[@SHARE][:SETTING=VALUE,...]", help="This trigger (repeatable); without: all."
+        ),
+    ] = None,
+    rate: Annotated[
+        list[float] | None, typer.Option(min=0, max=1, help="Share poisoned (repeatable); without: as published.")
+    ] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Nets of each kind.")] = 1,
+    controls: Annotated[int, typer.Option(min=0, help="Clean nets of each architecture.")] = 0,
+    target: Annotated[int | None, typer.Option(min=0, help="The class; without: drawn by trigger and seed.")] = None,
+    images: Annotated[int | None, typer.Option(min=1, help="Draw so many training images.")] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="How long to train.")] = 20,
+    batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
+    flip: Annotated[bool, typer.Option(help="Mirror images; not for signs, digits or letters.")] = True,
+    normalize: Annotated[str, typer.Option(help="imagenet, cifar10, none or MEAN/STD.")] = "none",
+    device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
+    seed: Annotated[int, typer.Option(help="The first one; same seed, same nets.")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="Nets at a time, a process each.")] = 1,
+    engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
+    results: Annotated[Path, typer.Option(help="A small file a net; what is there is not done again.")] = Path(
+        "bench-results"
+    ),
+    output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
+) -> None:
+    """Train nets with known triggers, and clean ones, and print what came of it."""
+    from bdscan.bench.plant import plant_table
+    from bdscan.bench.plant.plant_job import Planting
+    from bdscan.bench.workers.jobs import run
+
+    said.writable(output)
+    kinds = [kind_of(text) for text in name or registry.names("plant")]
+    _there(data, test, arch, models)
+    work = [
+        Planting(
+            name=one.name,
+            model=str(models / f"{one.name}.safetensors"),
+            clean=data,
+            test=test,
+            arch=one.arch,
+            plant=one.kind.name if one.kind else None,
+            settings=one.kind.settings if one.kind else (),
+            rate=one.rate,
+            target=target,
+            images=images,
+            epochs=epochs,
+            batch=batch,
+            flip=flip,
+            normalize=normalize,
+            device=device.value,
+            seed=one.seed,
+            command=said.command(),
+        )
+        for one in _nets(kinds, rate, arch, range(seed, seed + seeds), range(seed, seed + controls))
+    ]
+    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
+    said.present(plant_table.grids(made), lambda: plant_table.document(made, said.command()), output)
+    said.failures(made)
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A trigger and its settings."""
+
+    name: str
+    settings: tuple[str, ...]
+    rate: float  # as published, or its own
+    fixed: bool = False  # its own
+
+    @property
+    def title(self) -> str:
+        return re.sub(r"[^\w.]+", "-", "-".join((self.name, *self.settings)))
+
+    def among(self, rates: Sequence[float] | None) -> list[float]:
+        """The shares that it is planted at."""
+        return [self.rate] if self.fixed or not rates else list(dict.fromkeys(rates))
+
+
+@dataclass(frozen=True)
+class Net:
+    """One net of the suite."""
+
+    arch: str
+    kind: Kind | None  # None: clean
+    rate: float
+    seed: int
+
+    @property
+    def name(self) -> str:
+        arch = re.sub(r"[^\w.]+", "-", self.arch.rpartition(":")[2])
+        if self.kind is None:
+            return f"{arch}-clean-{self.seed}"
+        return f"{arch}-{self.kind.title}-{100 * self.rate:g}-{self.seed}"  # the share in per cent
+
+
+def _nets(
+    kinds: Sequence[Kind], rates: Sequence[float] | None, arches: Sequence[str], seeds: range, controls: range
+) -> Iterator[Net]:
+    """First one of everything, then the next seed: whoever stops early has something of each."""
+    for number in dict.fromkeys((*seeds, *controls)):
+        for arch in dict.fromkeys(arches):
+            if number in seeds:
+                for kind in dict.fromkeys(kinds):
+                    yield from (Net(arch, kind, rate, number) for rate in kind.among(rates))
+            if number in controls:
+                yield Net(arch, None, 0.0, number)
+
+
+def kind_of(text: str) -> Kind:
+    """Wrong names and settings are told before hours of work."""
+    head, _, rest = text.partition(":")
+    name, at, own = head.partition("@")
+    settings = tuple(part for part in rest.split(",") if part)
+    given = registry.given([f"{name}.{part}" for part in settings]).get(name, {})
+    found = registry.configure("plant", name, given)
+    return Kind(name, settings, _share(own) if at else found.share, bool(at))
+
+
+def _share(text: str) -> float:
+    try:
+        share = float(text)
+    except ValueError:
+        share = -1
+    if not 0 < share <= 1:
+        raise Problem(f"`@{text}` is no share of the training images", hint="such as @0.05", status=USAGE)
+    return share
+
+
+def _there(data: str, test: str, arches: Sequence[str], models: Path) -> None:
+    """So is everything that is not there."""
+    from bdscan.images.source import open_images
+    from bdscan.load.arch.fresh import fresh
+
+    source = open_images(data, training=True)
+    open_images(test)
+    for arch in arches:
+        fresh(arch, max(2, len(source.names)), source.size or (3, 32, 32))
+    try:
+        models.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(f"cannot write to `{models}`: {error.strerror}", status=USAGE) from None

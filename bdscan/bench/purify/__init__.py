@@ -1,0 +1,1 @@
+"""Cures measured with the trigger at hand."""

@@ -1,0 +1,1 @@
+"""All results as tables, beside what others published."""

@@ -1,0 +1,72 @@
+"""What others published, to be shown beside our own figures and marked as theirs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from bdscan.triggers.user_trigger import TriggerEffect, der
+
+FILE = Path(__file__).with_name("published.json")
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where figures stand, and what they were measured on."""
+
+    title: str
+    where: str
+    net: str
+    data: str
+
+
+@dataclass(frozen=True)
+class Published:
+    """One method on one trigger: before and after, as shares."""
+
+    source: Source
+    room: str  # purify or train: a defence of which kind
+    method: str
+    attack: str
+    rate: float
+    accuracy: tuple[float, float]
+    asr: tuple[float, float]
+
+    @property
+    def der(self) -> float:
+        """By the same formula as ours."""
+        before, after = (TriggerEffect(None, acc, asr, 0.0) for acc, asr in zip(self.accuracy, self.asr, strict=True))
+        return der(before, after)
+
+
+@cache
+def published() -> tuple[Published, ...]:
+    """All figures, in the order of the file."""
+    told = json.loads(FILE.read_text(encoding="utf-8"))
+    sources = {name: Source(**source) for name, source in told["sources"].items()}
+    return tuple(
+        Published(
+            source=sources[figure["source"]],
+            room=figure["room"],
+            method=figure["method"],
+            attack=figure["attack"],
+            rate=figure["rate"],
+            accuracy=tuple(figure["accuracy"]),
+            asr=tuple(figure["asr"]),
+        )
+        for figure in told["figures"]
+    )
+
+
+def on(attack: str, room: str) -> list[Published]:
+    """What defences of one kind came to on one trigger."""
+    return [figure for figure in published() if (figure.attack, figure.room) == (attack, room)]
+
+
+def sources(attacks: Iterable[str]) -> list[Source]:
+    """Of the figures for these triggers, each once."""
+    wanted = set(attacks)
+    return list(dict.fromkeys(figure.source for figure in published() if figure.attack in wanted))

@@ -1,0 +1,1 @@
+"""Trainings on poisoned data, with and without defence, measured."""

@@ -1,0 +1,1 @@
+"""One process a job, here or on a Ray cluster."""

@@ -1,0 +1,124 @@
+"""What was found before and is known: a file of findings that are still told, but no longer fail the gate.
+
+    {"schema": "bdscan.gate.baseline/1",
+     "findings": [{"rule": "suspicious-model", "fingerprint": "4f0c…:1", "path": "models/signs.pt",
+                   "sha256": "d66e…", "found": {"net": "suspicious"}}]}
+
+An entry holds for these bytes alone, and only for what is no worse than what it says: of the file (`file`), of the net
+in it (`net`), and of what a policy asks for (`policy`), each on its own.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from bdscan.facts.finding import Verdict
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.report import Report
+from bdscan.report.rules import fingerprint, rule
+from bdscan.verdict.judge import FILE, judge
+
+SCHEMA = "bdscan.gate.baseline/1"
+_KINDS = ("file", "net", "policy")
+_GRAVE = {each.word: each for each in (Verdict.SUSPICIOUS, Verdict.BACKDOORED)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One model's known findings."""
+
+    rule: str
+    fingerprint: str
+    path: str  # for people: the bytes count wherever they lie
+    sha256: str
+    found: Mapping[str, str]  # kind -> verdict
+
+    def covers(self, found: Mapping[str, str]) -> bool:
+        """Whether nothing is found that is new or worse."""
+        return all(kind in self.found and _GRAVE[of] <= _GRAVE[self.found[kind]] for kind, of in found.items())
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """All entries, by sha256."""
+
+    entries: Mapping[str, Entry]
+
+    def applied(self, report: Report) -> Report:
+        """The report with whether what it found is new; without a finding there is nothing to say."""
+        if not (found := _found(report)):
+            return report
+        entry = self.entries.get(report.subject.sha256 or "")
+        return replace(report, baseline="unchanged" if entry and entry.covers(found) else "new")
+
+    def outdated(self, reports: Mapping[str, bool]) -> Iterator[str]:
+        """A sentence for each entry that nothing came of; `reports` says of each sha256 whether anything was found."""
+        for sha256, entry in self.entries.items():
+            name = f"the baseline's entry on {entry.path} ({sha256[:12]}…)"
+            if sha256 not in reports:
+                yield f"{name} fits none of the files that were looked at"
+            elif not reports[sha256]:
+                yield f"{name} no longer applies: nothing was found this time"
+
+
+def entry_of(report: Report) -> Entry | None:
+    """What a baseline keeps of the report; None where it found nothing."""
+    found, broken, sha256 = _found(report), rule(report), report.subject.sha256
+    if not found or broken is None or sha256 is None:
+        return None
+    mark = fingerprint(broken.id, sha256)
+    return Entry(rule=broken.id, fingerprint=mark, path=report.subject.path, sha256=sha256, found=found)
+
+
+def written(entries: Sequence[Entry]) -> str:
+    """The file's text, the same for the same findings."""
+    told = [vars(entry) for entry in sorted(entries, key=lambda entry: (entry.path, entry.sha256))]
+    return json.dumps({"schema": SCHEMA, "findings": told}, indent=2)
+
+
+def read(path: Path) -> Baseline:
+    """The baseline in a file; a `Problem` where it is none."""
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise Problem(f"the baseline `{path}` cannot be read: {error.strerror}", status=USAGE) from None
+    except (ValueError, RecursionError):
+        raise _strange(path, "it is not JSON") from None
+    if not isinstance(held, dict) or held.get("schema") != SCHEMA or not isinstance(held.get("findings"), list):
+        raise _strange(path, f"its schema is not `{SCHEMA}`")
+    entries = [_entry(path, each) for each in held["findings"]]
+    return Baseline({entry.sha256: entry for entry in entries})
+
+
+def _entry(path: Path, told: Any) -> Entry:
+    names = Entry.__dataclass_fields__.keys()
+    if not isinstance(told, dict) or told.keys() != names:
+        raise _strange(path, f"an entry does not have {', '.join(f'`{name}`' for name in names)}")
+    found = told["found"]
+    if not all(isinstance(told[name], str) for name in names if name != "found") or not isinstance(found, dict):
+        raise _strange(path, "an entry holds something else than text")
+    if not re.fullmatch("[0-9a-f]{64}", told["sha256"]):
+        raise _strange(path, f"`{told['sha256'][:80]}` is no sha256")
+    if not found or not all(kind in _KINDS and of in list(_GRAVE) for kind, of in found.items()):
+        raise _strange(path, f"the entry on `{told['path']}` does not say what was found")
+    return Entry(**told)
+
+
+def _strange(path: Path, why: str) -> Problem:
+    return Problem(f"the baseline `{path}` is none: {why}", hint="write one with `--write-baseline`", status=USAGE)
+
+
+def _found(report: Report) -> dict[str, str]:
+    """Each kind of which something is found, and how grave that is by itself."""
+    file, net = (
+        judge(tuple(run for run in report.runs if (run.family == FILE) is of_file)).verdict for of_file in (True, False)
+    )
+    found = {kind: of.word for kind, of in (("file", file), ("net", net)) if of >= Verdict.SUSPICIOUS}
+    if not found and report.verdict >= Verdict.SUSPICIOUS:  # it rests on more than the runs, as after a treatment
+        found["net"] = report.verdict.word
+    return found | ({"policy": Verdict.SUSPICIOUS.word} if report.refused else {})

@@ -1,0 +1,101 @@
+"""Reports kept from earlier scans, so that a model that has not changed costs nothing the next time.
+
+A report is found again by everything that it depends on: where the model lies, the bytes of model, clean images and
+class names, the options, the probes' settings, bdscan's own files, and the versions of Python and the libraries. Clean
+images count by their bytes, since a CI checkout gives them new dates each time; beyond 2 GiB only names, sizes and
+dates are read. A net built by a Python file is never kept: what else that file imports, nobody knows.
+
+Whoever may write to the folder may write verdicts. It belongs to the pipeline, not to those whose models are scanned.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import tempfile
+import zipfile
+import zlib
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import IO, Any
+
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.gate import cache_form, cache_key
+from bdscan.load.source import folders
+from bdscan.report import Report
+
+_UNFINISHED = ("stopped", "our fault")  # how the failures begin that another run would not have
+_REPORT = "report"  # the name of the text among the arrays
+
+
+@dataclass(frozen=True)
+class Cache:
+    """A folder of reports; `options` is all that the user asked for, as plain values."""
+
+    folder: Path
+    options: Mapping[str, Any]
+
+    @cached_property
+    def _others(self) -> str:
+        return cache_key.digest(self.options)
+
+    def key(self, path: str, known_as: str | None = None) -> str | None:
+        """Under which name a report on this model is kept, beginning with the model's sha256; None where none is.
+
+        `known_as` is its address, where the model only lies at the path for a moment.
+        """
+        if ".py:" in self.options["arch"]:
+            return None
+        try:
+            model = folders.resolve(Path(path))
+            sha256, others = cache_key.sha256_of(*model.files), self._others
+            index = cache_key.sha256_of(model.weights) if model.shards else ""
+        except (OSError, Problem):  # the scan says what is wrong with it
+            return None
+        config = json.dumps(model.config, sort_keys=True)
+        parts = (others, known_as or path, config, index, *(danger.message for danger in model.dangers))
+        rest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
+        return f"{sha256}-{rest.hexdigest()[:32]}"
+
+    def get(self, key: str) -> Report | None:
+        """The report of an earlier scan; what is damaged or strange counts as none."""
+        import numpy as np
+
+        try:
+            with self._file(key).open("rb") as file, np.load(file, allow_pickle=False) as held:
+                return cache_form.unpacked(key, held[_REPORT].tobytes(), held)
+        except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
+            return None
+
+    def put(self, key: str, report: Report) -> None:
+        """Keeps the report, whole or not at all; one that another run would finish is not kept."""
+        changed = report.subject.sha256 != key[:64]  # while it was being looked at
+        if changed or any((run.failure or "").startswith(_UNFINISHED) for run in report.runs):
+            return
+        import numpy as np
+
+        text, arrays = cache_form.packed(key, report)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            with _part(self.folder) as part:
+                np.savez_compressed(part, **{_REPORT: np.frombuffer(text, np.uint8)}, **arrays)  # type: ignore[arg-type]
+                part.flush()
+                Path(part.name).replace(self._file(key))
+        except OSError as error:
+            raise Problem(f"cannot write to the cache `{self.folder}`: {error.strerror}", status=USAGE) from None
+
+    def _file(self, key: str) -> Path:
+        return self.folder / f"{key}.npz"
+
+
+@contextlib.contextmanager
+def _part(folder: Path) -> Iterator[IO[bytes]]:
+    """A file of another name, gone again if it is still there in the end."""
+    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
+        try:
+            yield part
+        finally:
+            Path(part.name).unlink(missing_ok=True)

@@ -1,0 +1,191 @@
+"""Clean images read from disk: folders, tars, arrays and torchvision's data sets, decoded only when chosen."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.images import arrays, folders
+from bdscan.images.classes import by_model
+from bdscan.images.decode import UNREADABLE, Read, channels, enlarged, fitted
+from bdscan.images.doubts import FEW, Labels, doubts_against, of_classes, of_failures, of_pixels
+from bdscan.images.image_set import ImageSet
+
+__all__ = ["Source", "doubts_against", "open_images"]
+
+LIMIT = 5000  # enough for every probe; more only costs time
+_BYTES = 1 << 30  # decoded; 7,000 pictures of 224 x 224
+_ENLARGED = 2.0  # scale beyond which a net sees blur it was not trained on
+_SAMPLED = 32  # headers read to tell the size
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """Images that were listed but not yet decoded."""
+
+    spec: str
+    names: tuple[str, ...]  # classes as the source names them
+    index: tuple[int, ...]  # each image's place in `names`
+    files: tuple[str, ...]
+    read: Read
+    doubts: tuple[str, ...] = ()
+
+    @property
+    def count(self) -> int:
+        return len(self.index)
+
+    @cached_property
+    def size(self) -> tuple[int, int, int] | None:
+        """Channels, height and width if they are the same in a sample of the headers."""
+        sampled = np.unique(np.linspace(0, self.count - 1, _SAMPLED).astype(int)).tolist()
+        seen = set()
+        for _, picture in self.read(sampled):
+            if not isinstance(picture, Exception):
+                seen.add((channels(picture), picture.height, picture.width))
+        return seen.pop() if len(seen) == 1 else None
+
+    def everything(self, shape: tuple[int, int, int], names: tuple[str, ...] | None = None) -> ImageSet:
+        """All images, to train on: the order is the source's, and nobody vouches for them."""
+        places, names = by_model(self.names, names, self.spec)
+        images, kept, doubts = _decode(self, list(range(self.count)), shape)
+        labels = np.asarray(places)[list(self.index)]
+        files = tuple(self.files[i] for i in kept)
+        return ImageSet(images, torch.from_numpy(labels[kept]), names, (*self.doubts, *doubts), files)
+
+    def load(
+        self,
+        shape: tuple[int, int, int],
+        names: tuple[str, ...] | None = None,
+        limit: int | None = None,
+        seed: int = 0,
+    ) -> ImageSet:
+        """A class-balanced choice, decoded at the net's size, its labels in the order of the model's `names`."""
+        if shape[0] not in (1, 3):
+            raise Problem(f"the net takes {shape[0]} channels; images have one or three")
+        places, names = by_model(self.names, names, self.spec)
+        labels = np.asarray(places)[list(self.index)]
+        bound = (
+            min(max(LIMIT, FEW * len(self.names)), max(1, _BYTES // int(np.prod(shape)))) if limit is None else limit
+        )
+        chosen = _balanced(labels, bound, seed)
+        images, kept, doubts = _decode(self, chosen, shape)
+        truth = torch.from_numpy(labels[kept])
+        doubts = [*self.doubts, *doubts, *of_classes(labels, names), *of_pixels(images)]
+        return ImageSet(images, truth, names, tuple(doubts), tuple(self.files[i] for i in kept))
+
+
+def open_images(spec: str, *, training: bool = False) -> Source:
+    """A folder, `.npz` or `.tar`, or `cifar10:ROOT` and its like; nothing is decoded yet.
+
+    Of data sets that come in parts it is the test images, or those for `training`.
+    """
+    kind, colon, rest = spec.partition(":")
+    if colon and kind.lower() in _SETS and not Path(spec).exists():
+        return _data_set(spec, kind.lower(), Path(rest).expanduser(), training)
+    path = Path(spec).expanduser()
+    if path.is_dir():
+        return _folder(spec, path)
+    if not path.is_file():
+        hint = f"a folder, .npz, .tar, or one of {', '.join(_SETS)} followed by `:ROOT`"
+        raise Problem(f"no images at `{spec}`: there is no such file or folder", hint=hint, status=USAGE)
+    if path.suffix == ".npz":
+        return _of_arrays(spec, arrays.npz(path))
+    if path.name.endswith((".tar", ".tar.gz", ".tgz")):
+        listing, places = folders.list_tar(path)
+        return _source(spec, listing, folders.TarReader(path, places))
+    raise Problem(f"`{spec}` is no form of images that bdscan reads", hint="a folder, .npz or .tar", status=USAGE)
+
+
+def _folder(spec: str, path: Path) -> Source:
+    listing = folders.list_folder(path)
+    return _source(spec, listing, folders.FolderReader(path, listing.files))
+
+
+def _data_set(spec: str, kind: str, root: Path, training: bool) -> Source:
+    if not root.is_dir():
+        raise Problem(f"no images at `{spec}`: `{root}` is not a folder", hint="nothing is downloaded", status=USAGE)
+    try:
+        if kind == "imagefolder":
+            return _folder(spec, root)
+        if kind == "gtsrb":
+            pictures, files, classes = arrays.gtsrb(root, training)
+            return _source(spec, folders.Listing(classes, files), folders.FolderReader(pictures, files))
+        if kind in _CIFAR:
+            return _of_arrays(spec, arrays.cifar(root, *(_CIFAR_TRAINING if training else _CIFAR)[kind]))
+        return _of_arrays(spec, arrays.through_torchvision(_SETS[kind], root, training))
+    except (OSError, RuntimeError, KeyError, ValueError, IndexError, ImportError) as error:
+        part = "training" if training else "test"
+        said = f"`{root}` does not hold the {part} images of {_SETS[kind]}: {error}"
+        raise Problem(said, hint="the layout is the one torchvision downloads", status=USAGE) from error
+
+
+_SETS = {
+    "cifar10": "CIFAR10",
+    "cifar100": "CIFAR100",
+    "gtsrb": "GTSRB",
+    "mnist": "MNIST",
+    "fashionmnist": "FashionMNIST",
+    "svhn": "SVHN",
+    "stl10": "STL10",
+    "imagefolder": "ImageFolder",
+}
+_CIFAR = {
+    "cifar10": ("cifar-10-batches-py", ("test_batch",), "labels", "batches.meta", "label_names"),
+    "cifar100": ("cifar-100-python", ("test",), "fine_labels", "meta", "fine_label_names"),
+}
+_CIFAR_TRAINING = {
+    "cifar10": (_CIFAR["cifar10"][0], tuple(f"data_batch_{i}" for i in range(1, 6)), *_CIFAR["cifar10"][2:]),
+    "cifar100": (_CIFAR["cifar100"][0], ("train",), *_CIFAR["cifar100"][2:]),
+}
+
+
+def _of_arrays(spec: str, held: arrays.Arrays) -> Source:
+    listing = folders.Listing(held.classes(), [f"{spec}[{i}]" for i in range(len(held.labels))])
+    return _source(spec, listing.checked(spec), held, held.names)
+
+
+def _source(spec: str, listing: folders.Listing, read: Read, names: tuple[str, ...] = ()) -> Source:
+    found = {*listing.classes, *listing.empty}
+    numbers = all(name.isdecimal() for name in found)
+    names = names or tuple(sorted(found, key=(lambda name: (int(name), name)) if numbers else None))
+    place = {name: i for i, name in enumerate(names)}
+    index = tuple(place[name] for name in listing.classes)
+    return Source(spec, names, index, tuple(listing.files), read, tuple(listing.doubts))
+
+
+def _balanced(labels: Labels, limit: int, seed: int) -> list[int]:
+    """Round and round the classes, one seeded draw from each, until the limit is reached."""
+    rank = np.empty(len(labels), dtype=np.int64)
+    generator = np.random.default_rng(seed)
+    for label in np.unique(labels):
+        members = np.flatnonzero(labels == label)
+        rank[members] = generator.permutation(len(members))
+    chosen: list[int] = np.sort(np.lexsort((labels, rank))[:limit]).tolist()
+    return chosen
+
+
+def _decode(source: Source, chosen: list[int], shape: tuple[int, int, int]) -> tuple[Tensor, list[int], list[str]]:
+    images = torch.empty((len(chosen), *shape), dtype=torch.uint8)
+    kept, failed, small = list[int](), list[tuple[str, Exception]](), 0
+    for i, picture in source.read(chosen):
+        try:
+            if isinstance(picture, Exception):
+                raise picture
+            images[len(kept)] = fitted(picture, shape)
+        except UNREADABLE as error:
+            failed.append((source.files[i], error))
+        else:
+            kept.append(i)
+            small += enlarged(picture, shape, _ENLARGED)
+    doubts = list(of_failures(failed, len(chosen)))
+    if small > len(kept) / 2:
+        doubts.append(
+            f"{small} of {len(kept)} images are less than half the net's {shape[2]}x{shape[1]}: enlarged, blurred"
+        )
+    return images[: len(kept)], kept, doubts

@@ -1,0 +1,1 @@
+"""Containers of weights, read byte by byte: zips as torch writes them, safetensors, the outline of ONNX."""

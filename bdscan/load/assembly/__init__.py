@@ -1,0 +1,1 @@
+"""Tensors, architecture, normalisation and class names put together into one net."""

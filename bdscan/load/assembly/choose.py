@@ -1,0 +1,178 @@
+"""Which of the nets and normalisations that could be is the one: the one that is right about the clean images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from bdscan.images.image_set import ImageSet, at_once
+from bdscan.load.arch.match import Found
+from bdscan.load.assembly.normalize import Norm
+from bdscan.net.classifier import Normalised
+
+_FIRST = 40  # images to tell good from hopeless: a standard error of at most 8 points ...
+_BEHIND = 0.2  # ... so what is 20 behind is out
+_SECOND = 250  # images to tell the rest apart
+_MOST = 1000  # images the accuracy is measured on: a standard error of at most 1.6 points
+_SAME = 0.95  # two that agree on so many answers are the same net for our purposes: the commoner is taken
+_APART = 0.8  # two that are as often right, but agree on fewer than this, leave the net in doubt
+_GAIN = 0.1  # what a relabelling must gain before the class order is doubted
+_GOOD = 0.5  # and how good it must be after that
+_EACH = 4  # images a class it takes to see that
+_BATCH = 50  # images at a time, fewer where they are large
+
+
+@dataclass(eq=False)
+class Option:
+    """A net behind a normalisation, and its answers so far."""
+
+    found: Found
+    norm: Norm
+    answers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
+
+    def ask(self, pixels: Tensor, device: torch.device) -> None:
+        """Answers for all of these images, those that are known not asked again."""
+        batch = at_once(pixels.shape, _BATCH)
+        net = Normalised(self.found.net, self.norm.mean, self.norm.std).eval().to(device)
+        with torch.no_grad():
+            for start in range(len(self.answers), len(pixels), batch):
+                part = pixels[start : start + batch].to(device).float() / 255
+                self.answers = torch.cat([self.answers, net(part).argmax(1).cpu()])
+
+    def accuracy(self, labels: Tensor) -> float:
+        return float((self.answers == labels[: len(self.answers)]).float().mean())
+
+    @property
+    def named(self) -> str:
+        return f"`{self.norm.name}`" + (f" with {self.found.candidate.variant}" if self.found.candidate.variant else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Choice:
+    """The option taken, and what is to be said about it."""
+
+    option: Option
+    accuracy: float | None = None
+    notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
+
+
+def guess(options: Sequence[Option], *, told: bool) -> Choice:
+    """Without clean images: the commonest, and a doubt for everything it leaves open."""
+    first = options[0]
+    doubts = []
+    if not told:
+        said = f"the normalisation cannot be told without clean images: `{first.norm.name}` was assumed"
+        doubts.append(f"{said} (`--normalize` states it)")
+    if first.found.candidate.variant:
+        doubts.append(f"its tensors do not show all of the net: {first.found.candidate.variant} was assumed")
+    return Choice(first, doubts=tuple(doubts))
+
+
+def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> Choice:
+    """The option with the best accuracy, asked in rounds so that the hopeless cost little."""
+    order = _spread(clean.labels)[:_MOST]
+    pixels, labels = clean.images[order], clean.labels[order]
+    left = list(options)
+    for count in (_FIRST, _SECOND) if len(left) > 1 else ():
+        for option in left:
+            option.ask(pixels[:count], device)
+        scores = {id(option): _score(option, labels) for option in left}
+        best = max(scores.values())
+        left = sorted(left, key=lambda option: -scores[id(option)])  # stable: the commoner first among equals
+        left = [option for option in left if scores[id(option)] >= best - _BEHIND]
+    alike = [option for option in left if _agreement(left[0], option) >= _SAME and not _beaten(left[0], option, labels)]
+    taken = min(alike, key=options.index) if alike else left[0]  # a single option was not asked yet
+    told = _told(taken, [option for option in options if option is not taken], left, labels)
+    taken.ask(pixels, device)
+    doubts = [*told.doubts, *_order(taken.answers, labels)]
+    notes = list(told.notes)
+    if len(order) < len(clean):
+        notes.append(f"clean accuracy was measured on {len(order)} of {len(clean)} images")
+    return Choice(taken, taken.accuracy(labels), tuple(notes), tuple(doubts))
+
+
+def relabelled(answers: Tensor, labels: Tensor) -> float:
+    """Accuracy if every class were called what the net mostly says for it, no two classes the same."""
+    pairs, counts = torch.stack([labels, answers]).unique(dim=1, return_counts=True)
+    right, classes, names = 0, set[int](), set[int]()
+    for i in counts.argsort(descending=True, stable=True).tolist():
+        label, answer = pairs[:, i].tolist()
+        if label not in classes and answer not in names:
+            classes.add(label)
+            names.add(answer)
+            right += int(counts[i])
+    return right / len(labels)
+
+
+def _reordered(answers: Tensor, labels: Tensor) -> float | None:
+    """What a relabelling would give, if that is telling: with an image or two a class any net can be relabelled."""
+    accuracy = float((answers == labels).float().mean())
+    if len(labels) < _EACH * len(labels.unique()):
+        return None
+    other = relabelled(answers, labels)
+    return other if other >= max(_GOOD, accuracy + _GAIN) else None
+
+
+def _score(option: Option, labels: Tensor) -> float:
+    """Accuracy, whatever the order of the classes: a wrong order must not pass for a wrong normalisation."""
+    return _reordered(option.answers, labels[: len(option.answers)]) or option.accuracy(labels)
+
+
+def _told(taken: Option, others: Sequence[Option], left: Sequence[Option], labels: Tensor) -> Choice:
+    """By how much the option won, and against which it did not."""
+    if not others:
+        return Choice(taken)
+    what = "normalisation" if any(other.norm != taken.norm for other in others) else "variant of the net"
+    ties = [other for other in others if other in left and not _beaten(taken, other, labels)]
+    apart = [tie for tie in ties if _agreement(taken, tie) < _APART]
+    known = f"{_scores([taken], labels)} right"
+    if apart:
+        said = f"the {what} is not settled: {known}, {_scores(apart, labels)} (`--normalize` and `--arch` state it)"
+        return Choice(taken, doubts=(said,))
+    beaten = sorted((other for other in others if other not in ties), key=lambda other: -other.accuracy(labels))
+    note = f"{what} chosen by accuracy: {known}"
+    note += f", {_scores(beaten[:1], labels)}" if beaten else ""
+    note += f"; hardly different: {_scores(ties, labels)}" if ties else ""
+    return Choice(taken, notes=(note,))
+
+
+def _scores(options: Sequence[Option], labels: Tensor) -> str:
+    return ", ".join(f"{one.named} {one.accuracy(labels):.1%} of {len(one.answers)} images" for one in options)
+
+
+def _beaten(taken: Option, rival: Option, labels: Tensor) -> bool:
+    """Whether the images on which just one of them is right favour the taken one beyond chance (two sigma)."""
+    count = min(len(taken.answers), len(rival.answers))
+    right = taken.answers[:count] == labels[:count]
+    other = rival.answers[:count] == labels[:count]
+    won, lost = int((right & ~other).sum()), int((other & ~right).sum())
+    return won > lost and (won - lost) ** 2 > 4 * (won + lost)
+
+
+def _agreement(one: Option, other: Option) -> float:
+    count = min(len(one.answers), len(other.answers))
+    return float((one.answers[:count] == other.answers[:count]).float().mean())
+
+
+def _order(answers: Tensor, labels: Tensor) -> list[str]:
+    accuracy, best = float((answers == labels).float().mean()), _reordered(answers, labels)
+    if best is None:
+        return []
+    return [
+        f"accuracy is {accuracy:.0%}, but {best:.0%} if the classes stood in another order: "
+        "give the net's own order with `--classes FILE`"
+    ]
+
+
+def _spread(labels: Tensor) -> Tensor:
+    """An order in which every class comes up again and again, whatever the order of the set."""
+    rank = torch.empty_like(labels)
+    generator = torch.Generator().manual_seed(0)
+    for label in labels.unique().tolist():
+        members = (labels == label).nonzero()[:, 0]
+        rank[members] = torch.randperm(len(members), generator=generator)
+    return rank.argsort(stable=True)

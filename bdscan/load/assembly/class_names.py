@@ -1,0 +1,77 @@
+"""What the net calls its classes, in its own order."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from bdscan.facts.problem import USAGE, Problem
+
+
+def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
+    """`--classes FILE`: one name a line, or JSON: a list, or names by index, or indices by name.
+
+    As many as the net has; None where there is no net yet.
+    """
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Problem(f"`{path}` cannot be read: {error}", status=USAGE) from None
+    names = _json(text, path) if text.lstrip().startswith(("[", "{")) else _lines(text)
+    if not names or not all(names):
+        raise Problem(f"`{path}` has a class without a name", status=USAGE)
+    if classes is not None and len(names) != classes:
+        said = f"`{path}` has {len(names)} classes, the net {classes}"
+        raise Problem(said, hint="give every class of the net, in the net's order", status=USAGE)
+    if len(set(names)) < len(names):
+        raise Problem(f"`{path}` names a class twice", status=USAGE)
+    return names
+
+
+def stated(config: Mapping[str, object] | None, extra: Mapping[str, object], classes: int) -> tuple[str, ...]:
+    """The names that stand in the file or its `config.json`; none if they are missing, incomplete or placeholders."""
+    facts = {**extra, **(config or {})}
+    for key in ("id2label", "label_names", "class_names", "classes", "idx_to_class", "class_to_idx"):
+        names = _listed(facts.get(key))
+        if len(names) == classes and len(set(names)) == classes and not _placeholders(names):
+            return names
+    return ()
+
+
+def _placeholders(names: tuple[str, ...]) -> bool:
+    """What transformers writes when nobody named the classes."""
+    return all(name == f"LABEL_{i}" for i, name in enumerate(names))
+
+
+def _lines(text: str) -> tuple[str, ...]:
+    return tuple(line.strip() for line in text.strip().splitlines())
+
+
+def _json(text: str, path: Path) -> tuple[str, ...]:
+    try:
+        names = _listed(json.loads(text))
+    except (ValueError, RecursionError):
+        raise Problem(f"`{path}` is not readable JSON", status=USAGE) from None
+    if not names:
+        raise Problem(f"`{path}` is neither a list of names nor a table of them by index", status=USAGE)
+    return names
+
+
+def _listed(value: object) -> tuple[str, ...]:
+    """A list of names, a table from index to name, or one from name to index."""
+    if isinstance(value, list | tuple):
+        return tuple(map(str, value))
+    if not isinstance(value, Mapping):
+        return ()
+    by_index = {_index(key): str(name) for key, name in value.items()}
+    if None in by_index:
+        by_index = {_index(index): str(name) for name, index in value.items()}
+    if set(by_index) != set(range(len(value))):
+        return ()
+    return tuple(by_index[i] for i in range(len(value)))
+
+
+def _index(value: object) -> int | None:
+    text = str(value)
+    return int(text) if text.isdecimal() else None

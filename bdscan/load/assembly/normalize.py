@@ -1,0 +1,133 @@
+"""What was done to the pixels before the net saw them: `--normalize`."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bdscan.facts.problem import USAGE, Problem
+
+
+@dataclass(frozen=True)
+class Norm:
+    """Mean and standard deviation of each channel, in [0, 1]."""
+
+    name: str
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+
+_Table = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
+
+# As the data sets' users write them. For CIFAR-10 two deviations are in use: that of all pixels, and the mean of those
+# of the single images (.2023 ...), which many training scripts took from one another.
+_COLOUR: _Table = {
+    "cifar10": ((0.4914, 0.4822, 0.4465), (0.247, 0.243, 0.261)),
+    "none": ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0)),
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "half": ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+    "cifar10-2023": ((0.4914, 0.4822, 0.4465), (0.2023, 0.1994, 0.201)),
+    "cifar100": ((0.5071, 0.4865, 0.4409), (0.2673, 0.2564, 0.2762)),
+    "tiny": ((0.4802, 0.4481, 0.3975), (0.2302, 0.2265, 0.2262)),
+}
+_GREY: _Table = {
+    "mnist": ((0.1307,), (0.3081,)),
+    "none": ((0.0,), (1.0,)),
+    "half": ((0.5,), (0.5,)),
+    "fashion": ((0.286,), (0.353,)),
+}
+# What BackdoorBench does to the data sets that it names in its files.
+_BENCH = {
+    "cifar10": "cifar10",
+    "cifar100": "cifar100",
+    "tiny": "tiny",
+    "gtsrb": "none",
+    "celeba": "none",
+    "mnist": "half",
+    "imagenet": "imagenet",
+}
+
+
+def known(channels: int) -> dict[str, Norm]:
+    """Every normalisation with a name, for so many channels."""
+    plain: _Table = {"none": ((0.0,) * channels, (1.0,) * channels)}
+    table = {3: _COLOUR, 1: _GREY}.get(channels, plain)
+    return {name: Norm(name, *figures) for name, figures in table.items()}
+
+
+def parse(spec: str, channels: int) -> Norm:
+    """A name, or `MEAN,MEAN,MEAN/STD,STD,STD`."""
+    names = known(channels)
+    named = names.get(spec) or names.get(_BENCH.get(spec, ""))
+    if named:
+        return named
+    halves = [_figures(half) for half in spec.split("/")]
+    if len(halves) == 2 and all(len(half) in (1, channels) for half in halves) and min(halves[1]) > 0:
+        mean, std = (half * channels if len(half) == 1 else half for half in halves)
+        return Norm(spec, mean, std)
+    forms = f"auto, {', '.join(names)}, or figures such as {'/'.join([','.join(['0.5'] * channels)] * 2)}"
+    said = f"`--normalize {spec}` is no normalisation for {channels} channel{'s' if channels > 1 else ''}"
+    raise Problem(said, hint=forms, status=USAGE)
+
+
+def stated(
+    folder: Path, config: Mapping[str, object] | None, extra: Mapping[str, object], channels: int
+) -> Norm | None:
+    """What the file or the folder says of itself."""
+    config = config or {}
+    inner = config.get("pretrained_cfg")
+    for facts in (inner if isinstance(inner, dict) else {}, config, extra):
+        found = _pair(facts.get("mean"), facts.get("std"), "config.json" if facts is not extra else "file", channels)
+        if found:
+            return found
+    beside = _preprocessor(folder)
+    if beside and beside.get("do_normalize", True):
+        found = _pair(beside.get("image_mean"), beside.get("image_std"), "preprocessor_config.json", channels)
+        if found:
+            return found
+    bench = _BENCH.get(str(extra.get("clean_data", "")).lower())
+    return known(channels).get(bench) if bench else None
+
+
+def candidates(channels: int, classes: int, side: int) -> list[Norm]:
+    """All that could be, the likeliest first."""
+    names = known(channels)
+    usual = "imagenet" if side > 100 else {100: "cifar100", 43: "none", 200: "tiny"}.get(classes, "")
+    return sorted(names.values(), key=lambda norm: norm.name != usual)
+
+
+def _figures(text: str) -> tuple[float, ...]:
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        return ()
+    return values if all(map(math.isfinite, values)) else ()
+
+
+def _pair(mean: object, std: object, source: str, channels: int) -> Norm | None:
+    """The figures, if they are figures; under their own name if they have one."""
+    if not isinstance(mean, list | tuple) or not isinstance(std, list | tuple):
+        return None
+    if not len(mean) == len(std) == channels or not all(isinstance(part, int | float) for part in (*mean, *std)):
+        return None
+    if min(std) <= 0 or not all(map(math.isfinite, (*mean, *std))):
+        return None
+    for norm in known(channels).values():
+        if _close(norm.mean, mean) and _close(norm.std, std):
+            return norm
+    return Norm(f"from {source}", tuple(map(float, mean)), tuple(map(float, std)))
+
+
+def _close(one: Sequence[float], other: Sequence[float]) -> bool:
+    return all(abs(a - b) < 5e-4 for a, b in zip(one, other, strict=True))
+
+
+def _preprocessor(folder: Path) -> Mapping[str, object] | None:
+    try:
+        value = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None

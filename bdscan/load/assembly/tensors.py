@@ -1,0 +1,227 @@
+"""The tensors of a surveyed file, taken out without running anything in it."""
+
+from __future__ import annotations
+
+import json
+import mmap
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from bdscan.facts.problem import Problem
+from bdscan.load.archive import safetensors_header, torch_zip
+from bdscan.load.archive.zips import Archive
+from bdscan.load.assembly.unwrap import Rebuild, Unwrapped, strip, unwrap
+from bdscan.load.contents import Contents
+from bdscan.load.pickle import legacy
+from bdscan.load.pickle.effects import follow, quoted
+from bdscan.load.pickle.rebuild import Bytes, Rebuilder, dtype, flat
+from bdscan.load.pickle.records import Walk
+from bdscan.load.source import shards
+
+_RATIO = 20  # weights hardly compress; whoever unpacks to more than this many times the file's size is a bomb ...
+_SMALL = 64 << 20  # ... unless all of it fits here
+_SAFE_TYPES = {
+    "F64": "float64",
+    "F32": "float32",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "C64": "complex64",
+    "BOOL": "bool",
+}
+_SAFE_TYPES |= {
+    "I64": "int64",
+    "I32": "int32",
+    "I16": "int16",
+    "I8": "int8",
+    "U64": "uint64",
+    "U32": "uint32",
+    "U16": "uint16",
+    "U8": "uint8",
+}
+_SAFE_TYPES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
+_PT2_TYPES = dict(
+    enumerate(("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"), 1)
+)  # torch._export's ScalarType
+_PT2_TYPES |= {10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16"}
+
+Tree = tuple[object, Rebuild]
+_Result = TypeVar("_Result")
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Named tensors as the file holds them, on the CPU, sharing memory with it (copy on write)."""
+
+    tensors: dict[str, Tensor]
+    wrapper: str | None = None  # the entry they were under, dotted; None for a plain state dict
+    prefix: str = ""  # what was taken off every name
+    described: str = ""  # e.g. "pytorch zip, state dict under `state_dict`, prefix `module.`"
+    extra: Mapping[str, object] = field(
+        default_factory=dict
+    )  # what the file says about itself: model_name, num_classes ...
+
+    @cached_property
+    def nonfinite(self) -> tuple[str, ...]:
+        """The tensors that hold NaN or infinities."""
+        return tuple(name for name, tensor in self.tensors.items() if not _finite(tensor))
+
+
+def read(contents: Contents) -> Weights:
+    """All tensors of the file, whatever its dangers: nothing in it is imported or called."""
+    found = _opened(contents, {contents.format: lambda _: _split(contents)} if contents.shards else _READERS)
+    tensors, prefix = strip(found.tensors)
+    described = f"{contents.format}, {found.kind}"
+    described += f" under `{found.wrapper}`" if found.wrapper else ""
+    described += f", prefix `{prefix}`" if prefix else ""
+    return Weights(tensors, found.wrapper, prefix, described, found.extra)
+
+
+def tree(contents: Contents) -> Tree:
+    """All that a pickled file holds, as inert records, and what makes tensors of those that describe one."""
+    return _opened(contents, _TREES)
+
+
+def _opened(contents: Contents, readers: Mapping[str, Callable[[mmap.mmap], _Result]]) -> _Result:
+    try:
+        return readers[contents.format](_mapped(contents.weights))
+    except Problem as problem:
+        message = f"the weights in `{contents.path}` cannot be read: {problem.message}"
+        raise Problem(message, hint=problem.hint, status=problem.status) from None
+    except (OSError, ValueError) as error:
+        raise Problem(f"the weights in `{contents.path}` cannot be read: {type(error).__name__}") from None
+
+
+def _mapped(path: Path) -> mmap.mmap:
+    with path.open("rb") as file:
+        return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the tensors keep it open
+
+
+def _split(contents: Contents) -> Unwrapped:
+    """The tensors of all shards, once the index has been found to be right about them."""
+    parts = {file.name: _safetensors(_mapped(file)) for file in contents.shards}
+    shards.agree(shards.listed(contents.weights), {name: part.tensors for name, part in parts.items()})
+    tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
+    extra = {key: value for part in parts.values() for key, value in part.extra.items()}
+    return Unwrapped(tensors, kind=f"state dict in {len(parts)} files", extra=extra)
+
+
+def _zip(data: mmap.mmap) -> Tree:
+    archive = Archive(data)
+    order = archive.find(f"{archive.root}/byteorder")
+    if order is not None and archive.read(order, 16).strip() == b"big":
+        raise Problem("it was written on a big-endian machine", hint="save it again on another one")
+    unpacked = sum(member.size for member in archive.members if not member.stored)
+    if unpacked > _SMALL + _RATIO * len(data):
+        raise Problem(f"its members unpack to {unpacked:,} bytes: a zip bomb")
+    walk = torch_zip.main_walk(archive)
+    rebuilder = Rebuilder(lambda key: _member(archive, f"data/{key}"), len(data))
+    return _whole(walk), rebuilder.tensor
+
+
+def _member(archive: Archive, name: str) -> Bytes | None:
+    """The bytes of a stored member where they lie; a compressed one is unpacked within bounds."""
+    member = archive.find(f"{archive.root}/{name}")
+    if member is None or member.stored:
+        return (archive.data, member.start, member.stop) if member and isinstance(archive.data, mmap.mmap) else None
+    unpacked = bytearray(archive.read(member, member.size))
+    return unpacked, 0, len(unpacked)
+
+
+def _legacy(data: mmap.mmap) -> Tree:
+    parts = legacy.split(data)
+    if parts.problem:
+        raise Problem(parts.problem)
+
+    def locate(key: str) -> Bytes | None:
+        return (data, *parts.spans[key]) if key in parts.spans else None
+
+    return parts.main.value, Rebuilder(locate, len(data)).tensor
+
+
+def _pickle(data: mmap.mmap) -> Tree:
+    return _whole(follow(data)[0]), Rebuilder(lambda key: None, len(data)).tensor
+
+
+def _whole(walk: Walk) -> object:
+    if walk.broken:
+        raise Problem(f"its pickle breaks off: {walk.broken}")
+    return walk.value
+
+
+def _safetensors(data: mmap.mmap) -> Unwrapped:
+    header = safetensors_header.read(data)
+    base = 8 + int.from_bytes(data[:8], "little")
+    tensors: dict[str, Tensor] = {}
+    for start, stop, name in safetensors_header.spans(header):
+        entry = header[name]
+        assert isinstance(entry, dict)  # `safetensors_header.read` has checked it
+        if entry["dtype"] not in _SAFE_TYPES:
+            raise Problem(f"its tensor {quoted(name)} is of a type torch has no arithmetic for, {entry['dtype']}")
+        tensors[name] = flat((data, base + start, base + stop), dtype(_SAFE_TYPES[entry["dtype"]])).view(entry["shape"])
+    if not tensors:
+        raise Problem("it holds no weights")
+    return Unwrapped(tensors, extra=dict(safetensors_header.metadata(header)))
+
+
+def _pt2(data: mmap.mmap) -> Unwrapped:
+    """An exported program's weights: raw storages and a table in JSON."""
+    archive = Archive(data)
+    folder = f"{archive.root}/data/weights/"
+    listing = archive.find(f"{folder}model_weights_config.json")
+    assert listing is not None  # `archives.kind` has seen it
+    rebuilder = Rebuilder(lambda key: None, len(data))
+    try:
+        table = json.loads(archive.read(listing, _SMALL))["config"]
+        tensors = {str(name): _exported(archive, rebuilder, entry) for name, entry in table.items()}
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        raise Problem(
+            "its table of weights is not what torch.export writes", hint="save the net's state dict instead"
+        ) from None
+    if not tensors:
+        raise Problem("it holds no weights")
+    return Unwrapped(tensors, kind="weights of an exported program")
+
+
+def _exported(archive: Archive, rebuilder: Rebuilder, entry: Mapping[str, object]) -> Tensor:
+    meta = entry["tensor_meta"]
+    assert isinstance(meta, dict) or not isinstance(meta, str)
+    source = _member(archive, f"data/weights/{entry['path_name']}")
+    if entry.get("use_pickle") or source is None:
+        raise Problem(
+            "some of its weights are pickled on their own or missing", hint="save the net's state dict instead"
+        )
+    values = flat(source, dtype(_PT2_TYPES[meta["dtype"]]))  # type: ignore[index]
+    shape, stride = ([side["as_int"] for side in meta[key]] for key in ("sizes", "strides"))  # type: ignore[index]
+    return rebuilder.view(values, meta["storage_offset"]["as_int"], shape, stride)  # type: ignore[index]
+
+
+def _onnx(data: mmap.mmap) -> Unwrapped:
+    raise Problem("it is an ONNX file, whose weights come with its graph")
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    if tensor.itemsize == 1:
+        tensor = tensor.float()  # float8 has no arithmetic on the CPU
+    low, high = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).aminmax()
+    return bool(torch.isfinite(low) and torch.isfinite(high))
+
+
+def _unwrapped(read_tree: Callable[[mmap.mmap], Tree]) -> Callable[[mmap.mmap], Unwrapped]:
+    return lambda data: unwrap(*read_tree(data))
+
+
+_TREES = {"pytorch zip": _zip, "torchscript": _zip, "pytorch legacy": _legacy, "bare pickle": _pickle}
+_READERS = {
+    **{form: _unwrapped(read_tree) for form, read_tree in _TREES.items()},
+    "safetensors": _safetensors,
+    "pt2": _pt2,
+    "onnx": _onnx,
+}

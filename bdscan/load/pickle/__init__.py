@@ -1,0 +1,1 @@
+"""Pickles followed opcode by opcode: nothing is imported, nothing is called."""

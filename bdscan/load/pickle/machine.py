@@ -1,0 +1,228 @@
+"""Follows a pickle's opcodes the way the real unpickler would, except that it imports nothing and calls nothing."""
+
+from __future__ import annotations
+
+import struct
+import warnings
+from _codecs import escape_decode
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from mmap import mmap
+
+from bdscan.load.pickle.records import Made, Name, Persistent, Walk
+
+_SIMPLE = (str, int, float, bytes, bool, type(None), Name, Made, Persistent)
+
+
+class Broken(Exception):
+    """The pickle cannot be followed any further."""
+
+
+class Stop(Exception):  # not an error: the opcode of that name
+    pass
+
+
+class Machine:
+    """The pickle virtual machine over `data[start:end]`, with inert records for objects."""
+
+    def __init__(self, data: bytes | mmap, start: int, end: int) -> None:
+        self.data, self.at, self.end = data, start, end
+        self.stack: list[object] = []
+        self.marks: list[list[object]] = []
+        self.memo: dict[int, object] = {}
+        self.walk = Walk(start)
+
+    def take(self, count: int) -> bytes:
+        if count > self.end - self.at or count < 0:
+            raise Broken("it ends too early")
+        self.at += count
+        return self.data[self.at - count : self.at]
+
+    def line(self) -> bytes:
+        stop = self.data.find(b"\n", self.at, self.end)
+        if stop < 0:
+            raise Broken("it ends too early")
+        text = self.data[self.at : stop]
+        self.at = stop + 1
+        return text
+
+    def number(self, form: str) -> int:
+        value: int = struct.unpack(form, self.take(struct.calcsize(form)))[0]
+        return value
+
+    def push(self, value: object) -> None:
+        self.stack.append(value)
+
+    def since_mark(self) -> list[object]:
+        taken = self.stack
+        self.stack = self.marks.pop()
+        return taken
+
+    def stop(self) -> None:
+        self.walk.value = self.stack.pop()
+        raise Stop
+
+    # -- names ------------------------------------------------------------
+
+    def name(self, module: object, name: object) -> None:
+        """Python 2 names become what the real unpickler would make of them."""
+        if not isinstance(module, str) or not isinstance(name, str):
+            self.odd("the name of what it imports is computed while it loads")
+            module, name = "?", "?"
+        module, name = NAME_MAPPING.get((module, name), (module, name))
+        asked = Name(IMPORT_MAPPING.get(module, module), name)
+        self.walk.names.setdefault(asked, self.at)
+        self.push(asked)
+
+    def global_(self) -> None:
+        module = self.line().decode()
+        self.name(module, self.line().decode())
+
+    def stack_global(self) -> None:
+        name, module = self.stack.pop(), self.stack.pop()
+        self.name(module, name)
+
+    def extension(self, form: str) -> None:
+        self.odd(f"it uses extension code {self.number(form)}, which stands for whatever the reader registered")
+        self.push(Name("?", "extension"))
+
+    def odd(self, what: str) -> None:
+        if len(self.walk.strange) < 20:
+            self.walk.strange.setdefault(what, self.at)
+
+    # -- objects ----------------------------------------------------------
+
+    def make(self, maker: object, arguments: object, keywords: object = None) -> None:
+        made = Made(maker, arguments, keywords)
+        self.walk.made.append(made)
+        self.push(made)
+
+    def reduce(self) -> None:
+        arguments = self.stack.pop()
+        self.make(self.stack.pop(), arguments)
+
+    def newobj_ex(self) -> None:
+        keywords, arguments = self.stack.pop(), self.stack.pop()
+        self.make(self.stack.pop(), arguments, keywords)
+
+    def inst(self) -> None:
+        self.global_()
+        maker = self.stack.pop()
+        self.make(maker, tuple(self.since_mark()))
+
+    def obj(self) -> None:
+        maker, *arguments = self.since_mark()
+        self.make(maker, tuple(arguments))
+
+    def build(self) -> None:
+        state, target = self.stack.pop(), self.stack[-1]
+        if isinstance(target, Made):
+            target.build(state)
+        else:
+            self.walk.built.append(target)
+
+    def persistent(self, pid: object) -> None:
+        stored = Persistent(pid)
+        self.walk.pids.append(stored)
+        self.push(stored)
+
+    # -- containers -------------------------------------------------------
+
+    def mark(self) -> None:
+        self.marks.append(self.stack)
+        self.stack = []
+
+    def append(self) -> None:
+        value = self.stack.pop()
+        self.extend([value])
+
+    def extend(self, values: list[object]) -> None:
+        target = self.stack[-1]
+        if isinstance(target, list):
+            target.extend(values)
+        elif isinstance(target, set):
+            target.update(_key(value) for value in values)
+        elif isinstance(target, Made):
+            for value in values:
+                target.add(value)
+        else:
+            self.walk.built.append(target)
+
+    def setitem(self) -> None:
+        value, key = self.stack.pop(), self.stack.pop()
+        self.update([key, value])
+
+    def update(self, flat: list[object]) -> None:
+        target = self.stack[-1]
+        for key, value in zip(flat[::2], flat[1::2], strict=True):
+            if isinstance(target, dict):
+                target[_key(key)] = value
+            elif isinstance(target, Made):
+                target.put(_key(key), value)
+            else:
+                self.walk.built.append(target)
+
+    def dict_(self) -> None:
+        flat = self.since_mark()
+        self.push({})
+        self.update(flat)
+
+    def frozen(self) -> None:
+        taken = frozenset(_key(value) for value in self.since_mark())
+        self.push(taken)
+
+    def tuple_(self, count: int) -> None:
+        taken = tuple(self.stack[-count:])
+        if len(taken) != count:
+            raise Broken("malformed (stack)")
+        self.stack[-count:] = [taken]
+
+    def pop(self) -> None:
+        if self.stack:
+            self.stack.pop()
+        else:
+            self.stack = self.marks.pop()
+
+    def put(self, index: int) -> None:
+        self.memo[index] = self.stack[-1]
+
+    # -- literals ---------------------------------------------------------
+
+    def int_text(self) -> None:
+        text = self.line()
+        if text in (b"00", b"01"):
+            self.push(text == b"01")
+        else:
+            octal = text.lstrip(b"+-").startswith(b"0") and text.lstrip(b"+-").isdigit()  # C's strtol takes 010 for 8
+            self.push(int(text, 8 if octal else 0))
+
+    def quoted(self) -> None:
+        text = self.line().strip()
+        if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in b"\"'":
+            raise Broken("malformed (quotes)")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # an odd escape in the file is nothing to tell a user
+            self.push(escape_decode(text[1:-1])[0].decode("utf-8", "replace"))
+
+    def text(self, form: str) -> None:
+        self.push(self.take(self.number(form)).decode("utf-8", "surrogatepass"))
+
+    def old_text(self, form: str) -> None:
+        """Python 2 strings are text here, as `torch.load` reads them."""
+        self.push(self.take(self.number(form)).decode("utf-8", "replace"))
+
+    def raw(self, form: str) -> None:
+        self.push(self.take(self.number(form)))
+
+    def long(self, form: str) -> None:
+        self.push(int.from_bytes(self.take(self.number(form)), "little", signed=True))
+
+
+def _key(value: object) -> object:
+    """A dict key whose hash the file cannot make expensive: nested tuples and huge integers count by identity."""
+    if isinstance(value, int) and not -(1 << 60) < value < 1 << 60:
+        return Persistent(value)
+    if isinstance(value, _SIMPLE):
+        return value
+    if isinstance(value, tuple) and len(value) < 10 and all(isinstance(part, str | bytes | None) for part in value):
+        return value
+    return Persistent(value)

@@ -1,0 +1,1 @@
+"""A net that answers, and the tools that every method shares: training, folding, taps."""

@@ -1,0 +1,77 @@
+"""Grad-CAM: which positions of an image speak for a class."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.net.classifier import Classifier
+
+FINEST = 7  # positions a side that a map should have: what a 224-pixel ResNet's last stage offers
+COARSEST = 4  # below this a map shows little more than the quadrant
+
+
+def grad_cam_layer(suspect: Classifier) -> str:
+    """The last module to put out maps of at least 7 x 7 positions; failing that 4 x 4, failing that the largest maps.
+
+    Blocks count as modules, so that what a residual branch is added to is not left out.
+    """
+    maps = _modules_with_maps(suspect)
+    if not maps:
+        raise Problem("the net has no maps: Grad-CAM needs a layer of channels x height x width")
+    for least in (FINEST, COARSEST):
+        fine = [name for name, side in maps.items() if side >= least]
+        if fine:
+            return fine[-1]
+    return [name for name, side in maps.items() if side == max(maps.values())][-1]
+
+
+def _modules_with_maps(suspect: Classifier) -> dict[str, int]:
+    """Each module that puts out maps, in the order in which they finish, and the shorter side of its last output."""
+    finished: dict[str, int] = {}
+    handles = []
+    for name, module in suspect.net.net.named_modules():
+
+        def keep(_: nn.Module, __: object, out: object, name: str = name) -> None:
+            finished.pop(name, None)  # a module that runs again moves to the end
+            if isinstance(out, Tensor) and out.dim() == 4 and min(out.shape[2:]) > 1:
+                finished[name] = min(out.shape[2:])
+
+        if name and name != suspect.head:
+            handles.append(module.register_forward_hook(keep))
+    try:
+        with torch.no_grad():
+            suspect(torch.full((1, *suspect.shape), 0.5, device=suspect.device))
+    finally:
+        for handle in handles:
+            handle.remove()
+    return finished
+
+
+def grad_cam(suspect: Classifier, pixels: Tensor, targets: Tensor, layer: str) -> Tensor:
+    """One map an image in [0, 1], at the size of the image (Selvaraju et al. 2017).
+
+    Weights are the gradients of the target's logit averaged over positions; the weighted sum of maps is rectified,
+    then scaled by its own smallest and largest value. A map that is zero everywhere stays zero.
+    """
+    if layer not in dict(suspect.net.net.named_modules()):
+        raise Problem(f"the net has no layer `{layer}`", hint="layers are named as in the file's tensors", status=USAGE)
+    with torch.enable_grad(), suspect.tap(layer) as seen:
+        logits = suspect(pixels.detach().requires_grad_())
+        maps = _maps(seen, layer)
+        (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), maps)
+    raw = (gradient.mean((2, 3), keepdim=True) * maps.detach()).sum(1, keepdim=True).relu()
+    low, high = raw.amin((2, 3), keepdim=True), raw.amax((2, 3), keepdim=True)
+    scaled = (raw - low) / (high - low).clamp(min=1e-12)
+    resized = F.interpolate(scaled, pixels.shape[2:], mode="bilinear", align_corners=False)
+    return resized[:, 0].clamp(0, 1)
+
+
+def _maps(seen: dict[str, Tensor], layer: str) -> Tensor:
+    if layer not in seen or seen[layer].dim() != 4:
+        raise Problem(
+            f"`{layer}` puts out no maps", hint="`layer` must name a convolution or what follows one", status=USAGE
+        )
+    return seen[layer]

@@ -1,0 +1,52 @@
+"""What a user may ask of each verb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+AUTO = "auto"
+
+Progress = Callable[[str, int, int, str], None]  # probe, done, total, what is being tried
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """What the user asked for."""
+
+    clean: str | None = None
+    arch: str = "auto"
+    normalize: str = "auto"
+    classes: Path | None = None
+    probes: tuple[str, ...] = ()  # none named: all that the effort covers
+    settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    effort: Literal["fast", "standard", "thorough"] = "standard"
+    budget: float | None = None  # seconds for one model
+    device: str = "auto"
+    seed: int = 0
+    show: Progress = lambda probe, done, total, what: None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurifyOptions(Options):
+    """What the user asked for, and by which method."""
+
+    method: str = AUTO
+    output: Path
+    onnx: Path | None = None
+    trigger: str | None = None  # the user's own, to be measured and nothing else
+    target: int | None = None  # of that trigger
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOptions(Options):
+    """What the user asked for. `clean` are images that somebody does vouch for, to check the result by."""
+
+    method: str = "abl"
+    output: Path
+    suspects: Path | None = None  # a table of all images, the suspicious first
+    augment: str = "auto"  # auto, none, shift or flip
+    side: int | None = None  # of the images the net takes; None: the images' own
+    resume: bool = False

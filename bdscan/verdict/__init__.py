@@ -1,0 +1,1 @@
+"""From what the probes measured to one verdict: pure functions, no torch."""

@@ -1,0 +1,108 @@
+"""What clean nets look like: the shipped statistics of reference nets, and p-values against them."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+
+from bdscan.facts.finding import Array
+from bdscan.verdict.statistics import FEWEST, student_tail
+
+OTHERS = 7  # classes beside the one in question: the reference nets have nine and more, and with fewer each is easier
+UNLIKE = 2.2  # the 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance
+STATISTICS = Path(__file__).with_name("calibration.json")
+
+
+@dataclass(frozen=True)
+class Spread:
+    """How far the classes of one clean net lie apart in a log-scale statistic, and how alike nets are in that."""
+
+    sd: float
+    freedom: float
+    heavy: float = (
+        1.0  # how much wider the tail is than Student's: no reference net may be more surprising than 1 in n + 1
+    )
+
+
+@dataclass(frozen=True)
+class Height:
+    """Where a statistic of a whole net lies on clean nets."""
+
+    mean: float
+    sd: float
+    nets: int
+
+    def p(self, score: float) -> float:
+        """How likely this score, or a larger one, is for one net more."""
+        return student_tail((score - self.mean) / (self.sd * math.sqrt(1 + 1 / self.nets)), self.nets - 1)
+
+
+@cache
+def _shipped() -> dict[str, dict[str, dict[str, float]]]:
+    if not STATISTICS.is_file():
+        return {}
+    shipped: dict[str, dict[str, dict[str, float]]] = json.loads(STATISTICS.read_text(encoding="utf-8"))["statistics"]
+    return shipped
+
+
+def spread(statistic: str) -> Spread | None:
+    found = _shipped().get(statistic, {}).get("spread")
+    return Spread(found["sd"], found["freedom"], found["heavy"]) if found else None
+
+
+def height(statistic: str) -> Height | None:
+    found = _shipped().get(statistic, {}).get("height")
+    return Height(found["mean"], found["sd"], int(found["nets"])) if found else None
+
+
+def p_values(statistic: str, scores: Array | Sequence[float]) -> Array:
+    """How likely each class's score (large is suspicious) is beside the others': one p-value a class.
+
+    A leave-one-out t-test whose variance is that of the other classes, shrunk towards what reference nets show
+    (Smyth's moderated t, 2004): nine other classes alone say little about a spread, and by chance too small a one.
+    """
+    return moderated(scores, spread(statistic))
+
+
+def moderated(scores: Array | Sequence[float], prior: Spread | None) -> Array:
+    """The test behind `p_values`; without a prior the plain leave-one-out t."""
+    values = np.asarray(scores, dtype=float)
+    p = np.ones(len(values))
+    finite = np.flatnonzero(np.isfinite(values))
+    if len(finite) < FEWEST:
+        return p
+    for c in finite:
+        others = values[finite[finite != c]]
+        own = _Spread(float(others.var(ddof=1)), len(others) - 1)
+        # A net of few classes, or with classes further apart, is not like the reference nets: its own spread counts.
+        alone = prior is None or len(others) < OTHERS or own.variance > UNLIKE * prior.sd**2
+        for used in ([own] if alone else []) + ([own.shrunk(prior)] if prior is not None else []):
+            scale = math.sqrt(used.variance * (1 + 1 / len(others))) * (prior.heavy if prior else 1)
+            if scale > 1e-12 * float(np.abs(values[finite]).max()):
+                tail = student_tail(float(values[c] - others.mean()) / scale, used.freedom)
+                p[c] = tail if p[c] == 1 else max(p[c], tail)
+    return p
+
+
+@dataclass(frozen=True)
+class _Spread:
+    """A variance, and how many degrees of freedom it rests on."""
+
+    variance: float
+    freedom: float
+
+    def shrunk(self, prior: Spread) -> _Spread:
+        freedom = self.freedom + prior.freedom
+        return _Spread((prior.freedom * prior.sd**2 + self.freedom * self.variance) / freedom, freedom)
+
+
+def p_height(statistic: str, score: float) -> float | None:
+    """How likely a whole net's score, or a larger one, is among clean nets; None where nothing is shipped."""
+    clean = height(statistic)
+    return None if clean is None or not math.isfinite(score) else clean.p(score)

@@ -1,0 +1,193 @@
+"""Outliers, p-values and intervals, in plain numpy."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from bdscan.facts.finding import Array
+
+MAD_TO_SD = 1.4826  # of a normal distribution
+FEWEST = 4  # with fewer classes the leave-one-out t would need a value above 45 to mean 0.1 %
+P_CAP = 0.99  # a p-value of exactly 1 would cancel any evidence in a Cauchy sum (truncated as in Fang et al. 2023)
+
+
+def incomplete_beta(x: float, a: float, b: float) -> float:
+    """The regularised incomplete beta function I_x(a, b)."""
+    if x <= 0 or x >= 1:
+        return float(x >= 1)
+    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
+    if x > (a + 1) / (a + b + 2):  # the fraction converges fast only on the near side of the mean
+        return 1 - front * _fraction(1 - x, b, a) / b
+    return front * _fraction(x, a, b) / a
+
+
+def _fraction(x: float, a: float, b: float) -> float:
+    """The continued fraction of the incomplete beta function, by Lentz's method."""
+    tiny = 1e-300
+    c, d = 1.0, 1 / _nonzero(1 - (a + b) * x / (a + 1), tiny)
+    value = d
+    for m in range(1, 1000):
+        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
+        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
+        for term in (even, odd):
+            d = 1 / _nonzero(1 + term * d, tiny)
+            c = _nonzero(1 + term / c, tiny)
+            value *= c * d
+        if abs(c * d - 1) < 1e-15:
+            break
+    return value
+
+
+def _nonzero(x: float, tiny: float) -> float:
+    return x if abs(x) > tiny else tiny
+
+
+def student_tail(t: float, freedom: float) -> float:
+    """P(T >= t) for Student's t; keeps its relative precision far out in the tail."""
+    if math.isinf(t):
+        return float(t < 0)
+    half = incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5) / 2
+    return half if t >= 0 else 1 - half
+
+
+def leave_one_out(scores: Array | Sequence[float], floor: float = 0.0) -> Array:
+    """How likely each score is, or a larger one, if it were drawn like the others: one p-value a class.
+
+    `floor` is the smallest spread to believe in; where the others have no spread at all there is nothing to
+    measure against and p is 1, as it is with fewer than four scores or for a score that is not finite.
+    """
+    values = np.asarray(scores, dtype=float)
+    p = np.ones(len(values))
+    finite = np.flatnonzero(np.isfinite(values))
+    count = len(finite)
+    if count < FEWEST:
+        return p
+    for c in finite:
+        others = values[finite[finite != c]]
+        spread = max(float(others.std(ddof=1)), floor)
+        if spread > 1e-12 * float(np.abs(values[finite]).max()):
+            t = (values[c] - others.mean()) / (spread * math.sqrt(1 + 1 / (count - 1)))
+            p[c] = student_tail(float(t), count - 2)
+    return p
+
+
+def robust_z(scores: Array | Sequence[float]) -> Array:
+    """Distance from the median in units of the spread (1.4826 x MAD); zero everywhere if all scores are equal."""
+    values = np.asarray(scores, dtype=float)
+    off = values - np.nanmedian(values)
+    spread = MAD_TO_SD * np.nanmedian(np.abs(off))
+    if spread == 0:  # more than half the scores are equal: fall back on the mean deviation
+        spread = math.sqrt(math.pi / 2) * np.nanmean(np.abs(off))
+    return off / spread if spread > 0 else np.zeros_like(off)
+
+
+def holm(p: Array | Sequence[float]) -> Array:
+    """P-values adjusted for being several, by Holm's step-down: each can be compared with the level itself."""
+    values = np.asarray(p, dtype=float)
+    order = np.argsort(values, kind="stable")
+    steps = np.maximum.accumulate(values[order] * (len(values) - np.arange(len(values))))
+    adjusted = np.empty_like(values)
+    adjusted[order] = np.minimum(steps, 1)
+    return adjusted
+
+
+def cauchy(p: Array | Sequence[float], weights: Array | Sequence[float] | None = None) -> float:
+    """One p-value from several that may depend on one another; those that are not numbers are left out."""
+    values = np.asarray(p, dtype=float)
+    share = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
+    known = ~np.isnan(values) & (share > 0)
+    values, share = np.clip(values[known], 1e-300, P_CAP), share[known]
+    if not len(values):
+        return 1.0
+    total = float(
+        np.sum(share / np.tan(math.pi * values)) / share.sum()
+    )  # 1/tan(pi p) is tan(pi (0.5 - p)), exact near 0
+    return math.atan2(1, total) / math.pi
+
+
+def pooled(p: Sequence[Array]) -> Array:
+    """One p-value a class from several sets of them (`cauchy`, class by class)."""
+    return np.array([cauchy(column) for column in np.stack(p).T])
+
+
+def conformal(score: float, reference: Array | Sequence[float]) -> float:
+    """The share of the reference (and the score itself) that is at least as large: an exact p-value."""
+    values = np.asarray(reference, dtype=float)
+    return float((1 + np.sum(values >= score)) / (len(values) + 1))
+
+
+def clopper_pearson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
+    """An interval for a share that holds at least as often as `level` says."""
+    if not 0 <= hits <= count:
+        raise ValueError(f"{hits} hits of {count}")
+    out = (1 - level) / 2
+    low = _beta_quantile(out, hits, count - hits + 1) if hits else 0.0
+    high = _beta_quantile(1 - out, hits + 1, count - hits) if hits < count else 1.0
+    return low, high
+
+
+def _beta_quantile(p: float, a: float, b: float) -> float:
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (middle, high) if incomplete_beta(middle, a, b) < p else (low, middle)
+    return (low + high) / 2
+
+
+def mcnemar(before: Array | Sequence[bool], after: Array | Sequence[bool]) -> float:
+    """Two-sided exact p-value that two nets are equally often right on the same images."""
+    first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
+    lost, won = int(np.sum(first & ~second)), int(np.sum(~first & second))
+    count, fewer = lost + won, min(lost, won)
+    return min(1.0, 2 * incomplete_beta(0.5, count - fewer, fewer + 1)) if count else 1.0  # a fair coin's lower tail
+
+
+def concentration(heat: Array, share: float = 0.05) -> Array:
+    """The part of a map's heat that lies in its hottest positions (`share` of them, at least one), for each map."""
+    flat = heat.reshape(len(heat), -1)
+    top = max(1, round(share * flat.shape[1]))
+    hottest = np.partition(flat, flat.shape[1] - top, axis=1)[:, -top:].sum(1)
+    total = flat.sum(1)
+    part: Array = np.divide(hottest, total, out=np.zeros(len(flat)), where=total > 0)
+    return part
+
+
+def agreement(maps: Array) -> float:
+    """The mean correlation of all pairs of maps: 1 if all show the same places, 0 if they have nothing in common."""
+    flat = maps.reshape(len(maps), -1).astype(float)
+    flat = flat - flat.mean(1, keepdims=True)
+    length = np.sqrt((flat**2).sum(1))
+    flat = flat[length > 0] / length[length > 0, None]
+    count = len(flat)
+    if count < 2:
+        return 0.0
+    return float(((flat.sum(0) ** 2).sum() - count) / (count * (count - 1)))
+
+
+def two_way(values: Array, beside: Array, rounds: int = 30, cut: float = 1.5) -> Array:
+    """What a row, a column and a second quantity do not explain of a square table; where it holds NaN, so does this.
+
+    Huber's regression by reweighting: a few cells that stand out do not draw the fit to themselves.
+    """
+    rows, columns = np.nonzero(np.isfinite(values))
+    count = len(values)
+    left = np.full(values.shape, np.nan)
+    if len(rows) <= 2 * count:  # as many unknowns: nothing would be left
+        return left
+    y, x = values[rows, columns], beside[rows, columns]
+    spread = float(x.std())
+    design = np.concatenate(
+        [np.eye(count)[rows], np.eye(count)[columns], ((x - x.mean()) / (spread or 1.0))[:, None]], axis=1
+    )
+    weights = np.ones(len(y))
+    for _ in range(rounds):
+        root = np.sqrt(weights)[:, None]
+        fitted = np.linalg.lstsq(design * root, y * root[:, 0], rcond=None)[0]
+        error = y - design @ fitted
+        scale = max(MAD_TO_SD * float(np.median(np.abs(error))), 1e-9)
+        weights = np.minimum(1, cut * scale / np.maximum(np.abs(error), 1e-12))
+    left[rows, columns] = error
+    return left
