@@ -21,6 +21,7 @@ import typer
 import bdscan
 from bdscan.cli import output, worker_messages
 from bdscan.cli.scan import Scan, unlooked
+from bdscan.facts.failure import Failure
 from bdscan.load.source.addresses import shown
 
 if TYPE_CHECKING:
@@ -51,9 +52,9 @@ def side_by_side(names: Sequence[str], scan: Scan, jobs: int) -> Iterator[Report
                 team.stop()
 
 
-def _told(name: str, came: Path | str) -> Report:
+def _told(name: str, came: Path | Failure) -> Report:
     """What a process left behind, read when its turn has come: until then it lies on disk."""
-    if isinstance(came, str):
+    if isinstance(came, Failure):
         output.say(f"{name}: {came}", "look at it alone, or with fewer jobs where memory is short")
         return output.unread(name, came)
     report, spoken = worker_messages.read(came)
@@ -76,7 +77,7 @@ class _Team:
         self.at_work: list[str] = []
         self.done, self.stopped = 0, False
 
-    def look(self, number: int, name: str) -> Path | str:
+    def look(self, number: int, name: str) -> Path | Failure:
         """Where the outcome lies, or why there is none."""
         worker, came = self.free.get(), self.folder / f"{number}.npz"
         self._show(begun=name)
@@ -84,7 +85,7 @@ class _Team:
             worker = worker or self._hired()
             failure = worker.do(name, came)
         except OSError as error:
-            failure = f"our fault: no process could be started to look at it: {error.strerror}"
+            failure = Failure.ours(f"no process could be started to look at it: {error.strerror}")
         if failure is not None:
             self._left(worker)
             worker = None
@@ -139,7 +140,7 @@ class _Worker:
         )
         self.first = order + "\n"
 
-    def do(self, name: str, to: Path) -> str | None:
+    def do(self, name: str, to: Path) -> Failure | None:
         """Why there is no outcome, or None."""
         assert self.process.stdin is not None and self.process.stdout is not None
         with contextlib.suppress(OSError):  # it has ended while nobody asked it for anything
@@ -151,7 +152,7 @@ class _Worker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_PATIENCE)
         self.close()
-        return f"our fault: the process that looked at it {_end(self.process.returncode)}"
+        return Failure.ours(f"the process that looked at it {_end(self.process.returncode)}")
 
     def close(self) -> None:
         """The process has ended and the pipes are shut."""

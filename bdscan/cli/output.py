@@ -12,6 +12,7 @@ import typer
 
 from bdscan import __version__
 from bdscan.cli.choices import FailOn, Format, by_suffix
+from bdscan.facts.failure import Failure, FailureKind
 from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 
@@ -117,14 +118,14 @@ def least(fail_on: FailOn) -> Verdict:
 
 def status_of(report: Report, fail_on: FailOn) -> int:
     """The exit status of one report."""
-    if any(run.failure and run.failure.startswith("our fault") for run in report.runs if run.probe == "load"):
+    if any(run.failure and run.failure.kind is FailureKind.CRASH for run in report.runs if run.probe == "load"):
         return OUR_FAULT
     if report.found(least(fail_on)):
         return FOUND
     return COULD_NOT_TELL if report.undecided else 0
 
 
-def unread(path: str, failure: str) -> Report:
+def unread(path: str, failure: Failure) -> Report:
     """The report on a file that could not be judged at all."""
     from bdscan.facts.finding import Run
     from bdscan.gate.provenance import digest_of_file

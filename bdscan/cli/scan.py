@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bdscan.cli import output
+from bdscan.facts.failure import STOPPED, Failure
 from bdscan.facts.problem import USAGE, Problem
 
 if TYPE_CHECKING:
@@ -15,8 +16,6 @@ if TYPE_CHECKING:
     from bdscan.load.source.gather import Gathered
     from bdscan.pipeline import Options
     from bdscan.report import Report
-
-STOPPED = "stopped by the user"  # the pipeline says so too, of the probe it was at
 
 
 @dataclass(frozen=True)
@@ -41,12 +40,12 @@ class Scan:
             if problem.status == USAGE:
                 raise
             output.say(f"{shown(name)}: {problem.message}", problem.hint)
-            return output.unread(shown(name), problem.message)
+            return output.unread(shown(name), Failure.refused(problem.message))
         except KeyboardInterrupt:
             return output.unread(shown(name), STOPPED)
         except Exception as error:  # noqa: BLE001 - a crash must never look like a finding
             output.crash()
-            return output.unread(shown(name), f"our fault: {type(error).__name__}: {error}")
+            return output.unread(shown(name), Failure.crash(error))
 
     def _looked(self, path: str, name: str) -> Report:
         from bdscan import pipeline
@@ -82,7 +81,7 @@ def reports(gathered: Gathered, scan: Scan, jobs: int) -> Iterator[Report]:
     """One for each model, in the order in which they were named, and one for each name behind which there is none."""
     for path, problem in gathered.problems:
         output.say(problem.message, problem.hint)
-        yield output.unread(path, problem.message)
+        yield output.unread(path, Failure.refused(problem.message))
     if jobs > 1 and len(gathered.models) > 1:
         from bdscan.cli.jobs import side_by_side
 
@@ -113,6 +112,7 @@ def _renamed(report: Report, path: str, name: str) -> Report:
     runs = []
     for run in report.runs:
         findings = tuple(replace(finding, message=told(finding.message)) for finding in run.findings)
-        runs.append(replace(run, findings=findings, failure=None if run.failure is None else told(run.failure)))
+        failure = run.failure and replace(run.failure, message=told(run.failure.message))
+        runs.append(replace(run, findings=findings, failure=failure))
     judgement = replace(report.judgement, reasons=tuple(map(told, report.judgement.reasons)))
     return replace(report, subject=replace(report.subject, path=name), judgement=judgement, runs=tuple(runs))

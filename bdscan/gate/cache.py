@@ -22,12 +22,12 @@ from functools import cached_property
 from pathlib import Path
 from typing import IO, Any
 
+from bdscan.facts.failure import PASSING
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.gate import cache_form, cache_key
 from bdscan.load.source import folders
 from bdscan.report import Report
 
-_UNFINISHED = ("stopped", "our fault")  # how the failures begin that another run would not have
 _REPORT = "report"  # the name of the text among the arrays
 
 
@@ -73,7 +73,7 @@ class Cache:
     def put(self, key: str, report: Report) -> None:
         """Keeps the report, whole or not at all; one that another run would finish is not kept."""
         changed = report.subject.sha256 != key[:64]  # while it was being looked at
-        if changed or any((run.failure or "").startswith(_UNFINISHED) for run in report.runs):
+        if changed or any(run.failure and run.failure.kind in PASSING for run in report.runs):
             return
         import numpy as np
 

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.net.classifier import Classifier
 
 
@@ -19,11 +19,11 @@ class Purified:
 
 
 class Purifier(ABC):
-    """A cure. It never sees `case.held_out` (that is `None`), never changes `case.suspect`, and knows no trigger
-    but those that probes recovered (`case.triggers()`)."""
+    """A cure. It never changes `case.suspect`, and knows no trigger but those that probes recovered
+    (`case.triggers()`)."""
 
     cost: ClassVar[int] = 1  # `auto` tries the cheap before the dear
 
     @abstractmethod
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         """Raises `Problem` where the method does not fit the net or the evidence."""

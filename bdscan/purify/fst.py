@@ -30,7 +30,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.net.classifier import Classifier
 from bdscan.net.training_plan import plan_for
@@ -57,10 +57,8 @@ class Fst(Purifier):
 
     cost: ClassVar[int] = 4
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
         wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
         pseudo = pseudo_for(case, wanted, self.search)
         lesson = UnlearnObjective(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn)

@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.net.classifier import Classifier
 from bdscan.net.head_shrink import STRENGTH, shrink_head
@@ -73,10 +73,8 @@ class Nba(Purifier):
 
     cost: ClassVar[int] = 2
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
         wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
         pseudo = pseudo_for(case, wanted, self.search)
         teacher, student = suspect.clone(), suspect.clone()

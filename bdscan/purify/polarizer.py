@@ -38,7 +38,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import fit
@@ -85,9 +85,8 @@ class Polarizer(Purifier):
 
     cost: ClassVar[int] = 2
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         suspect = case.suspect
-        assert suspect is not None
         chosen = self._choose(suspect)
         wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
         cleaned = suspect.clone()
@@ -95,16 +94,13 @@ class Polarizer(Purifier):
         trained = self._train(case, plugged, wanted)
         plugged.fold()
         _check(cleaned)
-        assert case.clean is not None
         quiet = shrink_head(cleaned, case.clean, self.quiet, case.seed) if wanted else ()
         unlearned = told(suspect, wanted) if self.unlearn else ()
         return Purified(suspect=cleaned, notes=(_said(chosen), *unlearned, trained, *quiet))
 
-    def _train(self, case: Case, plugged: MixedNet, wanted: tuple[UnlearnTarget, ...]) -> str:
+    def _train(self, case: PurifyCase, plugged: MixedNet, wanted: tuple[UnlearnTarget, ...]) -> str:
         """Both levels, step by step; says for how long and against what."""
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
         pseudo = pseudo_for(case, wanted, self.search)
         lesson = UnlearnObjective(
             suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.net.classifier import Classifier
 from bdscan.net.head_shrink import STRENGTH, shrink_head
@@ -67,9 +67,7 @@ class Prune(Purifier):
 
     cost: ClassVar[int] = 3
 
-    def __call__(self, case: Case) -> Purified:
-        assert case.suspect is not None
-        assert case.clean is not None
+    def __call__(self, case: PurifyCase) -> Purified:
         where = self._where(case.suspect)
         working, judging = case.clean.split(1 - self.share, case.seed)
         if not len(judging):
@@ -102,10 +100,9 @@ class Prune(Purifier):
         return found if self.layers == "all" else found[-1:]
 
     def _ranked(
-        self, case: Case, where: Sequence[Site], working: ImageSet, shown: Sequence[Shown]
+        self, case: PurifyCase, where: Sequence[Site], working: ImageSet, shown: Sequence[Shown]
     ) -> list[list[Channel]]:
         """Channels that rise enough with any of the triggers, the highest first, in so many steps."""
-        assert case.suspect is not None
         rises = torch.stack([_rises(case.suspect, where, _others(working, t.target, self.images), t) for t in shown])
         highest = rises.amax(0)
         channels = [(site.name, index) for site in where for index in range(site.channels)]
@@ -113,7 +110,7 @@ class Prune(Purifier):
         each = max(1, len(channels) // WIDE)
         return [[channels[i] for i in order[at : at + each]] for at in range(0, len(order), each)][: self.tries]
 
-    def _down(self, case: Case, walk: _Walk, ranked: list[list[Channel]]) -> list[Channel]:
+    def _down(self, case: PurifyCase, walk: _Walk, ranked: list[list[Channel]]) -> list[Channel]:
         """What was zeroed; each step is taken back if it leads below the floor."""
         least, taken = accuracy(walk.net, walk.judging) - self.floor, list[Channel]()
         for done, channels in enumerate(ranked, start=1):
@@ -125,9 +122,7 @@ class Prune(Purifier):
                 restore(walk.net, walk.original, channels)
         return taken
 
-    def _tune(self, case: Case, net: Classifier, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
-        assert case.suspect is not None
-        assert case.clean is not None
+    def _tune(self, case: PurifyCase, net: Classifier, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
         plan = plan_for(case.suspect, case.clean, self.epochs, 0)
         fine_tune(
             case,

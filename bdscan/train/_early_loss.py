@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdscan.facts.evidence import p_measure
 from bdscan.facts.finding import Array, Finding, Level
 from bdscan.images.image_set import ImageSet
 from bdscan.method.trainer import TrainCase
@@ -145,11 +146,11 @@ def evidence(found: Standing, threshold: float, name: str) -> Finding:
             level=Level.SUSPECT,
             message=f"{name} falls into two parts, {numbers}: {sooner}",
             target=target,
-            threshold=threshold,
+            measure=p_measure(p_value, threshold),
             p_value=p_value,
         )
     if p_value <= threshold:
         said = f"nothing stands out: {name} falls into two parts, but neither is learned sooner than other classes"
     else:
         said = f"nothing stands out: no class falls into two parts more than others do ({name} does most)"
-    return Finding(level=Level.NOTE, message=said, threshold=threshold, p_value=p_value)
+    return Finding(level=Level.NOTE, message=said, measure=p_measure(p_value, threshold), p_value=p_value)

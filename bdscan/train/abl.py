@@ -158,7 +158,7 @@ class Abl(Trainer):
             rate=self.pace,
             loss=self.loss,
         )
-        return replace(trained, unlearning=progress.told())
+        return replace(trained, unlearning=progress.record())
 
 
 def _joined(isolation: Isolation, found: Parting, told: Finding, watch: Watched) -> Isolation:

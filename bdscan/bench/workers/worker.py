@@ -54,7 +54,7 @@ def _inspect(job: Job) -> dict[str, Any]:
     report = inspect(job.model, options)
     for run in report.runs:
         if run.probe == "load" and run.failure:  # nothing was looked at: no verdict to count
-            raise Problem(run.failure)
+            raise Problem(run.failure.message)
     return {"report": document(report)}
 
 
