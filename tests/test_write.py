@@ -541,7 +541,7 @@ def test_a_full_disk_is_one_sentence(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bdscan.write.whole._settle", full)
+    monkeypatch.setattr("bdscan.facts.atomic_files._sync", full)
     with pytest.raises(Problem, match=r"`.*out.pt` cannot be written: No space left on device") as caught:
         write(contents, loaded, cured(loaded.suspect), tmp_path / "out.pt")
     assert caught.value.status == USAGE

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
@@ -18,7 +19,6 @@ from bdscan.net.classifier import Classifier
 from bdscan.write import checkpoint, folder, onnx_export, onnx_weights, reread, tensors_file
 from bdscan.write.names import filed
 from bdscan.write.targets import card_place, check, family
-from bdscan.write.whole import AtomicFiles
 from bdscan.write.written import Written
 
 
@@ -29,8 +29,8 @@ def deliver(
     check(contents, loaded, output, onnx)
     _same_net(loaded.suspect, cleaned)
     _unchanged(contents)
-    with _told(output), AtomicFiles() as whole:
-        place = whole.part(output)
+    with _told(output), AtomicFiles() as atomic:
+        place = atomic.temporary(output)
         into = _folder(contents, place) if contents.path.is_dir() else place
         write = _graph if family(contents) == "onnx" else _weights
         notes = write(contents, loaded, cleaned, into)
@@ -39,11 +39,11 @@ def deliver(
             notes += folder.copy(contents.path, place, contents.config or {}, contents.weights.name)
         if card is not None:
             files.append(card_place(contents, output))
-            beside = place / "README.md" if contents.path.is_dir() else whole.part(files[-1])
+            beside = place / "README.md" if contents.path.is_dir() else atomic.temporary(files[-1])
             beside.write_text(card, encoding="utf-8")
         if onnx is not None:
             files.append(onnx)
-            notes += onnx_export.export(whole.part(onnx), cleaned, contents.sha256)
+            notes += onnx_export.export(atomic.temporary(onnx), cleaned, contents.sha256)
         sha256 = survey(place).sha256
     return Written(output=output, sha256=sha256, files=tuple(files), notes=tuple(notes))
 

@@ -12,13 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from bdscan import __version__
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import survey
 from bdscan.net.classifier import Classifier
 from bdscan.write import reread
 from bdscan.write.targets import check_new
-from bdscan.write.whole import AtomicFiles
 from bdscan.write.written import Written
 
 _NAMES = {
@@ -58,16 +58,16 @@ def write_new(
     """The weights as safetensors, read again and compared before anything appears; `card` is given their SHA-256."""
     ready(model.net.net, output)
     try:
-        with AtomicFiles() as whole:
-            place = whole.part(output)
+        with AtomicFiles() as atomic:
+            place = atomic.temporary(output)
             state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.net.state_dict().items()}
             _save(place, state, {"format": "pt", "bdscan.version": __version__, **noted})
             _compared(place, model, state)
             sha256 = survey(place).sha256
             files = [output, output.with_suffix(".md")]
-            whole.part(files[1]).write_text(card(sha256), encoding="utf-8")
+            atomic.temporary(files[1]).write_text(card(sha256), encoding="utf-8")
             for each in beside:
-                whole.part(each.path).write_text(each.text, encoding="utf-8")
+                atomic.temporary(each.path).write_text(each.text, encoding="utf-8")
                 files.append(each.path)
     except OSError as error:
         said = f"`{output}` cannot be written: {error.strerror or type(error).__name__}"
