@@ -105,7 +105,7 @@ def _mapped(path: Path) -> mmap.mmap:
 def _split(contents: Contents) -> Unwrapped:
     """The tensors of all shards, once the index has been found to be right about them."""
     parts = {file.name: _safetensors(_mapped(file)) for file in contents.shards}
-    shards.agree(shards.listed(contents.weights), {name: part.tensors for name, part in parts.items()})
+    shards.check_index(shards.read_index(contents.weights), {name: part.tensors for name, part in parts.items()})
     tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
     extra = {key: value for part in parts.values() for key, value in part.extra.items()}
     return Unwrapped(tensors, kind=f"state dict in {len(parts)} files", extra=extra)
