@@ -31,10 +31,10 @@ def doubts_against(clean: ImageSet, classes: int) -> tuple[str, ...]:
 def of_failures(failed: list[tuple[str, Exception]], total: int) -> Iterator[str]:
     if failed:
         name, error = failed[0]
-        said = f"{len(failed)} of {total} images could not be decoded, the first `{name}` ({error})"
+        message = f"{len(failed)} of {total} images could not be decoded, the first `{name}` ({error})"
         if len(failed) > _FAILED * total:
-            raise Problem(said)
-        yield said
+            raise Problem(message)
+        yield message
 
 
 def of_classes(labels: Labels, names: Sequence[str]) -> Iterator[str]:

@@ -34,8 +34,8 @@ class Listing:
     def checked(self, spec: str) -> Listing:
         names = {*self.classes, *self.empty}
         if names and names <= _SPLITS:
-            said = f"`{spec}` holds the splits {', '.join(sorted(names))}, not classes"
-            raise Problem(said, hint=f"give one of them, such as `{spec}/{min(names)}`", status=USAGE)
+            message = f"`{spec}` holds the splits {', '.join(sorted(names))}, not classes"
+            raise Problem(message, hint=f"give one of them, such as `{spec}/{min(names)}`", status=USAGE)
         if not self.files:
             raise Problem(f"no images in `{spec}`", hint=_LAYOUT, status=USAGE)
         return self

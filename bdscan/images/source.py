@@ -121,8 +121,8 @@ def _data_set(spec: str, kind: str, root: Path, training: bool) -> Source:
         return _of_arrays(spec, arrays.through_torchvision(_SETS[kind], root, training))
     except (OSError, RuntimeError, KeyError, ValueError, IndexError, ImportError) as error:
         part = "training" if training else "test"
-        said = f"`{root}` does not hold the {part} images of {_SETS[kind]}: {error}"
-        raise Problem(said, hint="the layout is the one torchvision downloads", status=USAGE) from error
+        message = f"`{root}` does not hold the {part} images of {_SETS[kind]}: {error}"
+        raise Problem(message, hint="the layout is the one torchvision downloads", status=USAGE) from error
 
 
 _SETS = {

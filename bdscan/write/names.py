@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from bdscan.facts.problem import Problem
-from bdscan.load.nets.candidate import COUNTER
+from bdscan.load.nets.candidate import BATCH_COUNTER
 
 Tensors = dict[str, Tensor]
 Convert = Callable[[Tensors], Tensors]
@@ -21,7 +21,7 @@ def filed(state: Mapping[str, Tensor], held: Tensors, convert: Convert | None) -
     """
     state = {name: tensor.detach().cpu() for name, tensor in state.items()}
     values = _traced(state, held, convert) if convert else {name: state[name] for name in held if name in state}
-    lost = [name for name in held if name not in values and not name.endswith(COUNTER)]
+    lost = [name for name in held if name not in values and not name.endswith(BATCH_COUNTER)]
     if lost:
         raise Problem(f"the file's tensor `{lost[0]}` has no place in the net, so it cannot be written back")
     return {name: _typed(name, values.get(name, old), old) for name, old in held.items()}

@@ -43,18 +43,18 @@ def card(report: Report) -> str:
         *_loading(report),
         "## What this does not show",
         "",
-        *(f"- {said}" for said in _NOT_SHOWN),
+        *(f"- {text}" for text in _NOT_SHOWN),
     ]
     return "\n".join(parts) + "\n"
 
 
 def _lines(report: Report, told: training_text.Told) -> Iterator[tuple[str, str]]:
     """Without the paths, which are private."""
-    for label, said in training_text.lines(report):
+    for label, text in training_text.lines(report):
         if label == "data":
             yield label, f"{told.data.get('images')} images (sha256 {told.data.get('sha256')} over pixels and labels)"
         elif label not in ("written to", "suspects"):
-            yield label, said
+            yield label, text
 
 
 def _loading(report: Report) -> Iterator[str]:

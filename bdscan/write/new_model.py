@@ -70,8 +70,8 @@ def write_new(
                 atomic.temporary(each.path).write_text(each.text, encoding="utf-8")
                 files.append(each.path)
     except OSError as error:
-        said = f"`{output}` cannot be written: {error.strerror or type(error).__name__}"
-        raise Problem(said, hint="nothing was left behind; make room or name another place", status=USAGE) from error
+        message = f"`{output}` cannot be written: {error.strerror or type(error).__name__}"
+        raise Problem(message, hint="nothing was left behind; make room or name another place", status=USAGE) from error
     return Written(output=output, sha256=sha256, files=tuple(files), notes=())
 
 

@@ -52,8 +52,8 @@ class Way:
                 index[name] = place.long()
         lost = [name for name, value in net.named_parameters() if value.numel() > 1 and name not in index]
         if lost:
-            said = f"`{path}` works out its tensor `{lost[0]}` from others, so it cannot be written back"
-            raise Problem(said, hint="give the PyTorch checkpoint the ONNX file was exported from", status=USAGE)
+            message = f"`{path}` works out its tensor `{lost[0]}` from others, so it cannot be written back"
+            raise Problem(message, hint="give the PyTorch checkpoint the ONNX file was exported from", status=USAGE)
         return cls(model, slots, index, tuple(notes))
 
     def save(self, place: Path, state: Mapping[str, Tensor], old: Mapping[str, Tensor], sha256: str) -> float:

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from bdscan.load.arch.match import Found, fit
+from bdscan.load.arch.match import FilledNet, fit
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import Weights, read
 from bdscan.load.contents import survey
@@ -37,9 +37,9 @@ def tensors(place: Path, original: Weights, meant: Tensors, *, ordered: bool) ->
 def answers(found: Tensors, loaded: Loaded, cleaned: Classifier) -> None:
     """The original's architecture with the written tensors in it gives the cleaned model's logits."""
     skeleton = copy.deepcopy(loaded.suspect.net.net).cpu()
-    candidate = Candidate(name=loaded.arch, build=lambda: skeleton, convert=loaded.convert, whole=True)
+    candidate = Candidate(name=loaded.arch, build=lambda: skeleton, convert=loaded.convert, needs_real_tensors=True)
     fitted = fit(candidate, found)
-    if not isinstance(fitted, Found):
+    if not isinstance(fitted, FilledNet):
         raise AssertionError(f"the written tensors do not fit the net they came from: {fitted}")
     coarsest = max((torch.finfo(t.dtype).eps for t in found.values() if t.is_floating_point()), default=0.0)
     compare(fitted.net, cleaned, coarsest)

@@ -88,8 +88,8 @@ def _file(output: Path, form: str) -> None:
         raise Problem(f"`{output}` is no ordinary file", hint="name a file to be written", status=USAGE)
     if _SUFFIXES.get(output.suffix.lower(), form) != form:
         wanted = next(suffix for suffix, kind in _SUFFIXES.items() if kind == form)
-        said = f"`{output}` would hold a {form} file, as the input is, which `{output.suffix}` contradicts"
-        raise Problem(said, hint=f"name it `{output.with_suffix(wanted).name}`", status=USAGE)
+        message = f"`{output}` would hold a {form} file, as the input is, which `{output.suffix}` contradicts"
+        raise Problem(message, hint=f"name it `{output.with_suffix(wanted).name}`", status=USAGE)
 
 
 def _card(place: Path, output: Path) -> None:
@@ -105,8 +105,8 @@ def _card(place: Path, output: Path) -> None:
     except OSError:
         ours = False
     if not ours:
-        said = f"the model card would overwrite `{place}`, which is not one of bdscan's"
-        raise Problem(said, hint="name the output otherwise", status=USAGE)
+        message = f"the model card would overwrite `{place}`, which is not one of bdscan's"
+        raise Problem(message, hint="name the output otherwise", status=USAGE)
 
 
 def _export(contents: Contents, output: Path, onnx: Path) -> None:
@@ -134,8 +134,8 @@ def _room(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -
 def _enough(folder: Path, need: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < need:
-        said = f"`{folder}` has {free >> 20:,} MB free, the {what} needs {-(-need >> 20):,} MB"
-        raise Problem(said, hint="make room or name another place", status=USAGE)
+        message = f"`{folder}` has {free >> 20:,} MB free, the {what} needs {-(-need >> 20):,} MB"
+        raise Problem(message, hint="make room or name another place", status=USAGE)
 
 
 def _writable(folder: Path) -> None:

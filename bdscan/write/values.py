@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
 from bdscan.load.assembly.unwrap import Rebuild
-from bdscan.load.pickle.rebuild import dtype, sizes
-from bdscan.load.pickle.records import Made, Name, mapping
+from bdscan.load.pickle.rebuild import dimensions, torch_dtype
+from bdscan.load.pickle.records import CallRecord, GlobalName, mapping
 
-_DEEPEST = 64
+_MAX_DEPTH = 64
 _LONGEST = 4096  # bytes; more could be a pickle of weights
 _MOST = 100_000  # numbers in a list; curves of a training run are shorter, weights are longer
 _TABLES: Mapping[str, Callable[[], dict[Any, Any]]] = {
@@ -50,7 +50,7 @@ class Values:
             return value
         if isinstance(value, bytes):
             return _short(value)
-        if id(value) in self._open or len(self._open) > _DEEPEST:
+        if id(value) in self._open or len(self._open) > _MAX_DEPTH:
             raise Odd
         if id(value) not in self._made:
             self._open.add(id(value))
@@ -66,12 +66,12 @@ class Values:
                 raise Odd
             parts = [self.plain(part, place) for part in value]
             return tuple(parts) if isinstance(value, tuple) else parts
-        if isinstance(value, Name) and value.module == "torch":
+        if isinstance(value, GlobalName) and value.module == "torch":
             return _dtype(value)
         tensor = self._rebuild(value)
         if tensor is not None:
             return self._tensor(value, tensor)
-        if isinstance(value, Made) and value.pairs is None:
+        if isinstance(value, CallRecord) and value.pairs is None:
             known = _KNOWN.get(str(value.maker))
             if known:
                 return known(value.arguments)
@@ -83,7 +83,7 @@ class Values:
         if new is None and tensor.numel() > 1:
             raise Old
         made = tensor.clone() if new is None else new
-        parameter = isinstance(value, Made) and str(value.maker).startswith("torch._utils._rebuild_parameter")
+        parameter = isinstance(value, CallRecord) and str(value.maker).startswith("torch._utils._rebuild_parameter")
         return nn.Parameter(made, requires_grad=made.is_floating_point()) if parameter else made
 
     def _table(self, value: object, place: str) -> dict[object, object]:
@@ -96,7 +96,7 @@ class Values:
         """An empty table of the same kind, with what was noted on it: layers' loading goes by its `_metadata`."""
         if isinstance(value, dict):
             return {}
-        if not isinstance(value, Made) or str(value.maker) not in _TABLES:
+        if not isinstance(value, CallRecord) or str(value.maker) not in _TABLES:
             raise Odd
         made = _TABLES[str(value.maker)]()
         if isinstance(value.state, dict) and isinstance(made, OrderedDict):
@@ -113,7 +113,11 @@ class Values:
 
 
 def _entries(value: object) -> Mapping[object, object]:
-    if isinstance(value, Made) and str(value.maker) == "collections.Counter" and isinstance(value.arguments, tuple):
+    if (
+        isinstance(value, CallRecord)
+        and str(value.maker) == "collections.Counter"
+        and isinstance(value.arguments, tuple)
+    ):
         return next((told for told in value.arguments if isinstance(told, dict)), {})
     return mapping(value) or {}
 
@@ -124,26 +128,28 @@ def _short(value: bytes) -> bytes:
     return value
 
 
-def _dtype(name: Name) -> torch.dtype:
+def _dtype(name: GlobalName) -> torch.dtype:
     try:
-        return dtype(name.name)
+        return torch_dtype(name.name)
     except Problem:
         raise Odd from None
 
 
 def _size(arguments: object) -> torch.Size:
-    return torch.Size(sizes(arguments[0] if isinstance(arguments, tuple) and arguments else arguments))
+    return torch.Size(dimensions(arguments[0] if isinstance(arguments, tuple) and arguments else arguments))
 
 
 def _number(arguments: object) -> object:
     """A number of numpy's, as Python's own: best accuracies are often saved so, and `weights_only` refuses them."""
     kind, data = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)
-    if isinstance(data, Made):
+    if isinstance(data, CallRecord):
         data = _encoded(data)
     code = (
-        kind.arguments[0] if isinstance(kind, Made) and isinstance(kind.arguments, tuple) and kind.arguments else None
+        kind.arguments[0]
+        if isinstance(kind, CallRecord) and isinstance(kind.arguments, tuple) and kind.arguments
+        else None
     )
-    little = isinstance(kind, Made) and isinstance(kind.state, tuple) and kind.state[1:2] in (("<",), ("|",))
+    little = isinstance(kind, CallRecord) and isinstance(kind.state, tuple) and kind.state[1:2] in (("<",), ("|",))
     if (
         not isinstance(code, str)
         or not re.fullmatch(r"[fiub][1248]", code)
@@ -157,7 +163,7 @@ def _number(arguments: object) -> object:
     return number
 
 
-def _encoded(made: Made) -> bytes:
+def _encoded(made: CallRecord) -> bytes:
     """`_codecs.encode(text, "latin1")`, as protocol 2 writes bytes."""
     arguments = made.arguments
     if str(made.maker) != "_codecs.encode" or not isinstance(arguments, tuple) or arguments[1:] != ("latin1",):
@@ -171,5 +177,5 @@ _KNOWN: Mapping[str, Callable[[object], object]] = {
     "torch.Size": _size,
     "numpy.core.multiarray.scalar": _number,
     "numpy._core.multiarray.scalar": _number,
-    "_codecs.encode": lambda arguments: _encoded(Made(Name("_codecs", "encode"), arguments)),
+    "_codecs.encode": lambda arguments: _encoded(CallRecord(GlobalName("_codecs", "encode"), arguments)),
 }

@@ -14,7 +14,7 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source, doubts_against
 from bdscan.load import arch
-from bdscan.load.arch.match import Found, outputs
+from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.choose import Option, choose, guess
 from bdscan.load.assembly.loaded import Loaded
@@ -31,7 +31,7 @@ _LARGEST = 1024  # pixels a side; a file that asks for more could eat all memory
 class _Parts:
     """What the file gave."""
 
-    nets: list[Found]
+    nets: list[FilledNet]
     loaded: int
     total: int
     extra: Mapping[str, object] = field(default_factory=dict)
@@ -107,9 +107,11 @@ def _graph(contents: Contents, spec: str) -> _Parts:
     bad = tuple(name for name, value in net.state_dict().items() if not bool(torch.isfinite(value).all()))
     if bad:
         _not_finite(contents.path, bad)
-    candidate = Candidate(name="onnx graph", build=lambda: net, sizes=(32, 224, 28, 64, 299), fixed=shape is not None)
+    candidate = Candidate(
+        name="onnx graph", build=lambda: net, sizes=(32, 224, 28, 64, 299), fixed_size=shape is not None
+    )
     note = str(getattr(net, "note", ""))
-    return _Parts([Found(net, candidate)], loaded, total, shape=shape, notes=(note,) if note else ())
+    return _Parts([FilledNet(net, candidate)], loaded, total, shape=shape, notes=(note,) if note else ())
 
 
 def _not_finite(path: Path, names: tuple[str, ...]) -> NoReturn:
@@ -122,7 +124,7 @@ def _shape(parts: _Parts, contents: Contents, images: Source | None) -> tuple[tu
     net, candidate = parts.nets[0].net, parts.nets[0].candidate
     tried = []
     for shape in dict.fromkeys(_shapes(parts, contents, images)):
-        count = outputs(net, shape) if max(shape) <= _LARGEST else None
+        count = count_outputs(net, shape) if max(shape) <= _LARGEST else None
         if count is not None:
             return shape, count
         tried.append("x".join(map(str, shape)))
@@ -139,7 +141,7 @@ def _shapes(parts: _Parts, contents: Contents, images: Source | None) -> Iterato
         return
     size = images.size if images else None
     channels = _channels(parts.nets[0].net) or (size[0] if size else 3)
-    if not candidate.fixed:
+    if not candidate.fixed_size:
         for facts in (contents.config or {}, parts.extra):
             for side in _sides(facts):
                 yield (channels, *side)

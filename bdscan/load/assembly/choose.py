@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from bdscan.images.image_set import ImageSet, at_once
-from bdscan.load.arch.match import Found
+from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly.normalize import Norm
 from bdscan.net.classifier import Normalised
 
@@ -29,7 +29,7 @@ _BATCH = 50  # images at a time, fewer where they are large
 class Option:
     """A net behind a normalisation, and its answers so far."""
 
-    found: Found
+    found: FilledNet
     norm: Norm
     answers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
@@ -65,8 +65,8 @@ def guess(options: Sequence[Option], *, told: bool) -> Choice:
     first = options[0]
     doubts = []
     if not told:
-        said = f"the normalisation cannot be told without clean images: `{first.norm.name}` was assumed"
-        doubts.append(f"{said} (`--normalize` states it)")
+        message = f"the normalisation cannot be told without clean images: `{first.norm.name}` was assumed"
+        doubts.append(f"{message} (`--normalize` states it)")
     if first.found.candidate.variant:
         doubts.append(f"its tensors do not show all of the net: {first.found.candidate.variant} was assumed")
     return Choice(first, doubts=tuple(doubts))
@@ -131,8 +131,8 @@ def _told(taken: Option, others: Sequence[Option], left: Sequence[Option], label
     apart = [tie for tie in ties if _agreement(taken, tie) < _APART]
     known = f"{_scores([taken], labels)} right"
     if apart:
-        said = f"the {what} is not settled: {known}, {_scores(apart, labels)} (`--normalize` and `--arch` state it)"
-        return Choice(taken, doubts=(said,))
+        message = f"the {what} is not settled: {known}, {_scores(apart, labels)} (`--normalize` and `--arch` state it)"
+        return Choice(taken, doubts=(message,))
     beaten = sorted((other for other in others if other not in ties), key=lambda other: -other.accuracy(labels))
     note = f"{what} chosen by accuracy: {known}"
     note += f", {_scores(beaten[:1], labels)}" if beaten else ""

@@ -22,8 +22,8 @@ def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
     if not names or not all(names):
         raise Problem(f"`{path}` has a class without a name", status=USAGE)
     if classes is not None and len(names) != classes:
-        said = f"`{path}` has {len(names)} classes, the net {classes}"
-        raise Problem(said, hint="give every class of the net, in the net's order", status=USAGE)
+        message = f"`{path}` has {len(names)} classes, the net {classes}"
+        raise Problem(message, hint="give every class of the net, in the net's order", status=USAGE)
     if len(set(names)) < len(names):
         raise Problem(f"`{path}` names a class twice", status=USAGE)
     return names

@@ -69,8 +69,8 @@ def parse(spec: str, channels: int) -> Norm:
         mean, std = (half * channels if len(half) == 1 else half for half in halves)
         return Norm(spec, mean, std)
     forms = f"auto, {', '.join(names)}, or figures such as {'/'.join([','.join(['0.5'] * channels)] * 2)}"
-    said = f"`--normalize {spec}` is no normalisation for {channels} channel{'s' if channels > 1 else ''}"
-    raise Problem(said, hint=forms, status=USAGE)
+    message = f"`--normalize {spec}` is no normalisation for {channels} channel{'s' if channels > 1 else ''}"
+    raise Problem(message, hint=forms, status=USAGE)
 
 
 def stated(

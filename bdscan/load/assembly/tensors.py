@@ -19,9 +19,9 @@ from bdscan.load.archive.zips import Archive
 from bdscan.load.assembly.unwrap import Rebuild, Unwrapped, strip, unwrap
 from bdscan.load.contents import Contents
 from bdscan.load.pickle import legacy
-from bdscan.load.pickle.effects import follow, quoted
-from bdscan.load.pickle.rebuild import Bytes, Rebuilder, dtype, flat
-from bdscan.load.pickle.records import Walk
+from bdscan.load.pickle.effects import follow_all, quoted
+from bdscan.load.pickle.rebuild import ByteRange, TensorRebuilder, flat_tensor, torch_dtype
+from bdscan.load.pickle.records import PickleTrace
 from bdscan.load.source import shards
 
 _RATIO = 20  # weights hardly compress; whoever unpacks to more than this many times the file's size is a bomb ...
@@ -119,12 +119,12 @@ def _zip(data: mmap.mmap) -> Tree:
     unpacked = sum(member.size for member in archive.members if not member.stored)
     if unpacked > _SMALL + _RATIO * len(data):
         raise Problem(f"its members unpack to {unpacked:,} bytes: a zip bomb")
-    walk = torch_zip.main_walk(archive)
-    rebuilder = Rebuilder(lambda key: _member(archive, f"data/{key}"), len(data))
-    return _whole(walk), rebuilder.tensor
+    trace = torch_zip.main_pickle(archive)
+    rebuilder = TensorRebuilder(lambda key: _member(archive, f"data/{key}"), len(data))
+    return _whole(trace), rebuilder.tensor
 
 
-def _member(archive: Archive, name: str) -> Bytes | None:
+def _member(archive: Archive, name: str) -> ByteRange | None:
     """The bytes of a stored member where they lie; a compressed one is unpacked within bounds."""
     member = archive.find(f"{archive.root}/{name}")
     if member is None or member.stored:
@@ -138,20 +138,20 @@ def _legacy(data: mmap.mmap) -> Tree:
     if parts.problem:
         raise Problem(parts.problem)
 
-    def locate(key: str) -> Bytes | None:
+    def locate(key: str) -> ByteRange | None:
         return (data, *parts.spans[key]) if key in parts.spans else None
 
-    return parts.main.value, Rebuilder(locate, len(data)).tensor
+    return parts.main.value, TensorRebuilder(locate, len(data)).tensor
 
 
 def _pickle(data: mmap.mmap) -> Tree:
-    return _whole(follow(data)[0]), Rebuilder(lambda key: None, len(data)).tensor
+    return _whole(follow_all(data)[0]), TensorRebuilder(lambda key: None, len(data)).tensor
 
 
-def _whole(walk: Walk) -> object:
-    if walk.broken:
-        raise Problem(f"its pickle breaks off: {walk.broken}")
-    return walk.value
+def _whole(trace: PickleTrace) -> object:
+    if trace.broken:
+        raise Problem(f"its pickle breaks off: {trace.broken}")
+    return trace.value
 
 
 def _safetensors(data: mmap.mmap) -> Unwrapped:
@@ -163,7 +163,9 @@ def _safetensors(data: mmap.mmap) -> Unwrapped:
         assert isinstance(entry, dict)  # `safetensors_header.read` has checked it
         if entry["dtype"] not in _SAFE_TYPES:
             raise Problem(f"its tensor {quoted(name)} is of a type torch has no arithmetic for, {entry['dtype']}")
-        tensors[name] = flat((data, base + start, base + stop), dtype(_SAFE_TYPES[entry["dtype"]])).view(entry["shape"])
+        tensors[name] = flat_tensor((data, base + start, base + stop), torch_dtype(_SAFE_TYPES[entry["dtype"]])).view(
+            entry["shape"]
+        )
     if not tensors:
         raise Problem("it holds no weights")
     return Unwrapped(tensors, extra=dict(safetensors_header.metadata(header)))
@@ -175,7 +177,7 @@ def _pt2(data: mmap.mmap) -> Unwrapped:
     folder = f"{archive.root}/data/weights/"
     listing = archive.find(f"{folder}model_weights_config.json")
     assert listing is not None  # `archives.kind` has seen it
-    rebuilder = Rebuilder(lambda key: None, len(data))
+    rebuilder = TensorRebuilder(lambda key: None, len(data))
     try:
         table = json.loads(archive.read(listing, _SMALL))["config"]
         tensors = {str(name): _exported(archive, rebuilder, entry) for name, entry in table.items()}
@@ -188,7 +190,7 @@ def _pt2(data: mmap.mmap) -> Unwrapped:
     return Unwrapped(tensors, kind="weights of an exported program")
 
 
-def _exported(archive: Archive, rebuilder: Rebuilder, entry: Mapping[str, object]) -> Tensor:
+def _exported(archive: Archive, rebuilder: TensorRebuilder, entry: Mapping[str, object]) -> Tensor:
     meta = entry["tensor_meta"]
     assert isinstance(meta, dict) or not isinstance(meta, str)
     source = _member(archive, f"data/weights/{entry['path_name']}")
@@ -196,7 +198,7 @@ def _exported(archive: Archive, rebuilder: Rebuilder, entry: Mapping[str, object
         raise Problem(
             "some of its weights are pickled on their own or missing", hint="save the net's state dict instead"
         )
-    values = flat(source, dtype(_PT2_TYPES[meta["dtype"]]))  # type: ignore[index]
+    values = flat_tensor(source, torch_dtype(_PT2_TYPES[meta["dtype"]]))  # type: ignore[index]
     shape, stride = ([side["as_int"] for side in meta[key]] for key in ("sizes", "strides"))  # type: ignore[index]
     return rebuilder.view(values, meta["storage_offset"]["as_int"], shape, stride)  # type: ignore[index]
 

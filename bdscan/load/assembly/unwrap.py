@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bdscan.facts.problem import Problem
 from bdscan.load.pickle.effects import quoted
-from bdscan.load.pickle.records import Made, mapping, members
+from bdscan.load.pickle.records import CallRecord, mapping, members
 
 # Averaged weights first, as timm does: they are the ones that get deployed. `netC` is WaNet's classifier.
 _WRAPPERS = (
@@ -22,7 +22,7 @@ _TOLD = (  # what a checkpoint may say about itself; never who was poisoned
     *("model_name", "arch", "architecture", "num_classes", "img_size", "input_size", "clean_data", "class_name"),
     *("class_names", "classes", "class_to_idx", "idx_to_class", "mean", "std", "epoch"),
 )
-_DEEPEST = 64
+_MAX_DEPTH = 64
 _MOST = 100_000
 
 Rebuild = Callable[[object], Tensor | None]
@@ -112,7 +112,7 @@ def _holds(value: object, rebuild: Rebuild, depth: int = 0) -> bool:
 
 def _tensors(value: object, rebuild: Rebuild) -> tuple[dict[str, Tensor], str]:
     """Named tensors of a state dict or of a whole module, and the module's class."""
-    if isinstance(value, Made) and _state(value):
+    if isinstance(value, CallRecord) and _state(value):
         found = Modules(rebuild).collect(value)
         if found:
             return found, str(value.maker)
@@ -121,7 +121,7 @@ def _tensors(value: object, rebuild: Rebuild) -> tuple[dict[str, Tensor], str]:
     return {key: tensor for key, tensor in made.items() if tensor is not None}, ""
 
 
-def _state(made: Made) -> dict[object, object]:
+def _state(made: CallRecord) -> dict[object, object]:
     """An object's attributes; empty for containers, whose attributes (`_metadata`) hold no weights."""
     state = made.state[0] if isinstance(made.state, tuple) and made.state else made.state
     return (
@@ -143,9 +143,9 @@ class Modules:
 
     def _visit(self, module: object, prefix: str, depth: int) -> None:
         self._visits += 1
-        if depth > _DEEPEST or self._visits > _MOST:
+        if depth > _MAX_DEPTH or self._visits > _MOST:
             raise Problem("its modules are nested without end")
-        state = _state(module) if isinstance(module, Made) else {}
+        state = _state(module) if isinstance(module, CallRecord) else {}
         eager = "_modules" in state  # otherwise TorchScript, where everything is an attribute
         skipped = members(state.get("_non_persistent_buffers_set"))
         for group in [state.get("_parameters"), state.get("_buffers")] if eager else [state]:
@@ -154,7 +154,7 @@ class Modules:
                 if tensor is not None:
                     self._found[f"{prefix}{name}"] = tensor
         for name, value in (mapping(state.get("_modules")) or {} if eager else state).items():
-            if isinstance(name, str) and isinstance(value, Made):
+            if isinstance(name, str) and isinstance(value, CallRecord):
                 self._visit(value, f"{prefix}{name}.", depth + 1)
 
 
