@@ -16,11 +16,13 @@ from bdscan.load.nets.candidate import Candidate, outline_of
 Facts = Mapping[str, object]  # what the file or the `config.json` beside it says of itself
 
 
-def find(spec: str, tensors: dict[str, Tensor], config: Facts | None, extra: Facts, path: str) -> list[FilledNet]:
+def find(
+    spec: str, tensors: dict[str, Tensor], config: Facts | None, self_description: Facts, path: str
+) -> list[FilledNet]:
     """Every net into which all tensors go; more than one where they leave something open, the commonest first."""
     if spec == "auto":
-        return _recognise(tensors, config, extra, path)
-    candidates = _named_candidates(spec, tensors, config, extra)
+        return _recognise(tensors, config, self_description, path)
+    candidates = _named_candidates(spec, tensors, config, self_description)
     fitting, misfits = _try(candidates, tensors, first=spec.partition(":")[0] not in ("torchvision", "timm"))
     if fitting:
         return fitting
@@ -32,7 +34,9 @@ def find(spec: str, tensors: dict[str, Tensor], config: Facts | None, extra: Fac
     raise Problem(message, hint="a net is loaded whole or not at all: check the file and `--arch`")
 
 
-def _named_candidates(spec: str, tensors: dict[str, Tensor], config: Facts | None, extra: Facts) -> Iterator[Candidate]:
+def _named_candidates(
+    spec: str, tensors: dict[str, Tensor], config: Facts | None, self_description: Facts
+) -> Iterator[Candidate]:
     outline = outline_of(tensors)
     kind, colon, name = spec.partition(":")
     if kind == "torchvision" and colon:
@@ -40,7 +44,7 @@ def _named_candidates(spec: str, tensors: dict[str, Tensor], config: Facts | Non
     if kind == "timm" and colon:
         return iter([from_timm.named(name, outline)])
     if ".py:" in spec:
-        return from_file.candidates(spec, outline, _stated_classes(config or {}) or _stated_classes(extra))
+        return from_file.candidates(spec, outline, _stated_classes(config or {}) or _stated_classes(self_description))
     family = families.named(spec, outline)
     if family is not None:
         return nets.candidates_of(family, outline)
@@ -51,7 +55,7 @@ def _named_candidates(spec: str, tensors: dict[str, Tensor], config: Facts | Non
     )
 
 
-def _recognise(tensors: dict[str, Tensor], config: Facts | None, extra: Facts, path: str) -> list[FilledNet]:
+def _recognise(tensors: dict[str, Tensor], config: Facts | None, self_description: Facts, path: str) -> list[FilledNet]:
     outline = outline_of(tensors)
     if config and "architecture" in config:
         described = from_timm.from_config(config, outline)
@@ -62,7 +66,7 @@ def _recognise(tensors: dict[str, Tensor], config: Facts | None, extra: Facts, p
         sources = [
             nets.candidates(outline),
             from_torchvision.candidates(outline),
-            from_timm.candidates(outline, _stated_name(extra)),
+            from_timm.candidates(outline, _stated_name(self_description)),
             from_torchvision.near(outline),
         ]
     misfits: list[tuple[Candidate, Difference]] = []
@@ -96,7 +100,12 @@ def _stated_classes(facts: Facts) -> int | None:
     return count if isinstance(count, int) and count > 1 else None
 
 
-def _stated_name(extra: Facts) -> str | None:
+def _stated_name(self_description: Facts) -> str | None:
     return next(
-        (str(extra[key]) for key in ("model_name", "arch", "architecture") if isinstance(extra.get(key), str)), None
+        (
+            str(self_description[key])
+            for key in ("model_name", "arch", "architecture")
+            if isinstance(self_description.get(key), str)
+        ),
+        None,
     )
