@@ -12,6 +12,7 @@ import typer
 
 from bdscan import __version__
 from bdscan.cli.choices import FailOn, Format, by_suffix
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.failure import Failure, FailureKind
 from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
@@ -73,12 +74,10 @@ def writable(output: Path) -> None:
 
 def write(output: Path, text: str) -> None:
     """Whole or not at all."""
-    part = output.with_name(f".{output.name}.part")
     try:
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(output)
+        with AtomicFiles(synced=False) as files:
+            files.temporary(output).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise Problem(f"cannot write `{output}`: {error.strerror}", status=USAGE) from None
     say(f"wrote {output}")
 

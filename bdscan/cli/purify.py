@@ -46,9 +46,9 @@ def purify(
     from bdscan import pipeline
     from bdscan.cli.progress_bar import ProgressBar
     from bdscan.gate.provenance import factory, inputs
-    from bdscan.load.source.addresses import is_address, shown
+    from bdscan.load.source.addresses import parse, shown
 
-    if is_address(model):
+    if parse(model):
         raise Problem(f"`{shown(model)}` lies elsewhere, and purify takes what is here", hint="fetch it", status=USAGE)
     reports, beside = said.forms(report or [], form), said.beside(sbom, attest)
     for path, _ in reports:

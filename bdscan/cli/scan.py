@@ -28,13 +28,14 @@ class Scan:
 
     def one(self, name: str) -> Report:
         """The report on one model; its failure never stops the others."""
-        from bdscan.load.source.addresses import lent, shown
+        from bdscan.load.source.addresses import shown
+        from bdscan.load.source.fetch import local_copy
 
         def tell(here: int, whole: int) -> None:
             self.options.show("fetch", here, whole, shown(name))
 
         try:
-            with lent(name, self.most, tell) as path:
+            with local_copy(name, self.most, tell) as path:
                 return _renamed(self._looked(str(path), shown(name)), str(path), shown(name))
         except Problem as problem:
             if problem.status == USAGE:

@@ -202,7 +202,7 @@ def _written(
     report: Report, model: Classifier, trained: TrainResult, lot: TrainingData, options: TrainOptions
 ) -> Report:
     from bdscan.write.new_card import card
-    from bdscan.write.new_model import Beside, write_new
+    from bdscan.write.new_model import TextFile, write_new
     from bdscan.write.suspects import table
 
     tensors = len(model.net.net.state_dict())
@@ -225,9 +225,9 @@ def _written(
         training = replace(report.training, output=str(options.output), sha256=sha256, suspects=suspects)
         return replace(report, subject=replace(subject, sha256=sha256), training=training)
 
-    found, beside = trained.isolation, tuple[Beside, ...]()
+    found, beside = trained.isolation, tuple[TextFile, ...]()
     if options.suspects is not None and found is not None:
-        beside = (Beside(path=options.suspects, text=table(lot.images, found.score, found.isolated)),)
+        beside = (TextFile(path=options.suspects, text=table(lot.images, found.score, found.isolated)),)
     noted = {"bdscan.trained_by": options.method, "bdscan.images.image_set": lot.images.digest()}
     done: Written = write_new(
         model, options.output, noted=noted, card=lambda sha256: card(settled(sha256)), beside=beside

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bdscan.facts.evidence import AddedChange, Array, Displacement, MaskedPattern, TriggerPixels
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
-from bdscan.images.decode import UNREADABLE, opened
+from bdscan.images.decode import UNREADABLE, open_picture
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.forms import Shape, Stamp, stamper
@@ -186,7 +186,7 @@ def _picture(path: Path, depth: int) -> tuple[Array, Array, bool]:
     """Alpha and colours in [0, 1], and whether there was an alpha."""
     try:
         with path.open("rb") as stream:
-            picture = opened(stream)
+            picture = open_picture(stream)
             has_alpha = "A" in picture.getbands() or "transparency" in picture.info
             whole = picture.convert("RGBA")
     except UNREADABLE as error:

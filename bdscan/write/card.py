@@ -47,7 +47,7 @@ def card(report: Report) -> str:
         *_loading(report),
         "## What this does not show",
         "",
-        *(f"- {said}" for said in _NOT_SHOWN),
+        *(f"- {text}" for text in _NOT_SHOWN),
     ]
     return "\n".join(parts) + "\n"
 
@@ -105,7 +105,7 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Ite
 def _loading(report: Report) -> Iterator[str]:
     subject, output = report.subject, report.treatment.output if report.treatment else None
     name = PurePath(str(output)).name if output else "MODEL"
-    snippet = next((said for form, said in _LOADING.items() if (subject.format or "").startswith(form)), _TORCH)
+    snippet = next((text for form, text in _LOADING.items() if (subject.format or "").startswith(form)), _TORCH)
     yield "## How to load it"
     yield ""
     yield "Its tensors have the names, types and shapes of the original's, so the code that loads those loads these."

@@ -45,7 +45,7 @@ def card(report: Report) -> str:
         *_loading(report),
         "## What this does not show",
         "",
-        *(f"- {said}" for said in _NOT_SHOWN),
+        *(f"- {text}" for text in _NOT_SHOWN),
     ]
     return "\n".join(parts) + "\n"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, cast
 
 from bdscan import __version__
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import USAGE, Problem
 
 SCHEMA = "bdscan.bench.result/1"
@@ -205,6 +206,5 @@ def failed(status: int, spoken: str) -> str | None:
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    with AtomicFiles(synced=False) as files:
+        files.temporary(path).write_text(text + "\n", encoding="utf-8")
