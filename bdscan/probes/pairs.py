@@ -41,7 +41,7 @@ from bdscan.method.probe import Probe
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.invert import Arms, challenge, invert_pairs
 from bdscan.verdict.calibration import p_values
-from bdscan.verdict.statistics import FEWEST, holm, pooled, two_way
+from bdscan.verdict.statistics import MIN_SCORES, holm, pooled, two_way
 
 FORM = "patch"
 MOST = 12  # classes whose pairs are searched
@@ -71,10 +71,11 @@ class Pairs(Probe):
         assert clean is not None
         judged_by = judged_by if judged_by is not None and len(judged_by) else clean
         classes = self._entrants(case, suspect, clean)
-        if len(classes) < FEWEST:
+        if len(classes) < MIN_SCORES:
             yield Finding(
                 level=Level.NOTE,
-                message=f"pairs of classes are not searched: {FEWEST} classes with {self.least} images each are needed",
+                message=f"pairs of classes are not searched: {MIN_SCORES} classes "
+                f"with {self.least} images each are needed",
             )
             return
         pairs = [(source, target) for source in classes for target in classes if source != target]
