@@ -43,7 +43,7 @@ from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.invert import Arms, challenge, invert_pairs
 from bdscan.verdict.comparison import Comparison, demonstration
-from bdscan.verdict.statistics import FEWEST, two_way
+from bdscan.verdict.statistics import MIN_SCORES, two_way
 
 FORM = "patch"
 MOST = 12  # classes whose pairs are searched
@@ -72,10 +72,11 @@ class Pairs(ImageProbe):
     def __call__(self, case: ImageCase) -> Iterator[Finding]:
         suspect, clean, judged_by = case.suspect, case.clean, case.held_out
         classes = self._entrants(case, suspect, clean)
-        if len(classes) < FEWEST:
+        if len(classes) < MIN_SCORES:
             yield Finding(
                 level=Level.NOTE,
-                message=f"pairs of classes are not searched: {FEWEST} classes with {self.least} images each are needed",
+                message=f"pairs of classes are not searched: {MIN_SCORES} classes "
+                f"with {self.least} images each are needed",
             )
             return
         pairs = [(source, target) for source in classes for target in classes if source != target]

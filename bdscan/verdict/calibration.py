@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from bdscan.facts.finding import Array
-from bdscan.verdict.statistics import FEWEST, student_tail
+from bdscan.verdict.statistics import MIN_SCORES, student_tail
 
 OTHERS = 7  # classes beside the one in question: the reference nets have nine and more, and with fewer each is easier
 UNLIKE = 2.2  # the 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance
@@ -85,7 +85,7 @@ def moderated(scores: Array | Sequence[float], prior: Spread | None) -> Array:
     values = np.asarray(scores, dtype=float)
     p = np.ones(len(values))
     finite = np.flatnonzero(np.isfinite(values))
-    if len(finite) < FEWEST:
+    if len(finite) < MIN_SCORES:
         return p
     for c in finite:
         others = values[finite[finite != c]]
