@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from bdscan.facts.finding import Finding
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Normalised
-from bdscan.net.fit import Augment, Journal, Objective, fit
+from bdscan.net.fit import Augment, Journal, Objective, Schedule, fit
 
 Progress = Callable[[int, int, str], None]
 
@@ -74,7 +74,7 @@ class TrainCase:
         batch: int,
         rate: float,
         decay: float,
-        schedule: str = "one-cycle",
+        schedule: Schedule = "one-cycle",
         augment: bool = True,
         objective: Objective | None = None,
         after_step: Callable[[nn.Module], None] | None = None,

@@ -67,7 +67,7 @@ def retune(
         labels,
         epochs=EPOCHS,
         rate=RATE,
-        schedule="const",
+        schedule="constant",
         seed=seed,
         progress=lambda done, total: progress(done, total, "trying to wake the backdoor up by re-tuning"),
     )

@@ -31,13 +31,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem
 from bdscan.method.case import Case
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.net.classifier import Classifier
@@ -65,7 +65,7 @@ CIFAR = 3 * 32 * 32  # numbers in an image of the size that `reach` is given for
 class Polarizer(Purifier):
     """Settings and the cure."""
 
-    where: str = "all"  # layers to put a plug behind: all, stage (the last), one (the last but one, as published)
+    where: Literal["all", "stage", "one"] = "all"  # layers with a plug: the last stage's, or the last but one
     keep: float = 0.9  # share of the suspect's own answers in the loss, the rest is the labels; 0 by the book
     heat: float = 4.0  # softens those answers; the usual temperature of distillation
     unlearn: float = 1.0  # weight of images with recovered triggers beside clean ones; 0 by the book
@@ -79,7 +79,7 @@ class Polarizer(Purifier):
     steps: int = 120  # at least: with few images six epochs are no training
     rate: float = 0.005  # the authors train one layer with 0.01; half of it keeps more accuracy with 500 images
     decay: float = 5e-4  # the authors', but towards the identity
-    schedule: str = "one-cycle"  # constant by the book
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"  # the authors' is constant
     quiet: float = STRENGTH  # how far the head is quietened in the end, where a trigger was unlearned; 0 by the book
     search: int = 40  # steps for each recovered trigger to start from
 
@@ -145,9 +145,7 @@ class Polarizer(Purifier):
             return found
         if self.where == "one":
             return found[-2:][:1]
-        if self.where == "stage":
-            return tuple(name for name in found if _spread(suspect, name) == _spread(suspect, found[-1]))
-        raise Problem(f"`polarizer.where` is `all`, `stage` or `one`, not `{self.where}`", status=USAGE)
+        return tuple(name for name in found if _spread(suspect, name) == _spread(suspect, found[-1]))
 
     def _resist(self, net: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
         """The outer loss on images that the inner problem has moved towards their second class."""

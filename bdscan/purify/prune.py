@@ -29,12 +29,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.method.case import Case
 from bdscan.method.purifier import Purified, Purifier
@@ -54,7 +54,7 @@ WIDE = 1000  # channels for each that goes in one step: several at once are trie
 class Prune(Purifier):
     """Settings and the cure."""
 
-    layers: str = "all"  # or "last", the paper's
+    layers: Literal["all", "last"] = "all"  # the paper prunes the last
     rise: float = 2.0  # standard deviations that a channel rises at least
     floor: float = 0.02  # accuracy on the selection split that pruning may cost
     share: float = 0.25  # of the clean images: the selection split
@@ -94,8 +94,6 @@ class Prune(Purifier):
         return Purified(suspect=walk.net, notes=(*notes, *quiet))
 
     def _where(self, suspect: Classifier) -> tuple[Site, ...]:
-        if self.layers not in ("all", "last"):
-            raise Problem(f"`prune.layers` is `all` or `last`, not `{self.layers}`", status=USAGE)
         found = sites(suspect)
         if not found:
             raise Problem("the net has no channels to prune: no convolution and no transformer's neurons")

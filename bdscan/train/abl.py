@@ -36,7 +36,7 @@ Reference
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -50,7 +50,6 @@ from bdscan.train._early_loss import Watched, depth, evidence, standing, watched
 from bdscan.train._stages import LEARN, kept_back, learned, without
 from bdscan.train._unlearn import unlearned
 
-ASCENTS = ("local", "flooding", "none")
 REST = "all but the isolated"
 
 
@@ -63,7 +62,7 @@ class Abl(Trainer):
     rate: float = 0.1  # the authors', in the first stage all the time
     decay: float = 5e-4  # of the learning, as for `plain`; in the first stage the authors' 1e-4
     watch: int = 10  # epochs of the first stage, as in the authors' code; the paper has 20
-    ascent: str = "local"  # local, flooding (the authors' default) or none
+    ascent: Literal["local", "flooding", "none"] = "local"  # flooding is the default of the authors' code
     gamma: float = 0.5  # the loss at which images are held, the paper's
     share: float = 0.01  # of all images, the soonest of the isolated: what is unlearned, as in the paper
     threshold: float = 0.01  # p over all classes, below which a class stands out
@@ -124,8 +123,6 @@ class Abl(Trainer):
         return Parting(gains, member)
 
     def _check(self, case: TrainCase) -> None:
-        if self.ascent not in ASCENTS:
-            raise Problem(f"`abl.ascent` is one of {', '.join(ASCENTS)}, not `{self.ascent}`", status=USAGE)
         if not 0 < self.share < 0.5 or self.watch < 1:
             raise Problem("`abl.share` lies between 0 and 0.5, and `abl.watch` is at least 1", status=USAGE)
         if self.reviews:
