@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.finding import Finding
 from bdscan.images.image_set import ImageSet
+from bdscan.method.registry import Presets
 from bdscan.net.classifier import Normalised
 from bdscan.net.fit import Augment, Journal, Objective, Schedule, fit
 
@@ -122,6 +123,7 @@ class Trainer(ABC):
     """A way to train. It sees the data and nothing else: no trigger, no target, no clean images."""
 
     looks: ClassVar[bool] = False  # whether it looks for images that do not belong there
+    presets: ClassVar[Presets] = {}  # `paper`: the published settings, written out
 
     @abstractmethod
     def __call__(self, case: TrainCase) -> tuple[Normalised, TrainResult]:

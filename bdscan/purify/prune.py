@@ -38,6 +38,7 @@ from bdscan.facts.problem import Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.method.case import Case
 from bdscan.method.purifier import Purified, Purifier
+from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 from bdscan.net.head_shrink import STRENGTH, shrink_head
 from bdscan.net.training_plan import accuracy, plan_for
@@ -63,9 +64,11 @@ class Prune(Purifier):
     steps: int = 100  # of inversion, where no trigger was shown
     epochs: int = 5  # of tuning; 0: none
     rate: float = 0.01  # of tuning, as in plain fine-tuning
-    quiet: float = STRENGTH  # how far the head is quietened after the tuning; 0 by the book
+    quiet: float = STRENGTH  # how far the head is quietened after the tuning
 
     cost: ClassVar[int] = 3
+    # The last convolution alone, and nothing is trained; how the paper chose the number of channels is not public.
+    presets: ClassVar[Presets] = {"paper": {"layers": "last", "epochs": 0, "quiet": 0.0}}
 
     def __call__(self, case: Case) -> Purified:
         assert case.suspect is not None
