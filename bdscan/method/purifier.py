@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from bdscan.method.case import PurifyCase
+from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 
 
@@ -23,6 +24,8 @@ class Purifier(ABC):
     (`case.triggers()`)."""
 
     cost: ClassVar[int] = 1  # `auto` tries the cheap before the dear
+    baseline: ClassVar[bool] = False  # there to be compared with: `auto` does not hope for it
+    presets: ClassVar[Presets] = {}  # `paper`: the published settings, written out
 
     @abstractmethod
     def __call__(self, case: PurifyCase) -> Purified:

@@ -13,8 +13,9 @@ from bdscan.facts.finding import Finding
 from bdscan.facts.progress import Progress
 from bdscan.facts.training_record import UnlearningRecord
 from bdscan.images.image_set import ImageSet
+from bdscan.method.registry import Presets
 from bdscan.net.classifier import Normalised
-from bdscan.net.fit import Augment, Journal, Objective, fit
+from bdscan.net.fit import Augment, Journal, Objective, Schedule, fit
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -74,7 +75,7 @@ class TrainCase:
         batch: int,
         rate: float,
         decay: float,
-        schedule: str = "one-cycle",
+        schedule: Schedule = "one-cycle",
         augment: bool = True,
         objective: Objective | None = None,
         after_step: Callable[[nn.Module], None] | None = None,
@@ -122,6 +123,7 @@ class Trainer(ABC):
     """A way to train. It sees the data and nothing else: no trigger, no target, no clean images."""
 
     looks: ClassVar[bool] = False  # whether it looks for images that do not belong there
+    presets: ClassVar[Presets] = {}  # `paper`: the published settings, written out
 
     @abstractmethod
     def __call__(self, case: TrainCase) -> tuple[Normalised, TrainResult]:

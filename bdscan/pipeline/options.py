@@ -23,6 +23,7 @@ class Options:
     classes: Path | None = None
     probes: tuple[str, ...] = ()  # none named: all that the effort covers
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    preset: str | None = None  # of the method; `settings` go over it
     effort: Effort = "standard"
     budget: float | None = None  # seconds for one model
     device: str = "auto"

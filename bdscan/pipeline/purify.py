@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from bdscan.net.classifier import Classifier
     from bdscan.triggers.user_trigger import UserTrigger
 
-BASELINE = "finetune"  # there to be compared with; `auto` does not hope for it
 WORKING_SHARE = 0.8  # to work with; what is kept back settles whether it worked (UNIT keeps a fifth as well)
 PROBED = 250  # images that the probes work with, as when they were calibrated
 MIN_IMAGES = 40  # with fewer there is nothing to judge by
@@ -83,11 +82,11 @@ def chosen(options: PurifyOptions) -> list[tuple[str, Purifier]]:
     rooms = (*registry.names("probes"), *registry.names("purify"))
     for name in options.settings:
         registry.known(name, list(rooms))
-    given = _for("purify", options)
-    if options.method != AUTO:
-        return [(options.method, registry.configure("purify", options.method, given.get(options.method, {})))]
-    found = [(n, registry.configure("purify", n, given.get(n, {}))) for n in registry.names("purify") if n != BASELINE]
-    return sorted(found, key=lambda pair: pair[1].cost)
+    given, names = _for("purify", options), [options.method]
+    if options.method == AUTO:
+        names = [name for name in registry.names("purify") if not registry.find("purify", name).baseline]
+    pairs = [(name, registry.configure("purify", name, given.get(name, {}), options.preset)) for name in names]
+    return sorted(pairs, key=lambda pair: pair[1].cost)
 
 
 def _for(room: str, options: PurifyOptions) -> dict[str, Mapping[str, str]]:

@@ -59,7 +59,8 @@ def _chosen(options: TrainOptions) -> tuple[Trainer, Probes]:
     trainers, known = registry.names("train"), [*registry.names("train"), *registry.names("probes")]
     for name in options.settings:
         registry.known(name, known)
-    trainer: Trainer = registry.configure("train", options.method, options.settings.get(options.method, {}))
+    settings = options.settings.get(options.method, {})
+    trainer: Trainer = registry.configure("train", options.method, settings, options.preset)
     if options.suspects is not None and not trainer.looks:
         raise Problem(f"`{options.method}` looks for no suspects", hint="--method abl does", status=USAGE)
     rest = {name: given for name, given in options.settings.items() if name not in trainers}

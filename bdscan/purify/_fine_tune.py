@@ -7,7 +7,7 @@ from collections.abc import Callable
 from torch import nn
 
 from bdscan.method.case import PurifyCase
-from bdscan.net.fit import Objective, fit
+from bdscan.net.fit import Objective, Schedule, fit
 from bdscan.net.training_plan import TrainingPlan
 
 
@@ -19,7 +19,7 @@ def fine_tune(
     *,
     rate: float,
     decay: float = 5e-4,
-    schedule: str = "one-cycle",
+    schedule: Schedule = "one-cycle",
     objective: Objective | None = None,
     after_step: Callable[[nn.Module], None] | None = None,
 ) -> None:

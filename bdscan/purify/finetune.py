@@ -18,6 +18,7 @@ from typing import ClassVar
 
 from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
+from bdscan.method.registry import Presets
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._fine_tune import fine_tune
 
@@ -32,6 +33,10 @@ class Finetune(Purifier):
     decay: float = 5e-4  # BackdoorBench's
 
     cost: ClassVar[int] = 1
+    baseline: ClassVar[bool] = True
+    presets: ClassVar[Presets] = {
+        "paper": {"epochs": 100, "steps": 0, "rate": 0.01, "decay": 0.0005}
+    }  # BackdoorBench's
 
     def __call__(self, case: PurifyCase) -> Purified:
         plan = plan_for(case.suspect, case.clean, self.epochs, self.steps)

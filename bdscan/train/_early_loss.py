@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
@@ -24,13 +25,14 @@ FEWEST = 20  # images of a class: with fewer its distribution has no shape
 # How far apart classes lie in the logarithm of what a split leaves unexplained: 0.06 on CIFAR-10 without poison, a
 # thousand images a class; twice that, since others may be less even. It counts for as much as eight more classes.
 SPREAD = Spread(sd=0.12, freedom=8)
+Ascent = Literal["local", "flooding", "none"]
 SOONER = 0.25  # of all other images, at most, are learned sooner than the middle one of a part that is isolated
 
 
 class Watched(Losses):
     """The objective of the first stage, which keeps what is learned too well from being learned any better."""
 
-    def __init__(self, data: ImageSet, epochs: int, batch: int, device: torch.device, ascent: str, gamma: float):
+    def __init__(self, data: ImageSet, epochs: int, batch: int, device: torch.device, ascent: Ascent, gamma: float):
         super().__init__(len(data), epochs, batch, device)
         self.data, self.ascent, self.gamma = data, ascent, gamma
         self.scored = torch.zeros(epochs, len(data))  # as the net answers in use, after each epoch
@@ -61,7 +63,7 @@ def losses(net: nn.Module, data: ImageSet) -> Tensor:
 
 
 def watched(
-    case: TrainCase, *, epochs: int, batch: int, rate: float, decay: float, ascent: str, gamma: float
+    case: TrainCase, *, epochs: int, batch: int, rate: float, decay: float, ascent: Ascent, gamma: float
 ) -> Watched:
     """A net of its own, trained on everything for a few epochs; only what it went through is kept."""
     net: Normalised = case.fresh()
