@@ -17,7 +17,7 @@ from test_report import backdoored, bare
 from test_sarif import log
 
 from bdscan.cli.choices import FailOn
-from bdscan.cli.output import status_of
+from bdscan.cli.exit_status import status_of
 from bdscan.facts.finding import Judgement, Run, Verdict
 from bdscan.facts.problem import Problem
 from bdscan.gate.policy import Policy, read
