@@ -19,7 +19,7 @@ from bdscan.cli.choices import FailOn
 from bdscan.cli.exit_status import status_of
 from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
 from bdscan.facts.problem import Problem
-from bdscan.gate.baseline import Baseline, Entry, entry_of, read
+from bdscan.gate.baseline import Baseline, Entry, entry_of, read_baseline
 from bdscan.report import FORMATS, Report, render
 from bdscan.verdict.judge import judge
 
@@ -156,7 +156,7 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     held = [entry for entry in entries if entry]
     known, reversed_ = (Baseline({entry.sha256: entry for entry in each}) for each in (held, held[::-1]))
     (tmp_path / "known.json").write_text(known.to_json())
-    assert read(tmp_path / "known.json") == known
+    assert read_baseline(tmp_path / "known.json") == known
     assert known.to_json() == reversed_.to_json()
 
 
@@ -196,7 +196,7 @@ def test_an_entry_that_says_something_else_is_refused(change: dict[str, object],
     text = json.dumps({"schema": "bdscan.gate.baseline/1", "findings": [vars(entry) | change]})
     (tmp_path / "known.json").write_text(text)
     with pytest.raises(Problem) as told:
-        read(tmp_path / "known.json")
+        read_baseline(tmp_path / "known.json")
     assert told.value.status == 2
 
 

@@ -156,13 +156,14 @@ from datetime import date
 from pathlib import Path
 from bdscan import pipeline
 from bdscan.facts.finding import Verdict
-from bdscan.gate import baseline, policy
 from bdscan.gate.apply import GateRecord
+from bdscan.gate.baseline import read_baseline
+from bdscan.gate.policy import read_policy
 from bdscan.gate.provenance import inputs
 from bdscan.report import Acceptance
 
 report = pipeline.inspect({CLEAN!r}, pipeline.Options(probes=("artifact",)))
-rules, known = policy.read(Path({str(policy)!r})), Path({str(known)!r})
+rules, known = read_policy(Path({str(policy)!r})), Path({str(known)!r})
 gate = pipeline.GateOptions(policy=rules, inputs=inputs({{"policy": {str(policy)!r}}}))
 
 gated = pipeline.apply_gate(report, gate)
@@ -174,7 +175,7 @@ print(refused.refused, refused.found(Verdict.SUSPICIOUS))
 record = GateRecord(gate)
 record.add(refused)
 known.write_text(record.next_baseline().to_json())
-again = pipeline.apply_gate(measured, replace(gate, baseline=baseline.read(known)))
+again = pipeline.apply_gate(measured, replace(gate, baseline=read_baseline(known)))
 print(again.baseline, again.found(Verdict.SUSPICIOUS))
 other = Acceptance(sha256="cd" * 32, reason="gone", expires=date(2999, 1, 1))
 print(*GateRecord(replace(gate, policy=replace(rules, accept=(other,)))).remarks())

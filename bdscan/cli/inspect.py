@@ -59,33 +59,33 @@ def inspect(
     """Look for a backdoor in each model."""
     from bdscan import pipeline
     from bdscan.cli.progress_bar import ProgressBar
-    from bdscan.gate import baseline as baselines
-    from bdscan.gate import policy as policies
     from bdscan.gate.apply import GateRecord
+    from bdscan.gate.baseline import read_baseline
+    from bdscan.gate.policy import Policy, read_policy
     from bdscan.gate.provenance import factory_file, inputs
     from bdscan.load.source.gather import gather
     from bdscan.pipeline.scan import Scanner, open_cache
     from bdscan.pipeline.scan_many import scan_many
 
-    rules = policies.read(policy) if policy else policies.Policy()
+    rules = read_policy(policy) if policy else Policy()
     fail_on = FailOn(_typed_or(rules.fail_on, fail_on, context, "fail_on"))
     effort = Effort(_typed_or(rules.effort, effort, context, "effort"))
     budget = _typed_or(rules.budget, budget, context, "budget")
     where = destinations(output, form, sbom=sbom, attest=attest)
     if write_baseline is not None:
         check_writable(write_baseline)
-    known_findings = baselines.read(baseline) if baseline else None
+    read = {"clean": clean, "classes": classes, "policy": policy, "baseline": baseline, "arch": factory_file(arch)}
+    known_findings = read_baseline(baseline) if baseline else None
     gathered = gather(models)
     if gathered.left_out:
         say(gathered.left_out)
-    count = len(gathered.models) + len(gathered.problems)
-    if count > 1 and where.uses(Format.html):
+    many = len(gathered.models) + len(gathered.problems) > 1
+    if many and where.uses(Format.html):
         raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
-    read = {"clean": clean, "classes": classes, "policy": policy, "baseline": baseline, "arch": factory_file(arch)}
     gate = pipeline.GateOptions(policy=rules, baseline=known_findings, inputs=inputs(read))
-    record, stream = GateRecord(gate), ReportStream(where, fail_on, many=gathered.listed or count > 1)
+    stream = ReportStream(where, fail_on, many=gathered.listed or many)
     with ProgressBar() as bar:
-        asked = pipeline.Options(
+        request = pipeline.Options(
             clean=clean,
             arch=arch,
             normalize=normalize,
@@ -98,11 +98,10 @@ def inspect(
             seed=seed,
             show=bar.show,
         )
-        if cache is None and gathered.models:
-            pipeline.select(
-                asked
-            )  # raises on wrong settings before anything is read; those of a kept report were right
-        scanner = Scanner(asked, open_cache(cache, asked) if cache else None, max_size * 1e6)
+        if cache is None and gathered.models:  # a report in the cache had right settings
+            pipeline.select(request)  # raises on wrong ones before anything is read
+        scanner = Scanner(request, open_cache(cache, request) if cache else None, max_size * 1e6)
+        record = GateRecord(gate)
         for result in scan_many(gathered, scanner, gate, jobs):
             bar.stop()
             say_beside(result)

@@ -55,7 +55,7 @@ def purify(
     read = {"clean": clean, "classes": classes, "arch": factory_file(arch), "trigger": trigger}
     gate = pipeline.GateOptions(inputs=inputs(read))
     with ProgressBar() as bar:
-        asked = pipeline.PurifyOptions(
+        request = pipeline.PurifyOptions(
             clean=clean,
             output=output,
             onnx=onnx,
@@ -73,6 +73,6 @@ def purify(
             seed=seed,
             show=bar.show,
         )
-        treated = pipeline.apply_gate(pipeline.purify(model, asked), gate)
+        treated = pipeline.apply_gate(pipeline.purify(model, request), gate)
     say(f"wrote {output}")
     conclude(treated, where, fail_on)

@@ -55,7 +55,7 @@ def train(
     read = {"data": data, "clean": clean, "classes": classes, "arch": factory_file(arch)}
     gate = pipeline.GateOptions(inputs=inputs(read))
     with ProgressBar() as bar:
-        asked = pipeline.TrainOptions(
+        request = pipeline.TrainOptions(
             clean=clean,
             output=output,
             suspects=suspects,
@@ -74,7 +74,7 @@ def train(
             seed=seed,
             show=_bar_or_log(bar.show),
         )
-        trained = pipeline.apply_gate(pipeline.train(data, asked), gate)
+        trained = pipeline.apply_gate(pipeline.train(data, request), gate)
     for path in (output, *([suspects] if suspects else [])):
         say(f"wrote {path}")
     conclude(trained, where, fail_on)

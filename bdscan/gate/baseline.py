@@ -96,7 +96,7 @@ def entry_of(report: Report) -> Entry | None:
     return Entry(rule=broken.id, fingerprint=mark, path=report.subject.path, sha256=sha256, found=found)
 
 
-def read(path: Path) -> Baseline:
+def read_baseline(path: Path) -> Baseline:
     """The baseline in a file; a `Problem` where it is none."""
     try:
         document = json.loads(path.read_text(encoding="utf-8"))

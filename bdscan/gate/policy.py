@@ -77,7 +77,7 @@ class Policy:
                 yield f"the policy requires `{name}`, which failed: {failure}"
 
 
-def read(path: Path) -> Policy:
+def read_policy(path: Path) -> Policy:
     """The policy in a TOML file; a `Problem` where anything in it is not understood."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

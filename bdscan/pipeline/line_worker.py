@@ -17,7 +17,7 @@ from threading import Thread
 from bdscan.pipeline.pool import ProcessPool
 
 DONE = "done\n"
-_EXIT_SECONDS = 10  # for a process that no longer answers to end by itself, so that its exit status can be told
+_EXIT_SECONDS = 10  # for a process that no longer answers to end by itself, so that there is an exit status to report
 
 
 class LineWorker:

@@ -57,7 +57,7 @@ def _do_there(job: str, command: Command, folder: str) -> JobEnd:
     """On the machine that Ray chose, with the GPU that it set aside."""
 
     def run(words: list[str]) -> tuple[int, str]:
-        done = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - our own command
-        return done.returncode, done.stderr
+        process = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+        return process.returncode, process.stderr
 
     return by_files(job, command, run)
