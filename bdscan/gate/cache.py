@@ -38,24 +38,24 @@ class Cache:
     options: Mapping[str, Any]
 
     @cached_property
-    def _others(self) -> str:
-        return cache_key.digest(self.options)
+    def _request(self) -> str:
+        return cache_key.digest_of(self.options)
 
-    def key(self, path: str, known_as: str | None = None) -> str | None:
+    def key(self, path: str, address: str | None = None) -> str | None:
         """Under which name a report on this model is kept, beginning with the model's sha256; None where none is.
 
-        `known_as` is its address, where the model only lies at the path for a moment.
+        `address` is where the model comes from, if it only lies at the path for a moment.
         """
         if ".py:" in self.options["arch"]:
             return None
         try:
             model = folders.resolve(Path(path))
-            sha256, others = cache_key.sha256_of(*model.files), self._others
+            sha256, request = cache_key.sha256_of(*model.files), self._request
             index = cache_key.sha256_of(model.weights) if model.shards else ""
         except (OSError, Problem):  # the scan says what is wrong with it
             return None
         config = json.dumps(model.config, sort_keys=True)
-        parts = (others, known_as or path, config, index, *(danger.message for danger in model.dangers))
+        parts = (request, address or path, config, index, *(danger.message for danger in model.dangers))
         rest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
         return f"{sha256}-{rest.hexdigest()[:32]}"
 
@@ -64,8 +64,8 @@ class Cache:
         import numpy as np
 
         try:
-            with self._file(key).open("rb") as file, np.load(file, allow_pickle=False) as held:
-                return cache_form.unpacked(key, held[_REPORT].tobytes(), held)
+            with self._file(key).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cache_form.unpacked(key, arrays[_REPORT].tobytes(), arrays)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
 
