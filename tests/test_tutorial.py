@@ -1,4 +1,4 @@
-"""The README's gate, from an empty repository on, and the recipes of docs/ci.md."""
+"""The gate of docs/ci.md, from an empty repository on, and its recipes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ import typer.main
 import yaml
 from conftest import ROOT
 from test_action import ACTION
-from test_readme import README, TUTORIAL, printed_as_shown, shown
+from test_readme import CI, TUTORIAL, printed_as_shown, shown
 
 from bdscan.cli import app
 from bdscan.cli.choices import Format, by_suffix
 from bdscan.gate.provenance import digest
 
-CI = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
-(POLICY,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+(POLICY,) = re.findall(r"```toml\n(.*?)```", CI, re.DOTALL)
 (WORKFLOW,) = re.findall(r"```yaml\n(.*?)```", TUTORIAL, re.DOTALL)
 STEPS = shown(TUTORIAL)
 
