@@ -75,6 +75,21 @@ def test_the_gate_blocks_the_backdoored_model_and_lets_its_twin_pass(tmp_path: P
     assert statement["predicate"]["result"] == "PASSED"
 
 
+def test_the_hosted_runner_checks_what_a_contributor_checks() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "secrets." not in text
+    assert "pull_request_target" not in text, "that would run a stranger's code with our rights"
+    (job,) = workflow["jobs"].values()
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+    (parts,) = re.findall(r"^check: (.*?) ##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    here = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for part in parts.split():
+        assert any(step.get("run", "").startswith(f"make {part} ") for step in job["steps"]), part
+        assert f"\nmake {part} " in here, part
+
+
 def test_every_command_of_the_recipes_can_be_given() -> None:
     commands = re.findall(r"\bbdscan ((?:inspect|purify) [^\n'`]*)", re.sub(r"\n\s+--", " --", CI))
     assert len(commands) > 3
