@@ -310,7 +310,7 @@ def test_a_registered_model_is_found_among_its_artifacts(monkeypatch, bdscan) ->
     files = {"MLmodel": b"flavors: ...", "conda.yaml": b"x", "data/model.pth": NET, "data/pickle_module_info.txt": b"x"}
     for name, module in mlflow(files).items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda _: object())  # type: ignore[attr-defined]
     status, out, _ = bdscan("inspect", "models:/net@champion", *ASKED)
     assert status == 3
     assert json.loads(out)["subject"] | {"format": ""} == json.loads(out)["subject"] | {

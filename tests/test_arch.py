@@ -45,7 +45,7 @@ class Maker:
 
 def bn(t: Tensors, name: str, x: Tensor) -> Tensor:
     stats = (t[f"{name}.{part}"] for part in ("running_mean", "running_var", "weight", "bias"))
-    return F.batch_norm(x, *stats)
+    return F.batch_norm(x, *stats)  # type: ignore[arg-type]
 
 
 def cv(t: Tensors, name: str, x: Tensor, stride: int = 1, groups: int = 1) -> Tensor:
@@ -314,7 +314,7 @@ def cifar_vgg(classifier: nn.Module) -> nn.Module:
         width = out or width
     net = nn.Module()
     net.features, net.classifier = nn.Sequential(*layers, nn.AvgPool2d(1, 1)), classifier
-    net.forward = lambda x: net.classifier(net.features(x).flatten(1))  # type: ignore[method-assign]
+    net.forward = lambda x: net.classifier(net.features(x).flatten(1))  # type: ignore[operator]
     return scrambled(net)
 
 
@@ -375,7 +375,7 @@ def test_the_table_of_tensor_counts_covers_torchvision() -> None:
         if name.startswith(("resnet", "resnext", "wide_resnet", "vgg")):
             assert name not in listed
             continue
-        made = Candidate(name=name, build=lambda name=name: from_torchvision._build(name, {}, {}))
+        made = Candidate(name=name, build=lambda name=name: from_torchvision._build(name, {}, {}))  # type: ignore[misc]
         if name not in ("googlenet", "inception_v3"):
             assert listed[name] == len(outline_of(without_memory(made).state_dict())), name
 

@@ -34,7 +34,8 @@ CIFAR10 = normalize.named_norms(3)["cifar10"]
 
 
 def _conv(out: int, width: int, side: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(out, width, side, side, generator=generator) / (width * side * side) ** 0.5
+    weight: Tensor = torch.randn(out, width, side, side, generator=generator) / (width * side * side) ** 0.5
+    return weight
 
 
 def _state(seed: int = 0) -> dict[str, Tensor]:
@@ -146,7 +147,7 @@ def test_a_timm_folder_says_all_of_itself(tmp_path: Path) -> None:
     assert loaded.suspect.names == tuple("abcde")
     pixels = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        normal = (pixels - torch.tensor(cfg["mean"]).view(1, 3, 1, 1)) / 0.2  # type: ignore[arg-type]
+        normal = (pixels - torch.tensor(cfg["mean"]).view(1, 3, 1, 1)) / 0.2
         torch.testing.assert_close(loaded.suspect(pixels), original(normal))
 
 
@@ -254,7 +255,7 @@ def test_a_net_that_answers_with_a_tuple_is_refused(tmp_path: Path) -> None:
 def test_an_onnx_graph_is_its_own_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: Path) -> None:
     inner = find("auto", STATE, None, {}, "")[0].net
     rebuild = types.SimpleNamespace(rebuild=lambda path: (inner, 7, 7, (3, 40, 40)))
-    monkeypatch.setitem(sys.modules, "bdscan.load.onnx", rebuild)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "bdscan.load.onnx", rebuild)
     contents = survey(net)
     object.__setattr__(contents, "format", "onnx")
     loaded = load(contents, device="cpu")
