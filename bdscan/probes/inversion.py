@@ -41,23 +41,23 @@ from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.all_to_all import invert_all_to_all
 from bdscan.triggers.forms import FORMS
-from bdscan.triggers.invert import FEW, Arms, challenge, invert
+from bdscan.triggers.invert import MAX_ARMS, Arms, challenge, invert
 from bdscan.verdict.calibration import p_height, p_values, score_at
 from bdscan.verdict.comparison import Comparison, demonstration
 from bdscan.verdict.statistics import holm
 
-HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
-MOST = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
-FAST = ("patch", "smooth", "warp")  # local, spread out and geometric: each sees what the others do not
-RELABEL = ("patch", "smooth")
-VARIETY = 0.6  # different classes that the classes must become, as a share: natural changes end in one or two
+MAX_SIZE_RATIO = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
+MAX_CLASSES = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
+FAST_FORMS = ("patch", "smooth", "warp")  # local, spread out and geometric: each sees what the others do not
+RELABEL_FORMS = ("patch", "smooth")
+MIN_VARIETY = 0.6  # different classes that the classes must become, as a share: natural changes end in one or two
 
 
 @dataclass(frozen=True)
 class Inversion(ImageProbe):
     """Universal triggers of six forms."""
 
-    forms: str = "auto"  # patch, moving, additive, smooth, lines, warp; auto: all, or the first three of `FAST`
+    forms: str = "auto"  # patch, moving, additive, smooth, lines, warp; auto: all, or the first three of `FAST_FORMS`
     relabel: str = "auto"  # forms under which every class may become another; auto: patch and smooth, none when fast
     steps: int = 50  # Neural Cleanse takes 1,000; within 50 the order of the classes is settled
     images: int = 200  # a step, shared by all classes
@@ -71,7 +71,7 @@ class Inversion(ImageProbe):
     family: ClassVar[str] = "inversion"
     statistics: ClassVar[tuple[str, ...]] = (
         *(f"inversion.{form}" for form in FORMS),
-        *(f"relabelling.{form}" for form in RELABEL),
+        *(f"relabelling.{form}" for form in RELABEL_FORMS),
     )
     quick: ClassVar[bool] = True
 
@@ -81,7 +81,7 @@ class Inversion(ImageProbe):
 
     def __call__(self, case: ImageCase) -> Iterator[Finding]:
         fast = case.effort == "fast"
-        forms = _named(self.forms, FAST if fast else tuple(FORMS))
+        forms = _named(self.forms, FAST_FORMS if fast else tuple(FORMS))
         classes, controls = _entrants(case)
         arms_of: dict[str, Arms] = {}
         spreads: dict[str, Finding] = {}
@@ -101,7 +101,7 @@ class Inversion(ImageProbe):
             yield spreads[name]
         for name, target, proof in self._suspicions(spreads, _combined(case))[: self.contests]:
             yield self._contest(case, name, arms_of[name], target, proof)
-        for name in _named(self.relabel, () if fast else tuple(form for form in RELABEL if form in arms_of)):
+        for name in _named(self.relabel, () if fast else tuple(form for form in RELABEL_FORMS if form in arms_of)):
             yield from self._relabelling(case, name, arms_of[name])
 
     def _relabelling(self, case: ImageCase, name: str, arms: Arms) -> Iterator[Finding]:
@@ -121,7 +121,7 @@ class Inversion(ImageProbe):
             return
         usual = float(np.median(arms.size[arms.finished].numpy()))
         score = float(np.log(usual / found.size))
-        various = found.variety >= VARIETY and found.success >= self.follow
+        various = found.variety >= MIN_VARIETY and found.success >= self.follow
         statistic = f"relabelling.{name}"
         p = p_height(statistic, score) if various else None
         shown = p is not None and p <= self.threshold
@@ -162,7 +162,7 @@ class Inversion(ImageProbe):
         """How the classes' smallest triggers compare."""
         size, finished = arms.size.double().numpy(), arms.finished.numpy()
         size = np.where(arms.reached.numpy(), size, size[finished].max())
-        score = -np.log(np.minimum(size, HARD * np.median(size[finished])))
+        score = -np.log(np.minimum(size, MAX_SIZE_RATIO * np.median(size[finished])))
         score[~finished] = np.nan
         scores, p = np.full(suspect.classes, np.nan), np.ones(suspect.classes)
         scores[list(arms.classes)] = score
@@ -222,10 +222,10 @@ def _entrants(case: ImageCase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     count = case.suspect.classes
     generator = torch.Generator().manual_seed(case.seed)
     order = torch.randperm(count, generator=generator).tolist()
-    if count > MOST:
-        pointed = _pointed_at(case)[: MOST // 2]
-        order = [*pointed, *(c for c in order if c not in pointed)][:MOST]
-    return tuple(sorted(order)), tuple(order[-FEW // 2 :])
+    if count > MAX_CLASSES:
+        pointed = _pointed_at(case)[: MAX_CLASSES // 2]
+        order = [*pointed, *(c for c in order if c not in pointed)][:MAX_CLASSES]
+    return tuple(sorted(order)), tuple(order[-MAX_ARMS // 2 :])
 
 
 def _pointed_at(case: ImageCase) -> list[int]:
