@@ -78,7 +78,7 @@ def _paths(value: object, wrapper: str | None) -> Iterator[list[object]]:
                 yield [value, *path]
 
 
-def _tensor_records(value: object, rebuild: Rebuild) -> dict[str, object]:
+def _tensor_records(value: object, rebuild: Rebuild) -> Mapping[str, object]:
     """The records of tensors in a table, by name."""
     entries = mapping(value) or {}
     return {key: part for key, part in entries.items() if isinstance(key, str) and rebuild(part) is not None}

@@ -16,7 +16,7 @@ from bdscan.images.source import Source, doubts_against
 from bdscan.load import arch
 from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize
-from bdscan.load.assembly.choose import Option, choose, guess
+from bdscan.load.assembly.choose import Choice, Option, choose, guess
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import Weights, read
 from bdscan.load.contents import Contents
@@ -59,35 +59,39 @@ def load(
     shape, count = _shape(parts, contents, images)
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
-    class_labels = (
-        class_names.read(classes, count)
-        if classes
-        else class_names.stated(contents.config, parts.self_description, count)
-    )
-    clean = _load_clean(images, shape, class_labels, count)
+    names = class_names.stated(contents.config, parts.self_description, count)
+    names = class_names.read(classes, count) if classes else names
+    clean = _load_clean(images, shape, names, count)
     is_stated, norms = _norms(normalize, contents, parts.self_description, shape, count)
     options = [Option(filled, norm) for filled in parts.nets for norm in norms]
     choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
     doubts = choice.doubts
-    if clean is not None and not class_labels:
+    if clean is not None and not names:
         doubts += doubts_against(clean, count)
-        class_labels = clean.names if len(clean.names) == count else ()
-    filled, norm = choice.option.filled, choice.option.norm
-    net = Normalised(filled.net, norm.mean, norm.std).to(torch_device)
+        names = clean.names if len(clean.names) == count else ()
+    norm = choice.option.norm
+    net = Normalised(choice.option.filled.net, norm.mean, norm.std).to(torch_device)
+    return _loaded(contents, parts, choice, Classifier(net, shape, count, names, doubts), clean)
+
+
+def _loaded(
+    contents: Contents, parts: _FileContents, choice: Choice, suspect: Classifier, clean: ImageSet | None
+) -> Loaded:
+    candidate = choice.option.filled.candidate
     return Loaded(
-        suspect=Classifier(net, shape, count, class_labels, doubts),
+        suspect=suspect,
         clean=clean,
         format=contents.format,
-        arch=_full_name(filled.candidate),
-        normalize=norm.name,
+        arch=_full_name(candidate),
+        normalize=choice.option.norm.name,
         tensors_loaded=parts.loaded,
         tensors_total=parts.total,
         clean_accuracy=choice.accuracy,
-        doubts=doubts,
+        doubts=suspect.doubts,
         notes=(*parts.notes, *choice.notes),
         wrapper=parts.wrapper,
         prefix=parts.prefix,
-        convert=filled.candidate.convert,
+        convert=candidate.convert,
     )
 
 

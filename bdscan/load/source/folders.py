@@ -15,9 +15,8 @@ from bdscan.load.source import shards
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm and Hugging Face name them; the safer one first
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
-_CHOICES = tuple(
-    name for pair in zip(WEIGHT_FILES, INDEX_FILES, strict=True) for name in pair
-)  # the first one is taken
+# Of those that are there, the first one is read.
+_CHOICES = tuple(name for pair in zip(WEIGHT_FILES, INDEX_FILES, strict=True) for name in pair)
 _MAX_CONFIG = 4 << 20  # bytes; with the names of ImageNet-21k's classes it is about one megabyte
 
 
