@@ -16,9 +16,9 @@ from torch import Tensor
 MAX_POSITIONS = 1 << 20
 
 
-def at_once(shape: Sequence[int], wanted: int) -> int:
+def at_once(shape: Sequence[int], count: int) -> int:
     """So many images, or as many of this shape (..., height, width) as memory is sure to hold."""
-    return max(1, min(wanted, MAX_POSITIONS // (shape[-2] * shape[-1])))
+    return max(1, min(count, MAX_POSITIONS // (shape[-2] * shape[-1])))
 
 
 @dataclass(frozen=True, eq=False)

@@ -39,8 +39,8 @@ def deliver(
             notes += folder.copy(contents.path, place, contents.config or {}, contents.weights.name)
         if card is not None:
             files.append(card_place(contents, output))
-            beside = place / "README.md" if contents.path.is_dir() else atomic.temporary(files[-1])
-            beside.write_text(card, encoding="utf-8")
+            card_file = place / "README.md" if contents.path.is_dir() else atomic.temporary(files[-1])
+            card_file.write_text(card, encoding="utf-8")
         if onnx is not None:
             files.append(onnx)
             notes += onnx_export.export(atomic.temporary(onnx), cleaned, contents.sha256)

@@ -100,10 +100,10 @@ def _note_damage(all_dangers: list[Danger], problem: str) -> None:
 
 def _tar(head: bytes) -> bool:
     """By the checksum of its first header; old tar files have no magic number."""
-    noted = head[148:156].strip(b"\0 ")
-    if len(head) < 512 or not noted.isdigit() or set(noted) - set(b"01234567"):
+    checksum = head[148:156].strip(b"\0 ")
+    if len(head) < 512 or not checksum.isdigit() or set(checksum) - set(b"01234567"):
         return False
-    return sum(head[:148]) + sum(head[156:512]) + 8 * ord(" ") == int(noted, 8)
+    return sum(head[:148]) + sum(head[156:512]) + 8 * ord(" ") == int(checksum, 8)
 
 
 def _no_model(head: bytes) -> Problem:

@@ -107,10 +107,10 @@ def _attribute(attribute: Any, tensors: _TensorReader) -> Any:
 
 
 def _leading_to(output: str, nodes: list[Node]) -> tuple[Node, ...]:
-    wanted, kept = {output}, []
+    needed, kept = {output}, []
     for node in reversed(nodes):
-        if not wanted.isdisjoint(node.outputs):
-            wanted |= set(node.inputs)
+        if not needed.isdisjoint(node.outputs):
+            needed |= set(node.inputs)
             kept.append(node)
     return tuple(reversed(kept))
 
