@@ -34,7 +34,7 @@ class _FileContents:
     nets: list[FilledNet]
     loaded: int
     total: int
-    self_description: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
     shape: tuple[int, int, int] | None = None  # stated by the file's own graph
     notes: tuple[str, ...] = ()
     wrapper: str | None = None
@@ -59,10 +59,10 @@ def load(
     shape, count = _shape(parts, contents, images)
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
-    names = class_names.stated(contents.config, parts.self_description, count)
+    names = class_names.stated(contents.config, parts.metadata, count)
     names = class_names.read(classes, count) if classes else names
     clean = _load_clean(images, shape, names, count)
-    is_stated, norms = _norms(normalize, contents, parts.self_description, shape, count)
+    is_stated, norms = _norms(normalize, contents, parts.metadata, shape, count)
     options = [Option(filled, norm) for filled in parts.nets for norm in norms]
     choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
     doubts = choice.doubts
@@ -99,11 +99,11 @@ def _weights(contents: Contents, spec: str) -> _FileContents:
     weights: Weights = read(contents)
     if weights.nonfinite:
         _not_finite(contents.path, weights.nonfinite)
-    nets = arch.find(spec, weights.tensors, contents.config, weights.self_description, str(contents.path))
+    nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
     count = len(weights.tensors)
     notes = (f"read as {weights.described}",)
     return _FileContents(
-        nets, count, count, weights.self_description, notes=notes, wrapper=weights.wrapper, prefix=weights.prefix
+        nets, count, count, weights.metadata, notes=notes, wrapper=weights.wrapper, prefix=weights.prefix
     )
 
 
@@ -152,7 +152,7 @@ def _shapes(parts: _FileContents, contents: Contents, images: Source | None) -> 
     size = images.size if images else None
     channels = _channels(parts.nets[0].net) or (size[0] if size else 3)
     if not candidate.fixed_size:
-        for facts in (contents.config or {}, parts.self_description):
+        for facts in (contents.config or {}, parts.metadata):
             for side in _sides(facts):
                 yield (channels, *side)
         if size and max(size[1:]) <= max(128, candidate.sizes[0]):  # larger ones are photographs, to be scaled down
@@ -194,12 +194,12 @@ def _load_clean(
 
 
 def _norms(
-    spec: str, contents: Contents, self_description: Mapping[str, object], shape: tuple[int, int, int], count: int
+    spec: str, contents: Contents, metadata: Mapping[str, object], shape: tuple[int, int, int], count: int
 ) -> tuple[bool, list[normalize.Norm]]:
     """Whether somebody states it, and all that it can be."""
     if spec != "auto":
         return True, [normalize.parse(spec, shape[0])]
-    stated = normalize.stated(contents.path, contents.config, self_description, shape[0])
+    stated = normalize.stated(contents.path, contents.config, metadata, shape[0])
     return (True, [stated]) if stated else (False, normalize.candidates(shape[0], count, shape[1]))
 
 
