@@ -250,6 +250,16 @@ def test_stopping_ends_the_workers(folder: Path) -> None:
     assert _failed(folder / "out" / "slow.inspect.json")
 
 
+def test_a_worker_imports_nothing_from_where_one_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the tree that is judged."""
+    for name in ("numpy", "torch", "json", "bdscan"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'hijacked')!r}, 'w')")
+    monkeypatch.chdir(folder)
+    (result,) = run([job(folder, "garbage")], folder / "out")
+    assert result["failure"].startswith("exit status 3: ")
+    assert not (folder / "hijacked").exists()
+
+
 def _failed(path: Path) -> bool:
     return json.loads(path.read_text())["failure"] is not None
 
