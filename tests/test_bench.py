@@ -20,13 +20,13 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
-from bdscan.bench.detect.accuracy import ALL, rows, tallies
-from bdscan.bench.detect.detect_rows import CLEANSE, P_VALUE, VERDICT, Seen, strength
-from bdscan.bench.detect.detect_rows import read as read_seen
-from bdscan.bench.detect.detect_table import document, grids
-from bdscan.bench.detect.neural_cleanse import Cleansing, _Weight, cleanse
-from bdscan.bench.labels import Kind, Labelled
-from bdscan.bench.labels import read as read_labels
+from bdscan.bench.detect.accuracy import ALL, measure_accuracies, verdict_counts
+from bdscan.bench.detect.detect_rows import CLEANSE, P_VALUE, VERDICT, DetectRow, detect_row, strength
+from bdscan.bench.detect.detect_table import figures as detect_figures
+from bdscan.bench.detect.detect_table import grids
+from bdscan.bench.detect.neural_cleanse import NeuralCleanseSettings, _SizeWeight, neural_cleanse
+from bdscan.bench.labels import ModelKind, ModelLabel, read_labels
+from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import Grid, markdown
 from bdscan.bench.tables.metrics import Share, auc, auc_interval, tpr_at
 from bdscan.bench.workers import jobs
@@ -127,9 +127,16 @@ def test_labels_say_what_a_model_counts_as(folder: Path) -> None:
     folder.joinpath("config.json").write_text("{}")  # beside no model
     folder.joinpath("g.pth").write_bytes(b"")  # without a label
     found = read_labels(folder)
-    kinds = [Kind.CONTROL, Kind.BACKDOORED, Kind.APART, Kind.CONTROL, Kind.APART, Kind.APART]
+    kinds = [
+        ModelKind.CONTROL,
+        ModelKind.BACKDOORED,
+        ModelKind.APART,
+        ModelKind.CONTROL,
+        ModelKind.APART,
+        ModelKind.APART,
+    ]
     assert [label.kind for label in found] == kinds
-    assert found[1] == Labelled(
+    assert found[1] == ModelLabel(
         name="b",
         model=folder / "b.safetensors",
         arch="net",
@@ -270,12 +277,12 @@ def test_a_worker_is_not_told_the_truth() -> None:
 # Tables
 
 
-def seen(name: str, attack: str | None, verdict: Verdict, p: float, named: int | None = None, **more: Any) -> Seen:
-    label = Labelled(name=name, model=Path(name), attack=attack, target=1 if attack else None, success=0.9)
+def seen(name: str, attack: str | None, verdict: Verdict, p: float, named: int | None = None, **more: Any) -> DetectRow:
+    label = ModelLabel(name=name, model=Path(name), attack=attack, target=1 if attack else None, success=0.9)
     scores = {VERDICT: float(verdict), P_VALUE: strength(p), "margin": strength(p / 2)}
     flagged = verdict >= Verdict.SUSPICIOUS
     facts: dict[str, Any] = {"method": "inspect", "seconds": 2.0, "passes": 10, "scores": scores, **more}
-    return Seen(label=label, verdict=verdict, flagged=flagged, target=named, **facts)
+    return DetectRow(label=label, verdict=verdict, flagged=flagged, target=named, **facts)
 
 
 SUITE = [
@@ -284,8 +291,8 @@ SUITE = [
     seen("patch-0", "badnets", Verdict.BACKDOORED, 1e-6, 1),
     seen("patch-1", "badnets", Verdict.BACKDOORED, 1e-5, 3),
     seen("warp-0", "wanet", Verdict.INCONCLUSIVE, 0.2, 1),
-    Seen(
-        label=Labelled(name="lost", model=Path("lost"), attack="sig", success=1.0),
+    DetectRow(
+        label=ModelLabel(name="lost", model=Path("lost"), attack="sig", success=1.0),
         method="inspect",
         seconds=1,
         failure="x",
@@ -294,7 +301,7 @@ SUITE = [
 
 
 def test_rows_hold_every_measure_over_every_family() -> None:
-    found = {(row.measure, row.family): row for row in rows(SUITE)}
+    found = {(row.measure, row.family): row for row in measure_accuracies(SUITE)}
     assert {measure for measure, _ in found} == {VERDICT, P_VALUE, "margin"}
     assert {family for _, family in found} == {ALL, "badnets", "wanet"}
     assert found[P_VALUE, "badnets"].auc == 1
@@ -305,7 +312,7 @@ def test_rows_hold_every_measure_over_every_family() -> None:
 
 
 def test_tallies_count_alarms_and_targets() -> None:
-    found = {tally.family: tally for tally in tallies(SUITE)}
+    found = {tally.family: tally for tally in verdict_counts(SUITE)}
     assert found["controls"].flagged == Share(1, 2)
     assert found["controls"].named.count == 0
     assert found[ALL].flagged == Share(2, 3)
@@ -314,14 +321,14 @@ def test_tallies_count_alarms_and_targets() -> None:
 
 
 def test_all_to_all_has_no_target_to_name() -> None:
-    label = Labelled(name="a", model=Path("a"), attack="all_to_all", target=None, success=0.9)
-    assert Seen(label=label, method="inspect", seconds=0, flagged=True, target=3).named is None
+    label = ModelLabel(name="a", model=Path("a"), attack="all_to_all", target=None, success=0.9)
+    assert DetectRow(label=label, method="inspect", seconds=0, flagged=True, target=3).named is None
 
 
 def test_reads_what_a_worker_hands_in(folder: Path, command: jobs.Command) -> None:
     told = [job(folder, "bad"), job(folder, "good")]
     bad, good = (
-        read_seen(Labelled(name=result["job"]["name"], model=folder), result)
+        detect_row(ModelLabel(name=result["job"]["name"], model=folder), read_result(result))
         for result in run(told, folder / "out", command=command)
     )
     assert bad.scores == pytest.approx({VERDICT: 3, P_VALUE: 5, "margin": 9})
@@ -344,7 +351,7 @@ def test_markdown() -> None:
 
 
 def test_document_is_plain_json() -> None:
-    found = json.loads(json.dumps(document(SUITE, "bdscan bench detect"), allow_nan=False))
+    found = json.loads(json.dumps(detect_figures(SUITE, "bdscan bench detect"), allow_nan=False))
     assert found["command"] == "bdscan bench detect"
     assert [model["label"]["kind"] for model in found["models"]][:3] == ["control", "control", "backdoored"]
     assert found["verdicts"][0]["flagged"]["interval"] == pytest.approx([0.0126, 0.9874], abs=1e-3)
@@ -481,17 +488,17 @@ def test_stops_counting_when_the_net_fails(sums: Classifier) -> None:
 
 
 def test_cleanse_finds_the_class_that_one_pixel_reaches(sums: Classifier, quarters: ImageSet) -> None:
-    settings = Cleansing(steps=80, batch=20)
+    settings = NeuralCleanseSettings(steps=80, batch=20)
     with counted() as passes:
-        found = cleanse(sums, quarters, settings)
+        found = neural_cleanse(sums, quarters, settings)
     assert found.target == 2 and found.flagged
     assert found.masks[2].flatten().argmax() == 63
     assert passes.gradient == 4 * 80 * 20
-    assert cleanse(sums, quarters, settings).norms == found.norms
+    assert neural_cleanse(sums, quarters, settings).norms == found.norms
 
 
 def test_weight_follows_success() -> None:
-    weight = _Weight(Cleansing(patience=2, weight=1.0))
+    weight = _SizeWeight(NeuralCleanseSettings(patience=2, weight=1.0))
     values = []
     for reached in (0.5, 0.5, 1, 1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2):
         weight.adapt(reached)

@@ -11,13 +11,13 @@ from typing import Any, cast
 import torch
 
 from bdscan import __version__
-from bdscan.bench.detect.neural_cleanse import Cleansing, cleanse
+from bdscan.bench.detect.neural_cleanse import NeuralCleanseSettings, neural_cleanse
 from bdscan.bench.plant import plant_net
-from bdscan.bench.plant.plant_job import Planting
+from bdscan.bench.plant.plant_job import PlantJob
 from bdscan.bench.purify import purify_net
-from bdscan.bench.purify.purify_job import Purification
+from bdscan.bench.purify.purify_job import PurifyJob
 from bdscan.bench.train import train_net
-from bdscan.bench.train.train_job import Lesson
+from bdscan.bench.train.train_job import TrainJob
 from bdscan.bench.workers.jobs import Job
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.problem import USAGE, Problem
@@ -27,11 +27,11 @@ from bdscan.pipeline import Options, inspect
 def do(job: Job) -> dict[str, Any]:
     """The outcome, its cost and what it was made with."""
     made_with = {"bdscan": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    if isinstance(job, Purification):
+    if isinstance(job, PurifyJob):
         return {**purify_net.do(job), "made_with": made_with}
-    if isinstance(job, Planting):
+    if isinstance(job, PlantJob):
         return {**plant_net.do(job), "made_with": made_with}
-    if isinstance(job, Lesson):
+    if isinstance(job, TrainJob):
         return {**train_net.do(job), "made_with": made_with}
     with counted() as passes:
         outcome = {"inspect": _inspect, "cleanse": _cleanse}[job.method](job)
@@ -70,7 +70,7 @@ def _cleanse(job: Job) -> dict[str, Any]:
         survey(job.model), arch=job.arch, normalize=job.normalize, images=images, classes=None, device=job.device
     )
     assert loaded.clean is not None
-    found = cleanse(loaded.suspect, loaded.clean, Cleansing(steps=job.steps), job.seed)
+    found = neural_cleanse(loaded.suspect, loaded.clean, NeuralCleanseSettings(steps=job.steps), job.seed)
     return {"cleanse": {"norms": found.norms, "index": found.index, "target": found.target, "flagged": found.flagged}}
 
 
@@ -78,7 +78,7 @@ def main(told: Path, outcome: Path) -> int:
     """Exit status 0, or a problem's own with its sentence as the last line."""
     read = json.loads(told.read_text(encoding="utf-8"))
     fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
-    kind = {"purify": Purification, "plant": Planting, "train": Lesson}.get(fields["method"], Job)
+    kind = {"purify": PurifyJob, "plant": PlantJob, "train": TrainJob}.get(fields["method"], Job)
     try:
         made = do(kind(**fields))
     except Problem as problem:

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from statistics import fmean
 
 from bdscan.bench.detect import detect_table
-from bdscan.bench.labels import Kind, Labelled
+from bdscan.bench.labels import ModelKind, ModelLabel
 from bdscan.bench.purify import purify_table
-from bdscan.bench.purify.purify_rows import Cured
+from bdscan.bench.purify.purify_rows import PurifyRow
 from bdscan.bench.tables.grid import NOTHING, Grid, percent
-from bdscan.bench.tables.published import Published, on, sources
-from bdscan.bench.tables.result_files import Gathered
+from bdscan.bench.tables.published import PublishedFigure, published_on, sources
+from bdscan.bench.tables.result_files import BenchResults
 from bdscan.bench.train import train_table
 
 HERE = "here"
+VERSIONS = ("bdscan", "torch", "python")
 _BY_TRIGGER = (
     "trigger, method",
     "images",
@@ -33,33 +35,33 @@ _BY_TRIGGER = (
 )
 
 
-def grids(found: Gathered) -> list[Grid]:
+def grids(results: BenchResults) -> list[Grid]:
     """All of them; those without a row are left out."""
-    tables = [_nets(found.labels)]
-    if found.seen:
-        tables += detect_table.grids(found.seen)
-    if found.cured:
-        tables += [_triggers(found.cured), *purify_table.grids(found.cured)]
-    if found.trained:
-        tables += [*train_table.grids(found.trained), _trained_by_others(found)]
-    return _shown([*tables, _sources(found), _commands(found)])
-
-
-def _shown(tables: Sequence[Grid]) -> list[Grid]:
+    tables = [_nets(results.labels)]
+    if results.detected:
+        tables += detect_table.grids(results.detected)
+    if results.purified:
+        tables += [_triggers(results.purified), *purify_table.grids(results.purified)]
+    if results.trained:
+        tables += [*train_table.grids(results.trained), _trained_by_others(results)]
+    tables += [_sources(results), _commands(results)]
     return [grid for grid in tables if grid.rows]
 
 
-def _nets(labels: Sequence[Labelled]) -> Grid:
+def _nets(labels: Sequence[ModelLabel]) -> Grid:
     columns = ("trigger", "nets", "backdoored", "controls", "left out", "ACC", "lowest ACC", "ASR", "lowest ASR")
     families = sorted({label.family for label in labels}, key=lambda family: (family != "clean", family))
     body = tuple(_family(family, [label for label in labels if label.family == family]) for family in families)
     return Grid("Nets: mean and worst, in per cent", columns, body)
 
 
-def _family(family: str, labels: Sequence[Labelled]) -> tuple[str, ...]:
+def _family(family: str, labels: Sequence[ModelLabel]) -> tuple[str, ...]:
     accuracy = [label.accuracy for label in labels if label.accuracy is not None]
     success = [label.success for label in labels if label.success is not None]
-    kinds = (str(sum(label.kind is kind for label in labels)) for kind in (Kind.BACKDOORED, Kind.CONTROL, Kind.APART))
+    kinds = (
+        str(sum(label.kind is kind for label in labels))
+        for kind in (ModelKind.BACKDOORED, ModelKind.CONTROL, ModelKind.APART)
+    )
     figures = (*_mean_and(min, accuracy), *_mean_and(min, success))
     return (family, str(len(labels)), *kinds, *figures)
 
@@ -68,19 +70,19 @@ def _mean_and(worst: Callable[[Iterable[float]], float], values: Sequence[float]
     return (percent(fmean(values)), percent(worst(values))) if values else (NOTHING, NOTHING)
 
 
-def _triggers(rows: Sequence[Cured]) -> Grid:
+def _triggers(rows: Sequence[PurifyRow]) -> Grid:
     """Each trigger's own rows, and under them those of others."""
-    bad = [row for row in rows if row.label.kind is Kind.BACKDOORED and row.success is not None]
+    backdoored = [row for row in rows if row.label.kind is ModelKind.BACKDOORED and row.success is not None]
     body: list[tuple[str, ...]] = []
-    for family in sorted({row.label.family for row in bad}):
-        ours = [row for row in bad if row.label.family == family]
+    for family in sorted({row.label.family for row in backdoored}):
+        ours = [row for row in backdoored if row.label.family == family]
         for method, images in dict.fromkeys((row.method, row.images) for row in ours):
             body.append(_ours(family, [row for row in ours if (row.method, row.images) == (method, images)]))
-        body += [_theirs(figure) for figure in on(family, "purify")]
+        body += [_theirs(figure) for figure in published_on(family, "purify")]
     return Grid("Each trigger: mean and worst, in per cent; marked: as published by others", _BY_TRIGGER, tuple(body))
 
 
-def _ours(family: str, rows: Sequence[Cured]) -> tuple[str, ...]:
+def _ours(family: str, rows: Sequence[PurifyRow]) -> tuple[str, ...]:
     accuracy = [row.accuracy for row in rows if row.accuracy is not None]
     success = [row.success for row in rows if row.success is not None]
     lost = [before - after for before, after in accuracy]
@@ -103,7 +105,7 @@ def _ours(family: str, rows: Sequence[Cured]) -> tuple[str, ...]:
     )
 
 
-def _theirs(figure: Published) -> tuple[str, ...]:
+def _theirs(figure: PublishedFigure) -> tuple[str, ...]:
     before, after = zip(figure.accuracy, figure.asr, strict=True)
     return (
         f"{figure.attack}, {figure.method}",
@@ -123,30 +125,28 @@ def _theirs(figure: Published) -> tuple[str, ...]:
     )
 
 
-def _trained_by_others(found: Gathered) -> Grid:
-    attacks = dict.fromkeys(result["job"]["plant"] for result in found.trained if result["job"]["plant"])
-    body = tuple(_theirs(figure) for attack in attacks for figure in on(attack, "train"))
+def _trained_by_others(results: BenchResults) -> Grid:
+    attacks = dict.fromkeys(result.job.plant for result in results.trained if result.job.plant)
+    body = tuple(_theirs(figure) for attack in attacks for figure in published_on(attack, "train"))
     return Grid("Training, as published by others: before is plain training", _BY_TRIGGER, body)
 
 
-def _sources(found: Gathered) -> Grid:
-    treated = [row.label.family for row in found.cured]
-    trained = [result["job"]["plant"] for result in found.trained]
+def _sources(results: BenchResults) -> Grid:
+    purified = [row.label.family for row in results.purified]
+    trained = [result.job.plant for result in results.trained if result.job.plant]
     body = tuple(
-        (source.title, f"{source.net}, {source.data}", source.where) for source in sources([*treated, *trained])
+        (source.title, f"{source.net}, {source.data}", source.where) for source in sources([*purified, *trained])
     )
     return Grid("Where the published figures stand", ("published", "measured on", "where"), body)
 
 
-def _commands(found: Gathered) -> Grid:
+def _commands(results: BenchResults) -> Grid:
     """What has to be typed for the same figures."""
-    typed: dict[tuple[str, ...], int] = {}
-    for result in found.results:
-        made = (result["outcome"] or {}).get("made_with") or {}
-        versions = ", ".join(f"{name} {made[name]}" for name in ("bdscan", "torch", "python") if name in made)
-        key = (result["command"] or NOTHING, str(result["job"]["seed"]), versions or NOTHING)
-        typed[key] = typed.get(key, 0) + 1
-    body = tuple((command, str(count), *rest) for (command, *rest), count in sorted(typed.items()))
+    counts: Counter[tuple[str, ...]] = Counter()
+    for result in results.results:
+        versions = [f"{name} {result.versions[name]}" for name in VERSIONS if name in result.versions]
+        counts[result.command or NOTHING, str(result.job.seed), ", ".join(versions) or NOTHING] += 1
+    body = tuple((command, str(count), *rest) for (command, *rest), count in sorted(counts.items()))
     return Grid("How it was made", ("command", "results", "seed", "with"), body)
 
 
