@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bdscan.bench.choices import Baseline, Effort
+from bdscan.bench.choices import RESULTS, Baseline, Effort
 from bdscan.bench.output import arch_of, check_writable, command_line, exit_if_failed, run_jobs, show_tables
 from bdscan.bench.plant.run_plant import plant
 from bdscan.bench.purify.run_purify import purify
@@ -46,9 +46,7 @@ def detect(
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
     baseline: Annotated[Baseline | None, typer.Option(help="Run this published method too.")] = None,
     baseline_steps: Annotated[int, typer.Option(min=1, help="Steps it takes for each class.")] = 1000,
-    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Inspect labelled models and print AUC, detection and false alarms."""
@@ -97,9 +95,7 @@ def reference(
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe; the others' statistics stay.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
-    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the statistics here, not into the package.")] = None,
 ) -> None:
     """Measure how clean nets score, for the p-values of all later inspections."""

@@ -109,5 +109,10 @@ def label_json(label: ModelLabel) -> Mapping[str, object]:
     return {**kept, "settings": dict(label.settings), "acc": label.accuracy, "asr": label.success}
 
 
+def label_figures(label: ModelLabel) -> Mapping[str, object]:
+    """For programs: what it says, and what the model counts as."""
+    return {**vars(label), "model": str(label.model), "kind": label.kind.value}
+
+
 def _maybe(type_: type[Any], value: object) -> Any:
     return None if value is None else type_(value)

@@ -3,33 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+from bdscan.bench import results
 from bdscan.bench.labels import label_from_json
-from bdscan.bench.results import (
-    BeforeAfter,
-    Failure,
-    FailureKind,
-    FindingScores,
-    InspectOutcome,
-    JobRecord,
-    JobResult,
-    Json,
-    NeuralCleanseOutcome,
-    Outcome,
-    PlantOutcome,
-    ProbeRun,
-    PurifyOutcome,
-    TrainOutcome,
-)
+from bdscan.bench.results import BeforeAfter, Failure, FailureKind, JobRecord, JobResult, Json, Outcome
 from bdscan.facts.finding import Verdict
+
+T = TypeVar("T")
 
 
 def read_result(value: Json) -> JobResult:
     """A result from the JSON of its file."""
     job, raw = read_job(value["job"]), value["outcome"] or {}
-    failure = Failure(FailureKind.FAILED, value["failure"]) if value["failure"] is not None else None
+    failure = None if value["failure"] is None else Failure(FailureKind.FAILED, value["failure"])
     if raw.get("refused") is not None:
         failure = Failure(FailureKind.REFUSED, raw["refused"])
     return JobResult(
@@ -44,76 +33,56 @@ def read_result(value: Json) -> JobResult:
     )
 
 
-def read_job(value: Mapping[str, Any]) -> JobRecord:
-    return JobRecord(
-        name=value["name"],
-        method=value["method"],
-        model=Path(value["model"]),
-        seed=value["seed"],
-        purifier=value.get("purifier"),
-        trainer=value.get("trainer"),
-        images=value.get("images"),
-        plant=value.get("plant"),
-        settings=tuple(value.get("settings") or ()),
-        rate=value.get("rate") or 0.0,
-    )
+def read_job(value: Json) -> JobRecord:
+    return _pick(JobRecord, value, model=Path(value["model"]), settings=tuple(value.get("settings", ())))
 
 
-def _inspect(job: JobRecord, raw: Json) -> InspectOutcome:
+def _pick(kind: type[T], value: Mapping[str, Any], **built: Any) -> T:
+    """The fields that are called in the JSON as in the type; those that are not are given."""
+    names = {each.name for each in fields(kind)} & set(value) - set(built)  # type: ignore[arg-type]
+    return kind(**{name: value[name] for name in names}, **built)
+
+
+def _inspect(job: JobRecord, raw: Json) -> Outcome:
     report = raw["report"]
-    return InspectOutcome(
+    return _pick(
+        results.InspectOutcome,
+        report,
         verdict=Verdict[report["verdict"].upper()],
-        p_value=report["p_value"],
-        target=report["target"],
-        runs=tuple(_run(run) for run in report["runs"]),
+        runs=tuple(
+            _pick(results.ProbeRun, run, findings=tuple(_finding(finding) for finding in run["findings"]))
+            for run in report["runs"]
+        ),
         passes=raw["passes"],
         sha256=(report.get("subject") or {}).get("sha256"),
         accuracy=report.get("clean_accuracy"),
     )
 
 
-def _run(run: Json) -> ProbeRun:
-    return ProbeRun(
-        probe=run["probe"],
-        family=run.get("family", ""),
-        seconds=run["seconds"],
-        failure=run["failure"],
-        findings=tuple(_finding(finding) for finding in run["findings"]),
-    )
+def _finding(finding: Json) -> results.FindingScores:
+    per_class = finding["per_class"] or {}
+    scores, p_values = (per_class.get(key) for key in ("scores", "p_values"))
+    return _pick(results.FindingScores, finding, class_scores=scores, class_p_values=tuple(p_values or ()))
 
 
-def _finding(finding: Json) -> FindingScores:
-    per_class = finding["per_class"]
-    scores = None if per_class is None else per_class.get("scores")
-    return FindingScores(
-        statistic=finding.get("statistic"),
-        score=finding.get("score"),
-        p_value=finding["p_value"],
-        class_scores=None if scores is None else tuple(scores),
-        class_p_values=tuple((per_class or {}).get("p_values") or ()),
-    )
+def _neural_cleanse(job: JobRecord, raw: Json) -> Outcome:
+    return _pick(results.NeuralCleanseOutcome, raw["cleanse"], passes=raw["passes"])
 
 
-def _neural_cleanse(job: JobRecord, raw: Json) -> NeuralCleanseOutcome:
-    figures = {key: raw["cleanse"][key] for key in ("index", "target", "flagged")}
-    return NeuralCleanseOutcome(**figures, passes=raw["passes"])
+def _plant(job: JobRecord, raw: Json) -> Outcome:
+    label = label_from_json(job.name, job.model, raw["label"])
+    return results.PlantOutcome(label=label, seconds=raw["label"].get("seconds", 0.0))
 
 
-def _plant(job: JobRecord, raw: Json) -> PlantOutcome:
-    label = raw["label"]
-    return PlantOutcome(label=label_from_json(job.name, job.model, label), seconds=label.get("seconds") or 0.0)
-
-
-def _purify(job: JobRecord, raw: Json) -> PurifyOutcome:
+def _purify(job: JobRecord, raw: Json) -> Outcome:
     measured, treatment = raw["measured"], raw["report"]["treatment"]
-    pairs = {key: None if measured[key] is None else BeforeAfter(**measured[key]) for key in ("asr", "ra")}
-    return PurifyOutcome(
-        trigger=measured.get("trigger"),
-        target=measured.get("target"),
-        accuracy=BeforeAfter(**measured["accuracy"]),
-        success=pairs["asr"],
-        recovered=pairs["ra"],
-        der=measured["der"],
+    accuracy, success, recovered = (measured[key] and BeforeAfter(**measured[key]) for key in ("accuracy", "asr", "ra"))
+    return _pick(
+        results.PurifyOutcome,
+        measured,
+        accuracy=accuracy,
+        success=success,
+        recovered=recovered,
         seconds=measured["seconds"]["purify"],
         seconds_in_all=measured["seconds"]["all"],
         verdict=(treatment["verdict"]["before"], treatment["verdict"]["after"]),
@@ -123,14 +92,14 @@ def _purify(job: JobRecord, raw: Json) -> PurifyOutcome:
     )
 
 
-def _train(job: JobRecord, raw: Json) -> TrainOutcome:
+def _train(job: JobRecord, raw: Json) -> Outcome:
     measured, isolation = raw["measured"], raw["training"]["isolation"]
-    return TrainOutcome(
+    return _pick(
+        results.TrainOutcome,
+        measured,
         accuracy=measured["accuracy"]["after"],
         success=measured["asr"] and measured["asr"]["after"],
         isolated=measured["isolated"] if isolation else None,
-        precision=measured["precision"],
-        recall=measured["recall"],
         p_value=isolation["p_value"] if isolation else None,
         verdict=raw["verdict"],
         seconds=raw["seconds"]["train"],
@@ -145,38 +114,31 @@ _READERS: dict[str, Callable[[JobRecord, Json], Outcome]] = {
     "train": _train,
 }
 
+# What of a long outcome tables show.
+Shape = Mapping[str, "Shape | None"]
+_SHOWN: dict[str, Shape] = {
+    "training": {"isolation": {"p_value": None}},
+    "report": {
+        **dict.fromkeys(("verdict", "p_value", "target")),
+        "runs": {
+            **dict.fromkeys(("probe", "seconds", "failure")),
+            "findings": {"p_value": None, "per_class": {"p_values": None}},
+        },
+        "treatment": {**dict.fromkeys(("method", "verdict", "seconds")), "checks": {"name": None, "passed": None}},
+    },
+}
+
 
 def compact(result: JobResult) -> Json:
     """The JSON of a result without what no table shows."""
     outcome = result.raw["outcome"]
-    if outcome is None:
-        return result.raw
-    if outcome.get("training") is not None:
-        isolation = outcome["training"]["isolation"]
-        kept = {"training": {"isolation": isolation and {"p_value": isolation["p_value"]}}}
-    elif outcome.get("report") is not None:
-        kept = {"report": _compact_report(outcome["report"])}
-    else:
-        kept = {}
-    return {**result.raw, "outcome": {**outcome, **kept}}
+    shown = {key: _shown(outcome[key], shape) for key, shape in _SHOWN.items() if outcome and outcome.get(key)}
+    return {**result.raw, "outcome": outcome and {**outcome, **shown}}
 
 
-def _compact_report(report: Json) -> Json:
-    treatment = report.get("treatment") and {
-        **{key: report["treatment"][key] for key in ("method", "verdict", "seconds")},
-        "checks": [{key: check[key] for key in ("name", "passed")} for check in report["treatment"]["checks"]],
-    }
-    runs = [
-        {
-            **{key: run[key] for key in ("probe", "seconds", "failure")},
-            "findings": [_compact_finding(finding) for finding in run["findings"]],
-        }
-        for run in report["runs"]
-    ]
-    return {**{key: report.get(key) for key in ("verdict", "p_value", "target")}, "runs": runs, "treatment": treatment}
-
-
-def _compact_finding(finding: Json) -> Json:
-    per_class = finding["per_class"] or {}
-    kept = {"p_values": per_class["p_values"]} if "p_values" in per_class else None
-    return {"p_value": finding["p_value"], "per_class": kept}
+def _shown(value: Any, shape: Shape | None) -> Any:
+    if value is None or shape is None:
+        return value
+    if isinstance(value, list):
+        return [_shown(each, shape) for each in value]
+    return {key: _shown(value.get(key), inner) for key, inner in shape.items()}

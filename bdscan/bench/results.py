@@ -47,20 +47,20 @@ class JobRecord:
     method: str
     model: Path
     seed: int
-    purifier: str | None
-    trainer: str | None
-    images: int | None
-    plant: str | None
-    settings: tuple[str, ...]  # of the plant or the purifier
-    rate: float
+    purifier: str | None = None
+    trainer: str | None = None
+    images: int | None = None
+    plant: str | None = None
+    settings: tuple[str, ...] = ()  # of the plant or the purifier
+    rate: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class FindingScores:
     """The figures of one finding."""
 
-    statistic: str | None
-    score: float | None
+    statistic: str | None = None
+    score: float | None = None
     p_value: float | None
     class_scores: tuple[float | None, ...] | None
     class_p_values: tuple[float | None, ...]
@@ -71,7 +71,7 @@ class ProbeRun:
     """A probe's turn."""
 
     probe: str
-    family: str
+    family: str = ""
     seconds: float
     failure: str | None
     findings: tuple[FindingScores, ...]
@@ -118,18 +118,18 @@ class PlantOutcome:
 class PurifyOutcome:
     """What a purification came to; figures are shares, not per cent."""
 
-    trigger: str | None  # None where nobody has it, and then `success`, `recovered` and `der` are None too
-    target: int | None
-    accuracy: BeforeAfter
-    success: BeforeAfter | None
-    recovered: BeforeAfter | None
-    der: float | None
-    seconds: float  # of the purification alone
-    seconds_in_all: float  # with the probes before and the verification after
-    verdict: tuple[str, str]
-    failed_checks: tuple[str, ...]
-    chosen: str  # the method that `auto` settled on
-    measured_on: int  # images
+    trigger: str | None = None  # None where nobody has it, and then `success`, `recovered` and `der` are None too
+    target: int | None = None
+    accuracy: BeforeAfter | None = None
+    success: BeforeAfter | None = None
+    recovered: BeforeAfter | None = None
+    der: float | None = None
+    seconds: float | None = None  # of the purification alone
+    seconds_in_all: float | None = None  # with the probes before and the verification after
+    verdict: tuple[str, str] | None = None
+    failed_checks: tuple[str, ...] = ()
+    chosen: str | None = None  # the method that `auto` settled on
+    measured_on: int = 0  # images
 
 
 @dataclass(frozen=True, kw_only=True)

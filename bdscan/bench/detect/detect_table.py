@@ -13,6 +13,7 @@ from bdscan.bench.detect.accuracy import (
     verdict_counts,
 )
 from bdscan.bench.detect.detect_rows import DetectRow
+from bdscan.bench.labels import label_figures
 from bdscan.bench.results import Json
 from bdscan.bench.tables import grid
 from bdscan.bench.tables.grid import NOTHING, Grid, figure
@@ -123,7 +124,5 @@ def _counts_json(counts: VerdictCounts) -> Json:
 
 
 def _row_json(row: DetectRow) -> Json:
-    label = {**vars(row.label), "model": str(row.label.model), "kind": row.label.kind.value}
     verdict = row.verdict.word if row.verdict is not None else None
-    kept = {key: value for key, value in vars(row).items() if key != "label"}
-    return {**kept, "label": label, "verdict": verdict, "named": row.named}
+    return {**vars(row), "label": label_figures(row.label), "verdict": verdict, "named": row.named}

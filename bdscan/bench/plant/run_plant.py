@@ -10,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from bdscan.bench.choices import RESULTS
 from bdscan.bench.output import check_writable, command_line, exit_if_failed, make_folder, run_jobs, show_tables
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
@@ -42,9 +43,7 @@ def plant(
     seed: Annotated[int, typer.Option(help="The first one; same seed, same nets.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Nets at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
-    results: Annotated[Path, typer.Option(help="A small file a net; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a net; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Train nets with known triggers, and clean ones, and print what came of it."""

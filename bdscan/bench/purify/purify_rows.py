@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from bdscan.bench.labels import ModelKind, ModelLabel
-from bdscan.bench.results import BeforeAfter, Failure, FailureKind, JobResult, PurifyOutcome
+from bdscan.bench.results import Failure, FailureKind, JobResult, PurifyOutcome
 from bdscan.bench.tables.metrics import Share
 from bdscan.facts.finding import Verdict
 
@@ -15,23 +15,13 @@ MAX_SUCCESS = 0.2  # of triggered images: more the verification itself would not
 
 
 @dataclass(frozen=True, kw_only=True)
-class PurifyRow:
-    """One model's label beside what one method made of the model; figures are shares, not per cent."""
+class PurifyRow(PurifyOutcome):
+    """One model's label beside what one method made of the model."""
 
     label: ModelLabel
     method: str
     images: int | None  # asked for; None: all
     failure: Failure | None = None
-    accuracy: BeforeAfter | None = None
-    success: BeforeAfter | None = None  # None where nobody has the trigger
-    recovered: BeforeAfter | None = None
-    der: float | None = None
-    seconds: float | None = None  # of the purification alone
-    seconds_in_all: float | None = None  # with the probes before and the verification after
-    verdict: tuple[str, str] | None = None
-    failed_checks: tuple[str, ...] = ()
-    chosen: str | None = None  # the method that `auto` settled on
-    measured_on: int = 0  # images
 
     @property
     def lost(self) -> float | None:
@@ -70,10 +60,8 @@ class PurifySummary:
 def purify_row(label: ModelLabel, result: JobResult) -> PurifyRow:
     """A result beside its label."""
     job, outcome = result.job, result.outcome
-    measured = {}
-    if isinstance(outcome, PurifyOutcome):
-        measured = {key: value for key, value in vars(outcome).items() if key not in ("trigger", "target")}
-    return PurifyRow(label=label, method=str(job.purifier), images=job.images, failure=result.failure, **measured)
+    figures = vars(outcome) if isinstance(outcome, PurifyOutcome) else {}
+    return PurifyRow(label=label, method=str(job.purifier), images=job.images, failure=result.failure, **figures)
 
 
 def summaries(rows: Sequence[PurifyRow]) -> list[PurifySummary]:

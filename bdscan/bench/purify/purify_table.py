@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from bdscan.bench.labels import ModelKind
+from bdscan.bench.labels import ModelKind, label_figures
 from bdscan.bench.purify.purify_rows import MAX_SUCCESS, PurifyRow, PurifySummary, summaries
 from bdscan.bench.results import FailureKind, Json
 from bdscan.bench.tables.grid import NOTHING, Grid, figure, percent
@@ -111,18 +111,12 @@ def figures(rows: Sequence[PurifyRow], command: str) -> Json:
 
 
 def _row_json(row: PurifyRow) -> Json:
-    label = {**vars(row.label), "model": str(row.label.model), "kind": row.label.kind.value}
     failed, refused = (
-        row.failure.message if row.failure is not None and row.failed_as(kind) else None for kind in FailureKind
+        str(row.failure and row.failure.message) if row.failed_as(kind) else None for kind in FailureKind
     )
-    return {
-        **vars(row),
-        "label": label,
-        "failure": failed,
-        "refused": refused,
-        "lost": row.lost,
-        "verified": row.verified,
-    }
+    kept = {key: value for key, value in vars(row).items() if key not in ("trigger", "target")}
+    own = {"label": label_figures(row.label), "failure": failed, "refused": refused}
+    return {**kept, **own, "lost": row.lost, "verified": row.verified}
 
 
 def _summary_json(summary: PurifySummary) -> Json:

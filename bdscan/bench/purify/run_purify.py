@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bdscan.bench.choices import Effort
+from bdscan.bench.choices import RESULTS, Effort
 from bdscan.bench.output import (
     arch_of,
     check_writable,
@@ -45,9 +45,7 @@ def purify(
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
     keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Leave the cleaned models here.")] = None,
-    results: Annotated[Path, typer.Option(help="A small file a job; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a job; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Purify labelled models and print ACC, ASR, RA and DER, before and after."""

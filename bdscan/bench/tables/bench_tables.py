@@ -17,22 +17,8 @@ from bdscan.bench.train import train_table
 
 HERE = "here"
 VERSIONS = ("bdscan", "torch", "python")
-_BY_TRIGGER = (
-    "trigger, method",
-    "images",
-    "nets",
-    "ACC",
-    "ACC after",
-    "worst loss",
-    "ASR",
-    "ASR after",
-    "worst ASR",
-    "RA after",
-    "DER",
-    "worst DER",
-    "seconds",
-    "from",
-)
+_BEFORE_AFTER = ("ACC", "ACC after", "worst loss", "ASR", "ASR after", "worst ASR", "RA after", "DER", "worst DER")
+_BY_TRIGGER = ("trigger, method", "images", "nets", *_BEFORE_AFTER, "seconds", "from")
 
 
 def grids(results: BenchResults) -> list[Grid]:
@@ -58,10 +44,7 @@ def _nets(labels: Sequence[ModelLabel]) -> Grid:
 def _family(family: str, labels: Sequence[ModelLabel]) -> tuple[str, ...]:
     accuracy = [label.accuracy for label in labels if label.accuracy is not None]
     success = [label.success for label in labels if label.success is not None]
-    kinds = (
-        str(sum(label.kind is kind for label in labels))
-        for kind in (ModelKind.BACKDOORED, ModelKind.CONTROL, ModelKind.APART)
-    )
+    kinds = (str(sum(label.kind is kind for label in labels)) for kind in ModelKind)
     figures = (*_mean_and(min, accuracy), *_mean_and(min, success))
     return (family, str(len(labels)), *kinds, *figures)
 
@@ -92,12 +75,12 @@ def _ours(family: str, rows: Sequence[PurifyRow]) -> tuple[str, ...]:
         f"{family}, {rows[0].method}",
         "all" if rows[0].images is None else str(rows[0].images),
         str(len(rows)),
-        _mean([pair[0] for pair in accuracy]),
-        _mean([pair[1] for pair in accuracy]),
+        _mean([pair.before for pair in accuracy]),
+        _mean([pair.after for pair in accuracy]),
         percent(max(lost)) if lost else NOTHING,
-        _mean([pair[0] for pair in success]),
-        *_mean_and(max, [pair[1] for pair in success]),
-        _mean([row.recovered[1] for row in rows if row.recovered is not None]),
+        _mean([pair.before for pair in success]),
+        *_mean_and(max, [pair.after for pair in success]),
+        _mean([row.recovered.after for row in rows if row.recovered is not None]),
         f"{fmean(ders):.3f}" if ders else NOTHING,
         f"{min(ders):.3f}" if ders else NOTHING,
         f"{fmean(seconds):.0f}" if seconds else NOTHING,
@@ -106,23 +89,11 @@ def _ours(family: str, rows: Sequence[PurifyRow]) -> tuple[str, ...]:
 
 
 def _theirs(figure: PublishedFigure) -> tuple[str, ...]:
-    before, after = zip(figure.accuracy, figure.asr, strict=True)
-    return (
-        f"{figure.attack}, {figure.method}",
-        NOTHING,
-        NOTHING,
-        percent(before[0]),
-        percent(after[0]),
-        NOTHING,
-        percent(before[1]),
-        percent(after[1]),
-        NOTHING,
-        NOTHING,
-        f"{figure.der:.3f}",
-        NOTHING,
-        NOTHING,
-        f"published: {figure.source.net}, {figure.rate:.0%}",
-    )
+    (accuracy, accuracy_after), (success, success_after) = figure.accuracy, figure.asr
+    before_after = (percent(accuracy), percent(accuracy_after), NOTHING, percent(success), percent(success_after))
+    source = f"published: {figure.source.net}, {figure.rate:.0%}"
+    name, der = f"{figure.attack}, {figure.method}", f"{figure.der:.3f}"
+    return (name, NOTHING, NOTHING, *before_after, NOTHING, NOTHING, der, NOTHING, NOTHING, source)
 
 
 def _trained_by_others(results: BenchResults) -> Grid:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdscan.bench.choices import Effort
+from bdscan.bench.choices import RESULTS, Effort
 from bdscan.bench.output import check_writable, command_line, exit_if_failed, run_jobs, show_tables
 from bdscan.bench.plant.run_plant import PlantSpec, parse_plant
 from bdscan.facts.problem import USAGE, Problem
@@ -39,9 +39,7 @@ def train(
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     pace: Annotated[bool, typer.Option("--pace", help="Time the loop too, beside a bare one.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, a process each.")] = 1,
-    results: Annotated[Path, typer.Option(help="A small file a training; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a training; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Train on poisoned data by every method, and print ACC, ASR and what was isolated."""
