@@ -17,8 +17,6 @@ from bdscan.bench.train.run_train import train
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.net.device import Device
 
-__all__ = ["Effort", "app"]
-
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode=None,

@@ -149,8 +149,8 @@ def write(path: Path, scores: ScoresByStatistic, nets: Sequence[CleanNet]) -> No
 
 
 def _statistics(path: Path) -> Summary:
-    found: Summary = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
-    return found
+    statistics: Summary = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
+    return statistics
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -18,7 +18,7 @@ MAX_NAMES = 5  # of models that are left out; more make no better sentence
 
 
 def table(
-    found: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Folders or files of results and labels.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Folders or files of results and labels.")],
     output: Annotated[
         list[Path] | None,
         typer.Option(help="Write them here (repeatable): .md, .html, .csv; .json: the results, in one file."),
@@ -30,7 +30,7 @@ def table(
 
     for path in output or []:
         check_writable(path, FORMS)
-    results = gather(found)
+    results = gather(paths)
     if results.unlabelled:
         names = ", ".join(results.unlabelled[:MAX_NAMES]) + (" ..." if len(results.unlabelled) > MAX_NAMES else "")
         typer.echo(f"bdscan: left out, since nothing says what they are: {names}", err=True)
