@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
@@ -27,7 +28,7 @@ def prepared_plant(name: str, ground: PlantMaterial) -> Plant:
     if plant.lesson(ground.target, 0.1, 0) is not None:
         classes = int(ground.labels.max()) + 1
         torch.manual_seed(0)
-        course = {"epochs": 10, "batch": 32, "rate": 0.05}
+        course: dict[str, Any] = {"epochs": 10, "batch": 32, "rate": 0.05}
         implant(wrn16_1(classes), plant, ground.images, ground.labels, target=ground.target, classes=classes, **course)
     return plant
 

@@ -30,6 +30,7 @@ from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import Grid, markdown
 from bdscan.bench.tables.metrics import Share, auc, auc_interval, tpr_at
 from bdscan.bench.workers import jobs
+from bdscan.bench.workers.engine import Command
 from bdscan.bench.workers.jobs import Job, Result, run
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.finding import Verdict
@@ -192,7 +193,7 @@ def log(folder: Path) -> Path:
 
 
 @pytest.fixture
-def command(folder: Path, log: Path) -> jobs.Command:
+def command(folder: Path, log: Path) -> Command:
     script = folder / "fake.py"
     script.write_text(FAKE)
     return lambda job, outcome: [sys.executable, "-I", str(script), str(job), str(outcome), str(log)]
@@ -205,7 +206,7 @@ def job(folder: Path, name: str, **told: Any) -> Job:
     return Job(name=name, method="inspect", model=str(model), **told)
 
 
-def test_a_failing_worker_costs_one_job(folder: Path, command: jobs.Command) -> None:
+def test_a_failing_worker_costs_one_job(folder: Path, command: Command) -> None:
     told = [job(folder, name) for name in ("good", "broken", "bad")]
     first, failed, last = run(told, folder / "out", workers=2, command=command, said="bdscan bench")
     assert failed["failure"] == "exit status 1: the disk is full" and failed["outcome"] is None
@@ -215,7 +216,7 @@ def test_a_failing_worker_costs_one_job(folder: Path, command: jobs.Command) -> 
     assert not list((folder / "out").glob(".*"))
 
 
-def test_a_model_that_is_gone_costs_one_job(folder: Path, command: jobs.Command) -> None:
+def test_a_model_that_is_gone_costs_one_job(folder: Path, command: Command) -> None:
     told = [job(folder, "gone"), job(folder, "good")]
     (folder / "gone.safetensors").unlink()
     gone, good = run(told, folder / "out", command=command)
@@ -223,7 +224,7 @@ def test_a_model_that_is_gone_costs_one_job(folder: Path, command: jobs.Command)
     assert good["failure"] is None
 
 
-def test_what_is_done_is_not_done_again(folder: Path, command: jobs.Command, log: Path) -> None:
+def test_what_is_done_is_not_done_again(folder: Path, command: Command, log: Path) -> None:
     told = [job(folder, name) for name in ("good", "broken")]
     first = run(told, folder / "out", command=command)
     again = run(told, folder / "out", command=command)
@@ -231,7 +232,7 @@ def test_what_is_done_is_not_done_again(folder: Path, command: jobs.Command, log
     assert log.read_text().split() == ["good", "broken", "broken"]  # what failed is tried again
 
 
-def test_other_work_is_done_again(folder: Path, command: jobs.Command, log: Path) -> None:
+def test_other_work_is_done_again(folder: Path, command: Command, log: Path) -> None:
     out = folder / "out"
     run([job(folder, "good")], out, command=command)
     run([job(folder, "good", seed=1)], out, command=command)
@@ -325,7 +326,7 @@ def test_all_to_all_has_no_target_to_name() -> None:
     assert DetectRow(label=label, method="inspect", seconds=0, flagged=True, target=3).named is None
 
 
-def test_reads_what_a_worker_hands_in(folder: Path, command: jobs.Command) -> None:
+def test_reads_what_a_worker_hands_in(folder: Path, command: Command) -> None:
     told = [job(folder, "bad"), job(folder, "good")]
     bad, good = (
         detect_row(ModelLabel(name=result["job"]["name"], model=folder), read_result(result))
@@ -360,7 +361,7 @@ def test_document_is_plain_json() -> None:
 # The command
 
 
-def test_detect_end_to_end(folder: Path, command: jobs.Command, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detect_end_to_end(folder: Path, command: Command, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = folder / "models"
     models.mkdir()
     put(models, "good", attack=None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -111,7 +112,7 @@ def test_no_reference_net_is_rarer_than_their_number_allows() -> None:
 
 def test_each_net_is_judged_by_the_others() -> None:
     rng = np.random.default_rng(3)
-    draw = lambda: rng.normal(0, 0.2, 10).tolist()  # noqa: E731
+    draw: Callable[[], list[float]] = lambda: rng.normal(0, 0.2, 10).tolist()  # noqa: E731
     nets = [{"margin": draw(), "head.quiet": draw()} for _ in range(8)]
     nets[0]["margin"][6] = 3.0
     said = judge_by_others(nets)

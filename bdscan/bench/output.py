@@ -15,9 +15,9 @@ from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 
 if TYPE_CHECKING:
     from bdscan.bench.labels import ModelLabel
-    from bdscan.bench.results import JobResult, Json
+    from bdscan.bench.results import JobResult
     from bdscan.bench.tables.grid import Grid
-    from bdscan.bench.workers.jobs import Job
+    from bdscan.bench.workers.jobs import Job, Json
 
 
 def command_line() -> str:
@@ -101,9 +101,9 @@ def write_text(output: Path, text: str) -> None:
 
 def exit_if_failed(results: Sequence[JobResult]) -> None:
     """The exit status, where jobs failed."""
-    from bdscan.bench.results import FailureKind
+    from bdscan.bench.results import JobFailureKind
 
-    failed = sum(result.failure is not None and result.failure.kind is FailureKind.FAILED for result in results)
+    failed = sum(result.failure is not None and result.failure.kind is JobFailureKind.FAILED for result in results)
     if failed:
         typer.echo(f"bdscan: {failed} of {len(results)} jobs failed; the same command tries them again", err=True)
         raise typer.Exit(COULD_NOT_TELL)

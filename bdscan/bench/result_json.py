@@ -9,7 +9,8 @@ from typing import Any, TypeVar
 
 from bdscan.bench import results
 from bdscan.bench.labels import label_from_json
-from bdscan.bench.results import BeforeAfter, Failure, FailureKind, JobRecord, JobResult, Json, Outcome
+from bdscan.bench.results import BeforeAfter, JobFailure, JobFailureKind, JobRecord, JobResult, Outcome
+from bdscan.bench.workers.jobs import Json
 from bdscan.facts.finding import Verdict
 
 T = TypeVar("T")
@@ -18,9 +19,9 @@ T = TypeVar("T")
 def read_result(value: Json) -> JobResult:
     """A result from the JSON of its file."""
     job, raw = read_job(value["job"]), value["outcome"] or {}
-    failure = None if value["failure"] is None else Failure(FailureKind.FAILED, value["failure"])
+    failure = None if value["failure"] is None else JobFailure(JobFailureKind.FAILED, value["failure"])
     if raw.get("refused") is not None:
-        failure = Failure(FailureKind.REFUSED, raw["refused"])
+        failure = JobFailure(JobFailureKind.REFUSED, raw["refused"])
     return JobResult(
         key=value.get("key", ""),
         job=job,

@@ -6,15 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from bdscan.bench.labels import ModelLabel
+from bdscan.bench.workers.jobs import Json
 from bdscan.facts.finding import Verdict
 
-Json = dict[str, Any]
 
-
-class FailureKind(StrEnum):
+class JobFailureKind(StrEnum):
     """Why there are no figures."""
 
     FAILED = "failed"  # the job did not come to its end: the next call tries it again
@@ -22,10 +21,10 @@ class FailureKind(StrEnum):
 
 
 @dataclass(frozen=True)
-class Failure:
+class JobFailure:
     """Why there are no figures, in one sentence."""
 
-    kind: FailureKind
+    kind: JobFailureKind
     message: str
 
     def __str__(self) -> str:
@@ -157,7 +156,7 @@ class JobResult:
     job: JobRecord
     command: str
     seconds: float
-    failure: Failure | None
+    failure: JobFailure | None
     outcome: Outcome | None
     versions: Mapping[str, str]
     raw: Json = field(compare=False, repr=False)  # as it stands in the file

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast, crop_and_flip
@@ -16,8 +16,6 @@ from bdscan.verdict.statistics import MIN_SCORES
 
 IMAGES_A_CLASS = 5  # with fewer, a class's subspace says little
 VIEWS = 3  # of each image: as it is, and twice moved
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,10 +14,10 @@ from bdscan.bench.detect.accuracy import (
 )
 from bdscan.bench.detect.detect_rows import DetectRow
 from bdscan.bench.labels import label_figures
-from bdscan.bench.results import Json
 from bdscan.bench.tables import grid
 from bdscan.bench.tables.grid import NOTHING, Grid, figure
 from bdscan.bench.tables.metrics import Share
+from bdscan.bench.workers.jobs import Json
 from bdscan.facts.finding import Verdict
 
 SCHEMA = "bdscan.bench.detect/1"

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from bdscan.bench.detect.calibrate import by_statistic, summarise
+from bdscan.facts.evidence import ClassScores
 from bdscan.facts.finding import Finding, Judgement, Level, Run
 from bdscan.verdict.calibration import Height, Spread, moderated
 from bdscan.verdict.judge import judge
@@ -38,7 +39,7 @@ def judge_by_others(
 def _finding(name: str, scores: list[float], clean: Mapping[str, Mapping[str, float]]) -> Finding | None:
     if "spread" in clean:
         p = moderated(np.array(scores), Spread(*(clean["spread"][key] for key in ("sd", "freedom", "heavy"))))
-        return Finding(level=Level.NOTE, message=name, arrays={"p_values": p})
+        return Finding(level=Level.NOTE, message=name, classes=ClassScores(scores=np.array(scores), p_values=p))
     if "height" in clean and not name.startswith(CONDITIONAL):
         height = Height(clean["height"]["mean"], clean["height"]["sd"], int(clean["height"]["nets"]))
         return Finding(level=Level.NOTE, message=name, p_value=height.p(scores[0]))

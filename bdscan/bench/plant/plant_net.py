@@ -19,7 +19,8 @@ from torch import nn
 from bdscan import __version__
 from bdscan.bench.labels import ALL_TO_ALL
 from bdscan.bench.plant.plant_job import PlantJob, label_path, learned_path, trigger_path
-from bdscan.bench.results import Json
+from bdscan.bench.workers.jobs import Json
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source, open_images
@@ -31,7 +32,6 @@ from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.device import device_of
 from bdscan.net.fit import Augment, crop_and_flip, fit
 from bdscan.net.training_plan import CROP, accuracy
-from bdscan.write.whole import AtomicFiles
 
 RATE = 0.1  # of SGD, as in most published trainings of such nets
 PLACES = 4  # digits of the figures in a label
@@ -191,10 +191,10 @@ def _made(job: PlantJob, planting: Planting) -> Json:
 def _write(model: Path, suspect: Classifier, plant: Plant | None, label: Json) -> None:
     """Together or not at all."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in suspect.net.net.state_dict().items()}
-    with AtomicFiles() as whole:
-        save_file(state, whole.part(model))
+    with AtomicFiles() as files:
+        save_file(state, files.temporary(model))
         if plant is not None and plant.learned():
-            keep(plant, whole.part(learned_path(model)))
+            keep(plant, files.temporary(learned_path(model)))
         if plant is not None and trigger(plant, suspect.shape) is not None:
-            save(plant, whole.part(trigger_path(model)), suspect.shape)
-        whole.part(label_path(model)).write_text(json.dumps(label, indent=1) + "\n", encoding="utf-8")
+            save(plant, files.temporary(trigger_path(model)), suspect.shape)
+        files.temporary(label_path(model)).write_text(json.dumps(label, indent=1) + "\n", encoding="utf-8")

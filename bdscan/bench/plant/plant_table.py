@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from bdscan.bench.labels import MAX_CONTROL_ASR, MIN_BACKDOOR_ASR, ModelLabel
-from bdscan.bench.results import JobResult, Json, PlantOutcome
+from bdscan.bench.results import JobResult, PlantOutcome
 from bdscan.bench.tables.grid import NOTHING, Grid
+from bdscan.bench.workers.jobs import Json
 
 SCHEMA = "bdscan.bench.plant/1"
 TITLE = (

@@ -8,8 +8,7 @@ from pathlib import Path
 
 from bdscan.bench.labels import read_label
 from bdscan.bench.result_json import read_result
-from bdscan.bench.results import Json
-from bdscan.bench.workers.jobs import Job
+from bdscan.bench.workers.jobs import Job, Json
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,7 +12,8 @@ import torch
 from bdscan.bench.labels import read_label
 from bdscan.bench.purify import true_trigger
 from bdscan.bench.purify.purify_job import PurifyJob
-from bdscan.bench.results import BeforeAfter, Json
+from bdscan.bench.results import BeforeAfter
+from bdscan.bench.workers.jobs import Json
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 from bdscan.images.image_set import ImageSet
@@ -97,7 +98,8 @@ def measure(job: PurifyJob, report: Report, before: Loaded, after: Loaded) -> Js
     images, left_out = _fresh(job, before)
     suspect, cleaned = before.suspect, _alike(before.suspect, after.suspect)
     trigger = true_trigger.true_trigger(label, job.triggers)
-    seconds = {"purify": (report.treatment or {})["seconds"], "all": report.made_with["seconds"]}
+    assert report.treatment is not None
+    seconds = {"purify": report.treatment.seconds, "all": report.made_with["seconds"]}
     facts: Json = {"on": "test" if job.test else "held out", "images": len(images), "seen": left_out}
     facts |= {"clean": report.images, "seconds": seconds, "trigger": None if trigger is None else trigger.name}
     if trigger is None:
@@ -112,7 +114,7 @@ def measure(job: PurifyJob, report: Report, before: Loaded, after: Loaded) -> Js
 def _without_temporary(job: PurifyJob, report: Report) -> Report:
     """Without the name of a file that is gone by now."""
     output = None if job.output is None else str(job.output)
-    return replace(report, treatment={**(report.treatment or {}), "output": output})
+    return replace(report, treatment=report.treatment and replace(report.treatment, output=output))
 
 
 def _loaded(job: PurifyJob, path: Path, clean: str) -> Loaded:

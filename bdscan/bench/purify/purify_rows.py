@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from bdscan.bench.labels import ModelKind, ModelLabel
-from bdscan.bench.results import Failure, FailureKind, JobResult, PurifyOutcome
+from bdscan.bench.results import JobFailure, JobFailureKind, JobResult, PurifyOutcome
 from bdscan.bench.tables.metrics import Share
 from bdscan.facts.finding import Verdict
 
@@ -21,7 +21,7 @@ class PurifyRow(PurifyOutcome):
     label: ModelLabel
     method: str
     images: int | None  # asked for; None: all
-    failure: Failure | None = None
+    failure: JobFailure | None = None
 
     @property
     def lost(self) -> float | None:
@@ -32,7 +32,7 @@ class PurifyRow(PurifyOutcome):
     def verified(self) -> bool:
         return self.verdict is not None and self.verdict[1] == Verdict.CLEAN.word
 
-    def failed_as(self, kind: FailureKind) -> bool:
+    def failed_as(self, kind: JobFailureKind) -> bool:
         return self.failure is not None and self.failure.kind is kind
 
 
@@ -92,8 +92,8 @@ def _summary(rows: Sequence[PurifyRow]) -> PurifySummary:
         controls=len(controls),
         lost_on_controls=_mean_and_worst(row.lost for row in controls),
         verified_controls=Share(sum(row.verified for row in controls), len(controls)),
-        refused=sum(row.failed_as(FailureKind.REFUSED) for row in rows),
-        failed=sum(row.failed_as(FailureKind.FAILED) for row in rows),
+        refused=sum(row.failed_as(JobFailureKind.REFUSED) for row in rows),
+        failed=sum(row.failed_as(JobFailureKind.FAILED) for row in rows),
     )
 
 

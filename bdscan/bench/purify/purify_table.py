@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from bdscan.bench.labels import ModelKind, label_figures
 from bdscan.bench.purify.purify_rows import MAX_SUCCESS, PurifyRow, PurifySummary, summaries
-from bdscan.bench.results import FailureKind, Json
+from bdscan.bench.results import JobFailureKind
 from bdscan.bench.tables.grid import NOTHING, Grid, figure, percent
 from bdscan.bench.tables.metrics import Share
+from bdscan.bench.workers.jobs import Json
 
 SCHEMA = "bdscan.bench.purify/1"
 
@@ -112,7 +113,7 @@ def figures(rows: Sequence[PurifyRow], command: str) -> Json:
 
 def _row_json(row: PurifyRow) -> Json:
     failed, refused = (
-        str(row.failure and row.failure.message) if row.failed_as(kind) else None for kind in FailureKind
+        str(row.failure and row.failure.message) if row.failed_as(kind) else None for kind in JobFailureKind
     )
     kept = {key: value for key, value in vars(row).items() if key not in ("trigger", "target")}
     own = {"label": label_figures(row.label), "failure": failed, "refused": refused}

@@ -12,8 +12,9 @@ from bdscan.bench.labels import ModelLabel, label_from_json, label_json, read_la
 from bdscan.bench.plant.plant_job import label_path
 from bdscan.bench.purify.purify_rows import PurifyRow, purify_row
 from bdscan.bench.result_json import compact, read_result
-from bdscan.bench.results import JobResult, Json, PlantOutcome, PurifyOutcome
+from bdscan.bench.results import JobResult, PlantOutcome, PurifyOutcome
 from bdscan.bench.workers import jobs
+from bdscan.bench.workers.jobs import Json
 from bdscan.facts.problem import USAGE, Problem
 
 SCHEMA = "bdscan.bench.results/1"  # many results in one file, without what no table shows

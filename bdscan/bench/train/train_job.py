@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 
-from bdscan.bench.results import Json
-from bdscan.bench.workers.jobs import Job, key_of
+from bdscan.bench.workers.jobs import Job, Json, key_of
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,8 +9,8 @@ from typing import Any, cast
 
 import torch
 
-from bdscan.bench.results import Json
 from bdscan.bench.train.train_job import TrainJob
+from bdscan.bench.workers.jobs import Json
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bdscan.bench.results import JobResult, Json, TrainOutcome
+from bdscan.bench.results import JobResult, TrainOutcome
 from bdscan.bench.tables.grid import NOTHING, Grid, percent
+from bdscan.bench.workers.jobs import Json
 
 if TYPE_CHECKING:
     from bdscan.bench.train.pace import Pace
