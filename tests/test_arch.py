@@ -14,7 +14,7 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.load import nets
 from bdscan.load.arch import find, from_torchvision
 from bdscan.load.arch.fresh import fresh
-from bdscan.load.arch.match import hollow
+from bdscan.load.arch.match import without_memory
 from bdscan.load.nets.candidate import Candidate, outline_of
 
 Tensors = dict[str, Tensor]
@@ -377,7 +377,7 @@ def test_the_table_of_tensor_counts_covers_torchvision() -> None:
             continue
         made = Candidate(name=name, build=lambda name=name: from_torchvision._build(name, {}, {}))  # type: ignore[misc]
         if name not in ("googlenet", "inception_v3"):
-            assert listed[name] == len(outline_of(hollow(made).state_dict())), name
+            assert listed[name] == len(outline_of(without_memory(made).state_dict())), name
 
 
 def test_inplace_activations_are_made_harmless() -> None:
@@ -491,7 +491,7 @@ def test_timms_transformers_are_recognised_by_their_widths() -> None:
     original = timm.create_model("vit_tiny_patch16_224", num_classes=6, img_size=64).eval()
     first = find("auto", dict(original.state_dict()), None, {}, "net.pt")[0]
     assert first.candidate.sizes == (64,)
-    assert first.candidate.fixed
+    assert first.candidate.fixed_size
     with torch.no_grad():
         same(first.net.eval(), original(pixels(64)), pixels(64))
 
@@ -591,7 +591,7 @@ def test_pooling_by_a_window_tells_the_size() -> None:
     tensors["linear.weight"] = torch.rand(7, 32)
     first = find("auto", tensors, None, {}, "net.pt")[0]
     assert first.candidate.sizes == (64,)
-    assert first.candidate.fixed
+    assert first.candidate.fixed_size
     with torch.no_grad():
         assert first.net.eval()(pixels(64)).shape == (2, 7)
 

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
@@ -59,6 +60,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_auc(bad: list[float], good: list[float], value: float | None) -> None:
     assert auc(bad, good) == (None if value is None else pytest.approx(value))
+
+
+def test_auc_is_that_of_the_library_of_the_field() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores, bad = rng.integers(0, 9, 30).astype(float), rng.random(30) < 0.4
+        assert auc(scores[bad].tolist(), scores[~bad].tolist()) == pytest.approx(roc_auc_score(bad, scores))
 
 
 def test_auc_interval_has_a_width_even_when_all_is_perfect() -> None:

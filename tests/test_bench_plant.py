@@ -225,6 +225,4 @@ def test_the_command(plot: Path) -> None:
     assert "| small-clean-0 | none |" in written and "| backdoored |" in written
     document = plant_table.document([json.loads(p.read_text()) for p in sorted((plot / "out").glob("*.json"))], "x")
     assert [net["label"]["attack"] for net in document["nets"]] == ["badnets", None]
-    assert document["schema"] == "bdscan.bench.plant.run_plant/1" and markdown(plant_table.grids([])).startswith(
-        "## Nets"
-    )
+    assert document["schema"] == "bdscan.bench.plant/1" and markdown(plant_table.grids([])).startswith("## Nets")

@@ -108,7 +108,7 @@ def test_a_change_of_anything_is_another_scan(model: Path, tmp_path: Path, monke
     gone = key(clean="gone")
     (images / "d").mkdir()
     assert gone == key(clean="gone"), "what is misspelt is not the folder where one stands"
-    monkeypatch.setattr(cache_key, "MOST", 0)
+    monkeypatch.setattr(cache_key, "MAX_BYTES", 0)
     large = key()
     touch(2)
     assert large != key(), "of large sets the dates count"

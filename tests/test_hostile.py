@@ -408,8 +408,8 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from bdscan.load.contents import survey
-from bdscan.load.tensors import read
-from bdscan.problem import Problem
+from bdscan.load.assembly.tensors import read
+from bdscan.facts.problem import Problem
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 before = peak()
 for path in sys.argv[1:]:

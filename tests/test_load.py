@@ -20,7 +20,7 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images
 from bdscan.load.arch import find
-from bdscan.load.arch.match import Found
+from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.assemble import load
 from bdscan.load.assembly.choose import Option, _spread, choose, relabelled
@@ -30,7 +30,7 @@ from bdscan.load.contents import survey
 from bdscan.load.nets.candidate import Candidate
 
 CLASSES = 4
-CIFAR10 = normalize.known(3)["cifar10"]
+CIFAR10 = normalize.named_norms(3)["cifar10"]
 
 
 def _conv(out: int, width: int, side: int, generator: torch.Generator) -> Tensor:
@@ -199,7 +199,7 @@ def net(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["none", "half", "cifar10"])
 def test_the_normalisation_with_the_best_accuracy_is_taken(net: Path, name: str) -> None:
-    norm = normalize.known(3)[name]
+    norm = normalize.named_norms(3)[name]
     source = open_images(_images(net.with_suffix(".npz"), norm, [0, 1, 2, 3]))
     loaded = load(survey(net), images=source, device="cpu")
     assert loaded.normalize == name
@@ -321,10 +321,10 @@ def _options(*wrong: range) -> tuple[list[Option], ImageSet]:
     clean = ImageSet(torch.zeros(200, 3, 32, 32, dtype=torch.uint8), labels)
     ordered = labels[_spread(labels)]
     options = []
-    for norm, missed in zip(normalize.known(3).values(), wrong, strict=False):
+    for norm, missed in zip(normalize.named_norms(3).values(), wrong, strict=False):
         answers = ordered.clone()
         answers[list(missed)] = (answers[list(missed)] + torch.arange(len(missed)) % 3 + 1) % 4
-        found = Found(nn.Identity(), Candidate(name="net", build=nn.Identity))
+        found = FilledNet(nn.Identity(), Candidate(name="net", build=nn.Identity))
         options.append(Option(found, norm, answers))
     return options, clean
 
@@ -355,7 +355,7 @@ def test_a_clear_winner_is_taken_wherever_it_stands() -> None:
 def test_one_image_a_class_shows_no_order() -> None:
     labels = torch.arange(60)
     clean = ImageSet(torch.zeros(60, 3, 32, 32, dtype=torch.uint8), labels)
-    found = Found(nn.Identity(), Candidate(name="net", build=nn.Identity))
+    found = FilledNet(nn.Identity(), Candidate(name="net", build=nn.Identity))
     option = Option(found, CIFAR10, (labels + 1) % 60)
     assert relabelled(option.answers, labels) == 1.0
     assert not choose([option], clean, torch.device("cpu")).doubts

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.finding import Finding, Level, Run
 from bdscan.facts.problem import USAGE, Problem
+from bdscan.method import registry
 from bdscan.method.case import Case
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.fold import MixedNet, fold, places
@@ -208,7 +209,7 @@ def test_a_net_without_convolutions_is_refused() -> None:
 
 def test_an_unknown_place_is_refused() -> None:
     with pytest.raises(Problem, match="`everywhere`") as raised:
-        quick(where="everywhere")(case(net(backdoored=True)))
+        registry.configure("purify", "polarizer", {"where": "everywhere"})
     assert raised.value.status == USAGE
 
 

@@ -382,7 +382,7 @@ def test_a_folder_goes_back_as_a_folder(tmp_path: Path) -> None:
 
 def test_numbers_that_were_joined_come_apart_again() -> None:
     from bdscan.load.arch.from_transformers import _rename_vit
-    from bdscan.write.names import filed
+    from bdscan.write.file_tensors import as_in_file
 
     layer = "vit.encoder.layer.0.attention"
     held = {
@@ -393,7 +393,7 @@ def test_numbers_that_were_joined_come_apart_again() -> None:
     held |= {f"{layer}.attention.{part}.bias": torch.rand(4).half() for part in ("query", "key", "value")}
     held |= {"classifier.weight": torch.rand(3, 4), "vit.layernorm.bias": torch.rand(4)}
     net = {name: tensor.float() + 1 for name, tensor in _rename_vit(held).items()}
-    back = filed(net, held, _rename_vit)
+    back = as_in_file(net, held, _rename_vit)
     assert list(back) == list(held)
     assert all(torch.equal(back[name], (held[name].float() + 1).to(held[name].dtype)) for name in held)
 
@@ -541,7 +541,7 @@ def test_a_full_disk_is_one_sentence(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bdscan.write.whole._settle", full)
+    monkeypatch.setattr("bdscan.facts.atomic_files._sync", full)
     with pytest.raises(Problem, match=r"`.*out.pt` cannot be written: No space left on device") as caught:
         write(contents, loaded, cured(loaded.suspect), tmp_path / "out.pt")
     assert caught.value.status == USAGE

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from bdscan import __version__
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
-from bdscan.pipeline.inspect import WORKING_SHARE, look, made_with, select, sensitivity_of
 from bdscan.pipeline.options import TrainOptions
 from bdscan.pipeline.preflight import preflight
+from bdscan.pipeline.probing import Probes, look, net_case, of_net, select
 from bdscan.pipeline.runner import Runner, seeded
+from bdscan.pipeline.subject import made_with
 from bdscan.report import Report, Subject
 from bdscan.verdict.judge import judge
 
@@ -34,7 +33,7 @@ UNFINISHED = ".unfinished"  # behind the output's name: where the training is ke
 
 def train(data: str, options: TrainOptions) -> Report:
     """Train a new net on data nobody vouches for, look at the result as `inspect` does, and write it."""
-    from bdscan.pipeline.train_report import sheet, told
+    from bdscan.pipeline.train_report import record, sheet
 
     begun = time.monotonic()
     trainer, probes = _chosen(options)
@@ -46,7 +45,7 @@ def train(data: str, options: TrainOptions) -> Report:
         report = _checked(model, trained, lot, probes, options)
         report = replace(
             report,
-            training=told(data, lot, trainer, trained, spent, options),
+            training=record(data, lot, trainer, trained, spent, options),
             sheet=sheet(lot.images, trained),
             made_with=made_with(options, _loaded(model, lot, None), time.monotonic() - begun),
         )
@@ -55,16 +54,17 @@ def train(data: str, options: TrainOptions) -> Report:
     return report
 
 
-def _chosen(options: TrainOptions) -> tuple[Trainer, list[tuple[str, Probe]]]:
+def _chosen(options: TrainOptions) -> tuple[Trainer, Probes]:
     """The method and the probes, so that wrong names are told before anything is read."""
     trainers, known = registry.names("train"), [*registry.names("train"), *registry.names("probes")]
     for name in options.settings:
         registry.known(name, known)
-    trainer: Trainer = registry.configure("train", options.method, options.settings.get(options.method, {}))
+    settings = options.settings.get(options.method, {})
+    trainer: Trainer = registry.configure("train", options.method, settings, options.preset)
     if options.suspects is not None and not trainer.looks:
         raise Problem(f"`{options.method}` looks for no suspects", hint="--method abl does", status=USAGE)
     rest = {name: given for name, given in options.settings.items() if name not in trainers}
-    return trainer, [pair for pair in select(replace(options, settings=rest)) if pair[1].needs != "file"]
+    return trainer, of_net(select(replace(options, settings=rest)))
 
 
 def _read(data: str, options: TrainOptions) -> TrainingData:
@@ -160,30 +160,23 @@ def _repeatable() -> Iterator[None]:
 
 
 def _checked(
-    model: Classifier, trained: TrainResult, lot: TrainingData, probes: list[tuple[str, Probe]], options: TrainOptions
+    model: Classifier, trained: TrainResult, lot: TrainingData, probes: Probes, options: TrainOptions
 ) -> Report:
     """What `inspect` would say of the result: by images that somebody vouches for, or by those kept back."""
     from bdscan.net.training_plan import accuracy
+    from bdscan.pipeline.self_check import checked
 
     kept = replace(lot.images.take(trained.kept), doubts=())  # those of reading are in the report already
     clean = kept if lot.vouched is None else lot.vouched
     known = accuracy(model, clean)
     loaded = _loaded(model, lot, clean, known)
-    working, held_out = clean.split(WORKING_SHARE, options.seed)
-    case = Case(
-        suspect=model,
-        clean=working,
-        held_out=held_out,
-        effort=options.effort,
-        seed=options.seed,
-        runs=(preflight(loaded),),
-    )
+    case = net_case(model, clean, (preflight(loaded),), options)
     runner = Runner(options, time.monotonic())
-    case = sensitivity_of(look(probes, case, runner), runner)
+    runs = checked(replace(case, runs=look(probes, case, runner)), runner)
     return Report(
         subject=Subject(path=str(options.output)),
-        judgement=judge(case.runs),
-        runs=case.runs,
+        judgement=judge(runs),
+        runs=runs,
         clean_accuracy=known,
         images=len(clean),
         clean=options.clean or f"{lot.spec}, kept back",
@@ -210,7 +203,7 @@ def _written(
     report: Report, model: Classifier, trained: TrainResult, lot: TrainingData, options: TrainOptions
 ) -> Report:
     from bdscan.write.new_card import card
-    from bdscan.write.new_model import Beside, write_new
+    from bdscan.write.new_model import TextFile, write_new
     from bdscan.write.suspects import table
 
     tensors = len(model.net.net.state_dict())
@@ -228,17 +221,14 @@ def _written(
     report = replace(report, subject=subject)
 
     def settled(sha256: str) -> Report:
-        told: Mapping[str, object] = {
-            **(report.training or {}),
-            "output": str(options.output),
-            "sha256": sha256,
-            "suspects": str(options.suspects) if options.suspects else None,
-        }
-        return replace(report, subject=replace(subject, sha256=sha256), training=told)
+        assert report.training is not None
+        suspects = str(options.suspects) if options.suspects else None
+        training = replace(report.training, output=str(options.output), sha256=sha256, suspects=suspects)
+        return replace(report, subject=replace(subject, sha256=sha256), training=training)
 
-    found, beside = trained.isolation, tuple[Beside, ...]()
+    found, beside = trained.isolation, tuple[TextFile, ...]()
     if options.suspects is not None and found is not None:
-        beside = (Beside(path=options.suspects, text=table(lot.images, found.score, found.isolated)),)
+        beside = (TextFile(path=options.suspects, text=table(lot.images, found.score, found.isolated)),)
     noted = {"bdscan.trained_by": options.method, "bdscan.images.image_set": lot.images.digest()}
     done: Written = write_new(
         model, options.output, noted=noted, card=lambda sha256: card(settled(sha256)), beside=beside

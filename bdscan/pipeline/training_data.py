@@ -19,7 +19,7 @@ from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source, open_images
 from bdscan.load.arch.fresh import fresh
 from bdscan.load.assembly import class_names
-from bdscan.load.assembly.normalize import Norm, known, parse
+from bdscan.load.assembly.normalize import Norm, named_norms, parse
 from bdscan.net.classifier import Normalised
 from bdscan.net.device import device_of
 from bdscan.net.fit import Augment, crop_and_flip
@@ -157,7 +157,7 @@ def _measured(images: Tensor) -> Norm:
     mean, std = some.mean((0, 2, 3)), some.std((0, 2, 3)).clamp(min=0.01)
     apart = {
         norm: float((torch.tensor([norm.mean, norm.std]) - torch.stack([mean, std])).abs().max())
-        for norm in known(images.shape[1]).values()
+        for norm in named_norms(images.shape[1]).values()
     }
     nearest = min(apart, key=lambda norm: apart[norm])
     if apart[nearest] <= NEAR:

@@ -33,20 +33,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.facts.finding import Array, Finding, Level
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.facts.evidence import Array, ClassScores, Measure
+from bdscan.facts.finding import Finding, Level
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import NetCase
+from bdscan.method.probe import NetProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.net.latent import implied_features, smallest_shift
-from bdscan.verdict.calibration import p_values
-from bdscan.verdict.statistics import holm, leave_one_out, robust_z
+from bdscan.verdict.comparison import Comparison
+from bdscan.verdict.statistics import leave_one_out, robust_z
 
 TOP = 5  # channels named in a finding
 ROOM = 8e6  # numbers in the largest product of a step of the latent shift: a second or two for all steps
@@ -55,7 +57,7 @@ MOST = 300  # classes for which the latent shift is worth its time: it grows wit
 
 
 @dataclass(frozen=True)
-class Head(Probe):
+class Head(NetProbe):
     """Geometry of the last layer."""
 
     ridge: float = 0.01  # of the mean feature variance: the best of .001 to .1 at telling small CIFAR nets apart
@@ -66,17 +68,18 @@ class Head(Probe):
     batch: int = 250  # images at once
     threshold: float = 0.01  # p of `quiet` over all classes (Holm) below which a class is suspect
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "model"
+    stage: ClassVar[Stage] = Stage.ACCUSES
     family: ClassVar[str] = "head"
+    statistics: ClassVar[tuple[str, ...]] = ("head.quiet",)
+    quick: ClassVar[bool] = True
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
-        suspect = case.suspect
-        assert suspect is not None
+    def __call__(self, case: NetCase) -> Iterator[Finding]:
+        suspect, clean = case.suspect, case.clean
         weight, bias = suspect.head_weight.float(), suspect.head_bias.float()
         weight = weight - weight.mean(0)  # softmax sees differences only
         yield from _rows(suspect, weight, bias)
-        if case.clean is not None:
-            features, labels = self._features(case, suspect)
+        if clean is not None:
+            features, labels = self._features(case, suspect, clean)
             yield _quiet(suspect, weight, features, labels, self.ridge, self.threshold)
             if suspect.classes <= MOST:
                 present = labels.unique()
@@ -92,18 +95,19 @@ class Head(Probe):
         answered = suspect.head_weight.float() @ implied[0] + suspect.head_bias.float()
         yield self._shift(case, suspect, implied[0][None], answered.argmax()[None], implied[1])
 
-    def _features(self, case: Case, suspect: Classifier) -> tuple[Tensor, Tensor]:
-        assert case.clean is not None
+    def _features(self, case: NetCase, suspect: Classifier, clean: ImageSet) -> tuple[Tensor, Tensor]:
         taken: list[Tensor] = []
         labels: list[Tensor] = []
         with torch.no_grad():
-            for pixels, truth in case.clean.batches(self.batch, suspect.device):
-                case.progress(sum(map(len, taken)), len(case.clean), "features")
+            for pixels, truth in clean.batches(self.batch, suspect.device):
+                case.progress(sum(map(len, taken)), len(clean), "features")
                 taken.append(suspect.features(pixels).float())
                 labels.append(truth)
         return torch.cat(taken), torch.cat(labels)
 
-    def _shift(self, case: Case, suspect: Classifier, means: Tensor, origin: Tensor, ceiling: Tensor | None) -> Finding:
+    def _shift(
+        self, case: NetCase, suspect: Classifier, means: Tensor, origin: Tensor, ceiling: Tensor | None
+    ) -> Finding:
         """How far it is to each class from the middle of the others."""
         generator = torch.Generator().manual_seed(case.seed)
         fit = int(ROOM / (suspect.classes**2 * means.shape[1]))
@@ -138,8 +142,8 @@ def _quiet(
     inner, outer = _array(pooled.sum(1).clamp(min=1e-12).sqrt()), _array(answers.sum(1).clamp(min=1e-12).sqrt())
     # Nature makes a clean class stand out by one yardstick or the other, hardly ever by both: the smaller lead counts.
     scores = np.minimum(np.log(inner / np.median(inner)), np.log(outer / np.median(outer)))
-    p = p_values("head.quiet", scores)
-    target = int(np.lexsort((-scores, p))[0])
+    compared = Comparison.calibrated("head.quiet", scores)
+    target = compared.target
     said = (
         f"{suspect.name(target)} answers most to directions that clean images hardly use, "
         f"{math.exp(scores[target]):.2f} times as much as the middle class"
@@ -147,16 +151,8 @@ def _quiet(
     if len(features) < ENOUGH * features.shape[1]:
         few = f"evidence only, since {len(features)} images are few for {features.shape[1]} features"
         return _note(suspect, f"{said} ({few})", scores, target)
-    least = float(holm(p).min())
-    return replace(
-        _note(suspect, said, scores, target, answers[target].topk(min(TOP, answers.shape[1])).indices),
-        level=Level.SUSPECT if least < threshold else Level.NOTE,
-        score=least,
-        threshold=threshold,
-        p_value=least,
-        statistic="head.quiet",
-        arrays={"scores": scores, "p_values": p},
-    )
+    channels = answers[target].topk(min(TOP, answers.shape[1])).indices
+    return compared.finding(said, threshold, layer=suspect.head, channels=tuple(channels.tolist()))
 
 
 def _whitened(rows: Tensor, features: Tensor, labels: Tensor, ridge: float) -> Tensor:
@@ -212,11 +208,11 @@ def _note(suspect: Classifier, said: str, scores: Array, target: int, channels: 
     return Finding(
         level=Level.NOTE,
         message=said,
-        score=float(scores[target]),
+        measure=Measure(score=float(scores[target])),
         target=target,
         layer=suspect.head,
         channels=tuple(channels.tolist()) if channels is not None else (),
-        arrays={"scores": scores},
+        classes=ClassScores(scores=scores),
     )
 
 

@@ -26,24 +26,25 @@ Reference
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.evidence import Array, Measure, RecoveredTrigger
+from bdscan.facts.finding import Finding, Level
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import ImageCase
+from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier
-from bdscan.triggers.all_to_all import relabel
+from bdscan.triggers.all_to_all import invert_all_to_all
 from bdscan.triggers.forms import FORMS
 from bdscan.triggers.invert import FEW, Arms, challenge, invert
-from bdscan.verdict.calibration import p_height, p_values
-from bdscan.verdict.statistics import holm, pooled
+from bdscan.verdict.calibration import p_height, p_values, score_at
+from bdscan.verdict.comparison import Comparison, demonstration
+from bdscan.verdict.statistics import holm
 
 HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
 MOST = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
@@ -53,7 +54,7 @@ VARIETY = 0.6  # different classes that the classes must become, as a share: nat
 
 
 @dataclass(frozen=True)
-class Inversion(Probe):
+class Inversion(ImageProbe):
     """Universal triggers of six forms."""
 
     forms: str = "auto"  # patch, moving, additive, smooth, lines, warp; auto: all, or the first three of `FAST`
@@ -66,16 +67,19 @@ class Inversion(Probe):
     follow: float = 0.8  # share of held-out images that must follow a shown trigger
     gap: float = 0.4  # by which it must beat the median of the other classes at equal size
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    stage: ClassVar[Stage] = Stage.DEMONSTRATES
     family: ClassVar[str] = "inversion"
-    after: ClassVar[tuple[str, ...]] = ("head", "margin", "noise")
-    effort: ClassVar[Literal["fast", "standard", "thorough"]] = "fast"
+    statistics: ClassVar[tuple[str, ...]] = (
+        *(f"inversion.{form}" for form in FORMS),
+        *(f"relabelling.{form}" for form in RELABEL),
+    )
+    quick: ClassVar[bool] = True
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
-        suspect, clean, judged_by = case.suspect, case.clean, case.held_out
-        assert suspect is not None
-        assert clean is not None
-        judged_by = judged_by if judged_by is not None and len(judged_by) else clean
+    def for_self_check(self, form: str | None) -> Inversion:
+        """The planted ones are universal; in the first look the form is known and need not be proved."""
+        return replace(self, relabel="") if form is None else replace(self, forms=form, contests=0, relabel="")
+
+    def __call__(self, case: ImageCase) -> Iterator[Finding]:
         fast = case.effort == "fast"
         forms = _named(self.forms, FAST if fast else tuple(FORMS))
         classes, controls = _entrants(case)
@@ -83,8 +87,8 @@ class Inversion(Probe):
         spreads: dict[str, Finding] = {}
         for turn, name in enumerate(forms):
             arms = invert(
-                suspect,
-                clean,
+                case.suspect,
+                case.clean,
                 name,
                 classes,
                 steps=self.steps,
@@ -93,21 +97,19 @@ class Inversion(Probe):
                 controls=controls,
                 progress=partial(_within, case, turn, len(forms)),
             )
-            arms_of[name], spreads[name] = arms, self._spread(suspect, name, arms)
+            arms_of[name], spreads[name] = arms, self._spread(case.suspect, name, arms)
             yield spreads[name]
         for name, target, proof in self._suspicions(spreads, _combined(case))[: self.contests]:
-            yield self._contest(case, suspect, clean, judged_by, name, arms_of[name], target, proof)
+            yield self._contest(case, name, arms_of[name], target, proof)
         for name in _named(self.relabel, () if fast else tuple(form for form in RELABEL if form in arms_of)):
-            yield from self._relabelling(case, suspect, clean, judged_by, name, arms_of[name])
+            yield from self._relabelling(case, name, arms_of[name])
 
-    def _relabelling(
-        self, case: Case, suspect: Classifier, clean: ImageSet, judged_by: ImageSet, name: str, arms: Arms
-    ) -> Iterator[Finding]:
+    def _relabelling(self, case: ImageCase, name: str, arms: Arms) -> Iterator[Finding]:
         """All-to-all: one trigger, and a class of its own for every class."""
-        found = relabel(
-            suspect,
-            clean,
-            judged_by,
+        found = invert_all_to_all(
+            case.suspect,
+            case.clean,
+            case.held_out,
             name,
             steps=self.steps,
             images=self.images,
@@ -120,7 +122,8 @@ class Inversion(Probe):
         usual = float(np.median(arms.size[arms.finished].numpy()))
         score = float(np.log(usual / found.size))
         various = found.variety >= VARIETY and found.success >= self.follow
-        p = p_height(f"relabelling.{name}", score) if various else None
+        statistic = f"relabelling.{name}"
+        p = p_height(statistic, score) if various else None
         shown = p is not None and p <= self.threshold
         yield Finding(
             level=Level.BACKDOOR if shown else Level.NOTE,
@@ -129,13 +132,11 @@ class Inversion(Probe):
                 f"another class, {len(set(found.becomes))} different ones; triggers for one class take "
                 f"{_amount(usual, arms)}"
             ),
-            score=score,
+            measure=Measure(score=score, threshold=score_at(statistic, self.threshold) if various else None),
             p_value=p,
-            threshold=self.threshold if p is not None else None,
-            form=name,
-            shown=shown,
-            statistic=f"relabelling.{name}",
-            arrays={"becomes": np.array(found.becomes), **found.evidence},
+            demonstrated=shown,
+            statistic=statistic,
+            trigger=found.trigger,
         )
 
     def _suspicions(self, spreads: dict[str, Finding], before: Array) -> list[tuple[str, int, bool]]:
@@ -147,7 +148,9 @@ class Inversion(Probe):
         found: dict[tuple[str, int], tuple[float, bool]] = {}
         sure = int(np.argmin(before)) if float(holm(before).min()) <= self.sure else None
         for name, finding in spreads.items():
-            p = finding.arrays["p_values"]
+            assert finding.classes is not None
+            assert finding.classes.p_values is not None
+            p = finding.classes.p_values
             if finding.level > Level.NOTE and finding.target is not None:
                 over_all = float(holm(p)[finding.target]) * len(spreads)
                 found[name, finding.target] = float(p[finding.target]), over_all <= self.sure
@@ -164,43 +167,24 @@ class Inversion(Probe):
         scores, p = np.full(suspect.classes, np.nan), np.ones(suspect.classes)
         scores[list(arms.classes)] = score
         p[list(arms.classes)] = p_values(f"inversion.{name}", score)
-        adjusted = holm(p)
-        target = int(np.argmin(p))
+        compared = Comparison(scores, p, f"inversion.{name}")
+        target = compared.target
         arm = arms.classes.index(target)
         others = float(np.nanmedian(np.delete(np.where(finished, size, np.nan), arm)))
         message = (
             f"the smallest `{name}` trigger is the one for {suspect.name(target)}: "
             f"{_amount(float(size[arm]), arms)} where other classes need {_amount(others, arms)}"
         )
-        return Finding(
-            level=Level.SUSPECT if adjusted[target] < self.threshold else Level.NOTE,
-            message=message,
-            score=float(adjusted[target]),
-            threshold=self.threshold,
-            p_value=float(adjusted[target]),
-            target=target,
-            form=name,
-            statistic=f"inversion.{name}",
-            arrays={"scores": scores, "p_values": p, **arms.form.evidence(arm)},
-        )
+        trigger = RecoveredTrigger(pixels=arms.form.recovered(arm), form=name)
+        return compared.finding(message, self.threshold, trigger=trigger)
 
-    def _contest(
-        self,
-        case: Case,
-        suspect: Classifier,
-        clean: ImageSet,
-        judged_by: ImageSet,
-        name: str,
-        arms: Arms,
-        target: int,
-        proof: bool,
-    ) -> Finding:
+    def _contest(self, case: ImageCase, name: str, arms: Arms, target: int, proof: bool) -> Finding:
         """The suspected class's trigger against those of the other classes at the same size, on held-out images."""
         arm = arms.classes.index(target)
         found = challenge(
-            suspect,
-            clean,
-            judged_by,
+            case.suspect,
+            case.clean,
+            case.held_out,
             name,
             arms,
             arm,
@@ -209,21 +193,19 @@ class Inversion(Probe):
             seed=case.seed + 1,
             progress=case.progress,
         )
-        mine, others = found.mine, found.others
-        shown = proof and mine >= self.follow and mine - others >= self.gap
-        level = Level.BACKDOOR if shown else Level.NOTE
-        return Finding(
-            level=level,
-            message=(
-                f"a `{name}` trigger of {_amount(found.size, arms)} sends {mine:.0%} of held-out images "
-                f"to {suspect.name(target)}, for other classes one of this size sends {others:.0%}"
+        return demonstration(
+            (
+                f"a `{name}` trigger of {_amount(found.size, arms)} sends {found.mine:.0%} of held-out images "
+                f"to {case.suspect.name(target)}, for other classes one of this size sends {found.others:.0%}"
             ),
-            score=mine - others,
-            threshold=self.gap,
+            found.mine,
+            found.others,
+            follow=self.follow,
+            gap=self.gap,
+            proof=proof,
             target=target,
-            form=name,
-            shown=shown,
-            arrays=found.evidence(judged_by),
+            trigger=found.trigger(name),
+            pictures=found.pictures(case.held_out),
         )
 
 
@@ -235,9 +217,8 @@ def _named(given: str, automatic: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _entrants(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _entrants(case: ImageCase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The classes that enter, and those among them that stay to the end as controls."""
-    assert case.suspect is not None
     count = case.suspect.classes
     generator = torch.Generator().manual_seed(case.seed)
     order = torch.randperm(count, generator=generator).tolist()
@@ -247,19 +228,18 @@ def _entrants(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:
     return tuple(sorted(order)), tuple(order[-FEW // 2 :])
 
 
-def _pointed_at(case: Case) -> list[int]:
+def _pointed_at(case: ImageCase) -> list[int]:
     """Classes by how strongly earlier probes point to them."""
     return [int(c) for c in np.argsort(_combined(case), kind="stable")]
 
 
-def _combined(case: Case) -> Array:
+def _combined(case: ImageCase) -> Array:
     """One p-value a class from all earlier probes."""
-    assert case.suspect is not None
-    ps = case.p_values()
-    return pooled(ps) if ps else np.ones(case.suspect.classes)
+    combined = case.combined_p_values()
+    return np.ones(case.suspect.classes) if combined is None else combined
 
 
-def _within(case: Case, turn: int, turns: int, done: int, total: int, what: str) -> None:
+def _within(case: ImageCase, turn: int, turns: int, done: int, total: int, what: str) -> None:
     case.progress(turn * total + done, turns * total, what)
 
 

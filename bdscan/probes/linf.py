@@ -26,17 +26,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.evidence import Array, ChannelNorms, Measure
+from bdscan.facts.finding import Finding, Level
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import ImageCase
+from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.activations import Tally, altered, measured, worth_measuring
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.forms import Stamp, stamper
@@ -46,7 +47,7 @@ LINF, L1, L2 = 0, 1, 2  # columns of a tally
 
 
 @dataclass(frozen=True)
-class Linf(Probe):
+class Linf(ImageProbe):
     """Peaks of channels."""
 
     layer: str = ""  # empty: all that are worth measuring
@@ -55,23 +56,21 @@ class Linf(Probe):
     images: int = 64  # on which channels are held or silenced
     batch: int = 50  # images at once
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    stage: ClassVar[Stage] = Stage.EXPLAINS
     family: ClassVar[str] = "activation"
-    after: ClassVar[tuple[str, ...]] = ("margin", "noise", "inversion", "pairs")
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
+    def __call__(self, case: ImageCase) -> Iterator[Finding]:
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
         layers = self._layers(suspect)
         if not layers:
             yield Finding(level=Level.NOTE, message="the net has no layer of maps: nothing was measured")
             return
         tallies = self._over_clean_images(case, suspect, clean, layers)
         yield from self._standing_out(case, suspect, clean, tallies)
-        shown = case.held_out if case.held_out is not None and len(case.held_out) else clean
-        for trigger in case.triggers():
-            yield from self._with_trigger(case, suspect, shown, layers, trigger)
+        for finding in case.triggers():
+            if finding.trigger is not None and finding.target is not None:
+                stamp = stamper(finding.trigger.pixels)
+                yield from self._with_trigger(case, layers, stamp, finding.target)
 
     def _layers(self, suspect: Classifier) -> tuple[str, ...]:
         if not self.layer:
@@ -81,7 +80,7 @@ class Linf(Probe):
         return (self.layer,)
 
     def _over_clean_images(
-        self, case: Case, suspect: Classifier, clean: ImageSet, layers: tuple[str, ...]
+        self, case: ImageCase, suspect: Classifier, clean: ImageSet, layers: tuple[str, ...]
     ) -> dict[str, Tally]:
         tallies = {layer: Tally() for layer in layers}
         done = 0
@@ -95,7 +94,7 @@ class Linf(Probe):
         return tallies
 
     def _standing_out(
-        self, case: Case, suspect: Classifier, clean: ImageSet, tallies: dict[str, Tally]
+        self, case: ImageCase, suspect: Classifier, clean: ImageSet, tallies: dict[str, Tally]
     ) -> Iterator[Finding]:
         """One finding a layer: channels whose peak is far above what they usually reach, compared with their layer."""
         z = {layer: _rarity(tally) for layer, tally in tallies.items()}
@@ -116,25 +115,19 @@ class Linf(Probe):
             yield Finding(
                 level=Level.NOTE,
                 message=f"{said}, evidence only",
-                score=float(z[layer].max()),
-                threshold=self.threshold,
+                measure=Measure(score=float(z[layer].max()), threshold=self.threshold),
                 target=target,
                 layer=layer,
                 channels=outside,
-                arrays={"norms": tally.mean},
+                norms=ChannelNorms(norms=tally.mean),
             )
 
-    def _with_trigger(
-        self, case: Case, suspect: Classifier, clean: ImageSet, layers: tuple[str, ...], trigger: Finding
-    ) -> Iterator[Finding]:
+    def _with_trigger(self, case: ImageCase, layers: tuple[str, ...], stamp: Stamp, target: int) -> Iterator[Finding]:
         """How far each channel rises when the trigger is on, in standard deviations over clean images."""
-        target = trigger.target
-        assert target is not None
-        chosen = clean.take((clean.labels != target).nonzero()[:, 0])
+        suspect = case.suspect
+        chosen = case.held_out.take((case.held_out.labels != target).nonzero()[:, 0])
         if not len(chosen):
             return
-        stamp = stamper(trigger.arrays)
-        assert stamp is not None
         plain, stamped = {layer: Tally() for layer in layers}, {layer: Tally() for layer in layers}
         done = 0
         with torch.no_grad(), measured(suspect, layers) as seen:
@@ -161,11 +154,11 @@ class Linf(Probe):
         yield Finding(
             level=Level.NOTE,
             message=said,
-            score=float(highest[LINF]),
+            measure=Measure(score=float(highest[LINF])),
             target=target,
             layer=last,
             channels=channels,
-            arrays={"norms": stamped[last].mean, "rise": rise[last]},
+            norms=ChannelNorms(norms=stamped[last].mean, rise=rise[last]),
         )
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bdscan.facts.finding import Finding
 from bdscan.facts.problem import Problem
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.purify._unlearn import COPIES, pseudo_for, unlearn_targets
 from bdscan.triggers.forms import Form, Stamp, stamper
 
@@ -23,21 +23,20 @@ class Shown:
     stamp: Stamp
 
 
-def triggers(case: Case, steps: int) -> tuple[Shown, ...]:
+def triggers(case: PurifyCase, steps: int) -> tuple[Shown, ...]:
     """Raises `Problem` where nothing was recovered and no class is suspected."""
-    found = [_shown(finding) for run in case.runs for finding in run.findings if finding.shown]
+    found = [_shown(finding) for run in case.runs for finding in run.findings if finding.demonstrated]
     recorded = tuple(trigger for trigger in found if trigger is not None)
     return recorded or _afresh(case, steps)
 
 
 def _shown(finding: Finding) -> Shown | None:
-    stamp = stamper(finding.arrays)
-    return Shown(finding.target, stamp) if stamp is not None and finding.target is not None else None
+    if finding.trigger is None or finding.target is None:
+        return None
+    return Shown(finding.target, stamper(finding.trigger.pixels))
 
 
-def _afresh(case: Case, steps: int) -> tuple[Shown, ...]:
-    assert case.suspect is not None
-    assert case.clean is not None
+def _afresh(case: PurifyCase, steps: int) -> tuple[Shown, ...]:
     wanted = unlearn_targets(case)
     if not wanted:
         raise Problem(

@@ -36,8 +36,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
+from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 from bdscan.net.head_shrink import STRENGTH, shrink_head
 from bdscan.net.training_plan import plan_for
@@ -68,15 +69,15 @@ class Nba(Purifier):
     steps: int = 150  # at least, however few the images
     rate: float = 0.01  # by measurement: 0.05 costs four points of accuracy more
     decay: float = 5e-4  # NAD's is 1e-4; no difference was seen
-    quiet: float = STRENGTH  # how far the head is quietened in the end, where a trigger was unlearned; 0 by the book
+    quiet: float = STRENGTH  # how far the head is quietened in the end, where a trigger was unlearned
     search: int = 40  # steps for each trigger to start from
 
     cost: ClassVar[int] = 2
+    # The paper's numbers are not public; what is known is that it always crafts pseudo samples and leaves the head.
+    presets: ClassVar[Presets] = {"paper": {"sure": 1.0, "quiet": 0.0}}
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
         wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
         pseudo = pseudo_for(case, wanted, self.search)
         teacher, student = suspect.clone(), suspect.clone()

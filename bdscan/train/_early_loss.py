@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdscan.facts.evidence import p_measure
 from bdscan.facts.finding import Array, Finding, Level
 from bdscan.images.image_set import ImageSet
 from bdscan.method.trainer import TrainCase
@@ -23,13 +25,14 @@ FEWEST = 20  # images of a class: with fewer its distribution has no shape
 # How far apart classes lie in the logarithm of what a split leaves unexplained: 0.06 on CIFAR-10 without poison, a
 # thousand images a class; twice that, since others may be less even. It counts for as much as eight more classes.
 SPREAD = Spread(sd=0.12, freedom=8)
+Ascent = Literal["local", "flooding", "none"]
 SOONER = 0.25  # of all other images, at most, are learned sooner than the middle one of a part that is isolated
 
 
 class Watched(Losses):
     """The objective of the first stage, which keeps what is learned too well from being learned any better."""
 
-    def __init__(self, data: ImageSet, epochs: int, batch: int, device: torch.device, ascent: str, gamma: float):
+    def __init__(self, data: ImageSet, epochs: int, batch: int, device: torch.device, ascent: Ascent, gamma: float):
         super().__init__(len(data), epochs, batch, device)
         self.data, self.ascent, self.gamma = data, ascent, gamma
         self.scored = torch.zeros(epochs, len(data))  # as the net answers in use, after each epoch
@@ -60,7 +63,7 @@ def losses(net: nn.Module, data: ImageSet) -> Tensor:
 
 
 def watched(
-    case: TrainCase, *, epochs: int, batch: int, rate: float, decay: float, ascent: str, gamma: float
+    case: TrainCase, *, epochs: int, batch: int, rate: float, decay: float, ascent: Ascent, gamma: float
 ) -> Watched:
     """A net of its own, trained on everything for a few epochs; only what it went through is kept."""
     net: Normalised = case.fresh()
@@ -145,11 +148,11 @@ def evidence(found: Standing, threshold: float, name: str) -> Finding:
             level=Level.SUSPECT,
             message=f"{name} falls into two parts, {numbers}: {sooner}",
             target=target,
-            threshold=threshold,
+            measure=p_measure(p_value, threshold),
             p_value=p_value,
         )
     if p_value <= threshold:
         said = f"nothing stands out: {name} falls into two parts, but neither is learned sooner than other classes"
     else:
         said = f"nothing stands out: no class falls into two parts more than others do ({name} does most)"
-    return Finding(level=Level.NOTE, message=said, threshold=threshold, p_value=p_value)
+    return Finding(level=Level.NOTE, message=said, measure=p_measure(p_value, threshold), p_value=p_value)

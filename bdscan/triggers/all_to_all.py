@@ -9,12 +9,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import RecoveredTrigger
+from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet, at_once
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast
 from bdscan.triggers.forms import FORMS, Form
-from bdscan.triggers.invert import CAP, EASIER, GOAL, HARDER, MEMORY, PENALTY, Progress
+from bdscan.triggers.invert import CAP, EASIER, GOAL, HARDER, MEMORY, PENALTY
 
 EXPLORE = 0.4  # of the steps only lead away from the truth; then each class is led to where most of it went
 STARTS = 3  # random ones, side by side: the way out is not convex
@@ -24,7 +25,7 @@ STARTS = 3  # random ones, side by side: the way out is not convex
 class AllToAllTrigger:
     """A trigger, its size, and the class that each class becomes."""
 
-    evidence: dict[str, Array]
+    trigger: RecoveredTrigger
     size: float
     becomes: tuple[int, ...]
     success: float  # share of held-out images that become what their class becomes
@@ -35,7 +36,7 @@ class AllToAllTrigger:
         return len(set(self.becomes)) / len(self.becomes)
 
 
-def relabel(
+def invert_all_to_all(
     suspect: Classifier,
     clean: ImageSet,
     held_out: ImageSet,
@@ -64,7 +65,9 @@ def relabel(
             index = torch.full((len(pixels),), arm, device=suspect.device)
             hits += int((suspect(form.stamp(pixels, index)).argmax(1) == went[labels]).sum())
             total += len(labels)
-    return AllToAllTrigger(form.evidence(arm), float(search.best[arm]), tuple(went.tolist()), hits / max(1, total))
+    becomes = tuple(went.tolist())
+    trigger = RecoveredTrigger(pixels=form.recovered(arm), form=name, becomes=becomes)
+    return AllToAllTrigger(trigger, float(search.best[arm]), becomes, hits / max(1, total))
 
 
 class _Search:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Pictures, RecoveredTrigger
+from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet, at_once
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast
-from bdscan.triggers.forms import FORMS, Form, pictures
+from bdscan.triggers.forms import FORMS, Form, pictures, stamper
 
 GOAL = 0.9  # of the images must follow for a trigger to count (Neural Cleanse asks 0.99, Pixel 0.9)
 PENALTY = 0.25  # weight of a trigger of typical size beside the cross-entropy, at the start
@@ -23,8 +24,6 @@ HARDER, EASIER = 1.15, 1.15**1.5  # the schedule of Neural Cleanse, a step at a 
 MEMORY = 0.7  # of the running success rate
 FEW = 12  # arms that may run side by side to the end
 CAP = 6.0  # on one image's cross-entropy: an image that will not follow must not rule the batch
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass
@@ -241,11 +240,13 @@ class ContestResult:
     def size(self) -> float:
         return float(self.arms.size[self.arm])
 
-    def evidence(self, judged_by: ImageSet) -> dict[str, Array]:
-        """The trigger, its room, and the images it was to lead away beside themselves with it on."""
-        trigger = self.arms.form.evidence(self.arm)
+    def trigger(self, form: str) -> RecoveredTrigger:
+        return RecoveredTrigger(pixels=self.arms.form.recovered(self.arm), form=form, room=self.budget)
+
+    def pictures(self, judged_by: ImageSet) -> Pictures:
+        """The images it was to lead away beside themselves with it on."""
         led = judged_by.images[self.arms.led(judged_by.labels, self.arm)]
-        return {"room": np.array(self.budget), **trigger, **pictures(led, trigger)}
+        return pictures(led, stamper(self.arms.form.recovered(self.arm)))
 
 
 def challenge(

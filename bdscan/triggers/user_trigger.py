@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import AddedChange, Array, Displacement, MaskedPattern, TriggerPixels
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
-from bdscan.images.decode import UNREADABLE, opened
+from bdscan.images.decode import UNREADABLE, open_picture
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.forms import Shape, Stamp, stamper
@@ -58,9 +58,7 @@ def read(source: str | Path, shape: Shape) -> UserTrigger:
     else:
         arrays = _pasted(path, given, shape)
     arrays, notes = _fitted(path, arrays, shape)
-    stamp = stamper(arrays)
-    assert stamp is not None
-    return UserTrigger(str(source), stamp, notes)
+    return UserTrigger(str(source), stamper(_pixels(arrays)), notes)
 
 
 def measure(suspect: Classifier, known: UserTrigger, clean: ImageSet, target: int | None) -> TriggerEffect:
@@ -85,6 +83,12 @@ def measure(suspect: Classifier, known: UserTrigger, clean: ImageSet, target: in
         asr=_share(went[others] == target),
         ra=_share(went[others] == labels[others]),
     )
+
+
+def _pixels(arrays: Mapping[str, Array]) -> TriggerPixels:
+    if "mask" in arrays:
+        return MaskedPattern(arrays["mask"], arrays["pattern"])
+    return AddedChange(arrays["change"]) if "change" in arrays else Displacement(arrays["flow"])
 
 
 def der(before: TriggerEffect, after: TriggerEffect) -> float:
@@ -182,7 +186,7 @@ def _picture(path: Path, depth: int) -> tuple[Array, Array, bool]:
     """Alpha and colours in [0, 1], and whether there was an alpha."""
     try:
         with path.open("rb") as stream:
-            picture = opened(stream)
+            picture = open_picture(stream)
             has_alpha = "A" in picture.getbands() or "transparency" in picture.info
             whole = picture.convert("RGBA")
     except UNREADABLE as error:

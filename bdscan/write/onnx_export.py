@@ -49,8 +49,8 @@ def _exported(cleaned: Classifier) -> onnx.ModelProto:  # type: ignore[name-defi
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            said = str(error).strip().partition("\n")[0]
-            raise Problem(f"torch cannot export this net to ONNX: {said}", hint="leave `--onnx` out") from error
+            message = str(error).strip().partition("\n")[0]
+            raise Problem(f"torch cannot export this net to ONNX: {message}", hint="leave `--onnx` out") from error
     assert program is not None
     return program.model_proto
 

@@ -11,7 +11,7 @@ import torch
 from bdscan import __version__
 from bdscan.load.archive import safetensors_header
 from bdscan.load.contents import Contents
-from bdscan.write.names import Tensors
+from bdscan.write.file_tensors import Tensors
 
 _ALIGNED = 8  # bytes; the format's writers pad the header so that the tensors begin at a multiple of it
 
@@ -26,8 +26,8 @@ def save(place: Path, contents: Contents, tensors: Tensors) -> None:
     with contents.weights.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
         header = safetensors_header.read(data)
     order = [name for _, _, name in safetensors_header.spans(header)]
-    noted = safetensors_header.metadata(header) | origin(contents.sha256)
-    text = json.dumps({"__metadata__": noted} | {k: v for k, v in header.items() if k != "__metadata__"}).encode()
+    metadata = safetensors_header.metadata(header) | origin(contents.sha256)
+    text = json.dumps({"__metadata__": metadata} | {k: v for k, v in header.items() if k != "__metadata__"}).encode()
     text += b" " * (-len(text) % _ALIGNED)
     with place.open("xb") as out:
         out.write(len(text).to_bytes(8, "little") + text)

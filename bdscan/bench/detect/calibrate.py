@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import digamma, polygamma
 
 from bdscan.bench.labels import Kind, Labelled
 from bdscan.bench.workers.jobs import Result
@@ -91,12 +93,12 @@ def spread(nets: list[list[float]]) -> tuple[float, float]:
     if len(variances) < LEAST:  # on clean nets no class stands out at all
         return LEAST_SD, LEAST_FREEDOM
     half = np.array(freedoms) / 2
-    e = np.log(variances) - np.array([digamma(h) for h in half]) + np.log(half)
-    excess = float(e.var(ddof=1) - np.mean([trigamma(h) for h in half]))
+    e = np.log(variances) - digamma(half) + np.log(half)
+    excess = float(e.var(ddof=1) - polygamma(1, half).mean())
     if excess <= 0:  # the nets differ no more than chance would have them: one variance for all
         return math.sqrt(float(np.mean(variances))), MOST_FREEDOM
     prior = min(2 * inverse_trigamma(excess), MOST_FREEDOM)
-    return math.sqrt(math.exp(float(e.mean()) + digamma(prior / 2) - math.log(prior / 2))), prior
+    return math.sqrt(math.exp(e.mean() + digamma(prior / 2) - math.log(prior / 2))), prior
 
 
 def _heaviness(nets: list[list[float]], sd: float, freedom: float) -> float:
@@ -117,36 +119,18 @@ def _heaviness(nets: list[list[float]], sd: float, freedom: float) -> float:
 MOST_FREEDOM = 30.0  # a few dozen nets do not vouch for more
 
 
-def digamma(x: float) -> float:
-    """By recurrence up to 6, then the asymptotic series."""
-    shift = 0.0
-    while x < 6:
-        shift, x = shift - 1 / x, x + 1
-    return shift + math.log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
-
-
-def trigamma(x: float) -> float:
-    """By recurrence up to 6, then the asymptotic series."""
-    shift = 0.0
-    while x < 6:
-        shift, x = shift + 1 / x**2, x + 1
-    return shift + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7)
-
-
 def inverse_trigamma(y: float) -> float:
-    """By bisection: trigamma falls from infinity to zero."""
+    """Trigamma falls from infinity to zero; beyond the bounds the answer is the nearer one."""
     low, high = 1e-3, 1e6
-    for _ in range(200):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if trigamma(middle) > y else (low, middle)
-    return math.sqrt(low * high)
+    within = min(max(y, float(polygamma(1, high))), float(polygamma(1, low)))
+    return float(brentq(lambda x: polygamma(1, x) - within, low, high))
 
 
 def write(path: Path, measured: Measured, nets: list[dict[str, object]]) -> None:
     """The shipped file: the statistics, and which nets they come from; what was not measured again stays."""
     before = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
     statistics = {**before, **summarise(measured)}
-    document = {"schema": "bdscan.verdict.calibration/1", "nets": nets, "statistics": statistics}
+    document = {"schema": "bdscan.reference/1", "nets": nets, "statistics": statistics}
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 

@@ -12,7 +12,7 @@ from bdscan.bench.tables.grid import NOTHING, Grid, figure
 from bdscan.bench.tables.metrics import Share
 from bdscan.facts.finding import Verdict
 
-SCHEMA = "bdscan.bench.detect.accuracy/1"
+SCHEMA = "bdscan.bench.detect/1"
 
 
 def grids(seen: Sequence[Seen]) -> list[Grid]:

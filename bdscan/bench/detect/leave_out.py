@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bdscan.bench.detect.calibrate import by_statistic, summarise
+from bdscan.facts.evidence import ClassScores
 from bdscan.facts.finding import Finding, Judgement, Level, Run
 from bdscan.verdict.calibration import Height, Spread, moderated
 from bdscan.verdict.judge import judge
@@ -30,7 +31,7 @@ def _run(name: str, scores: list[float], clean: dict[str, dict[str, float]]) -> 
         p = moderated(
             np.array(scores), Spread(clean["spread"]["sd"], clean["spread"]["freedom"], clean["spread"]["heavy"])
         )
-        finding = Finding(level=Level.NOTE, message=name, arrays={"p_values": p})
+        finding = Finding(level=Level.NOTE, message=name, classes=ClassScores(scores=np.array(scores), p_values=p))
     elif "height" in clean and probe != "relabelling":  # that one counts only where the classes become various
         height = Height(clean["height"]["mean"], clean["height"]["sd"], int(clean["height"]["nets"]))
         finding = Finding(level=Level.NOTE, message=name, p_value=height.p(scores[0]))

@@ -19,6 +19,7 @@ from torch import nn
 from bdscan import __version__
 from bdscan.bench.plant.plant_job import Planting, label_of, learned_of, trigger_of
 from bdscan.bench.purify.trigger_truth import ALL_TO_ALL
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source, open_images
@@ -30,7 +31,6 @@ from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.device import device_of
 from bdscan.net.fit import crop_and_flip, fit
 from bdscan.net.training_plan import CROP, accuracy
-from bdscan.write.whole import AtomicFiles
 
 RATE = 0.1  # of SGD, as in most published trainings of such nets
 PLACES = 4  # digits of the figures in a label
@@ -180,10 +180,10 @@ def _made(job: Planting, field: Field) -> dict[str, Any]:
 def _write(model: Path, suspect: Classifier, plant: Plant | None, label: dict[str, Any]) -> None:
     """Together or not at all."""
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in suspect.net.net.state_dict().items()}
-    with AtomicFiles() as whole:
-        save_file(state, whole.part(model))
+    with AtomicFiles() as files:
+        save_file(state, files.temporary(model))
         if plant is not None and plant.learned():
-            keep(plant, whole.part(learned_of(model)))
+            keep(plant, files.temporary(learned_of(model)))
         if plant is not None and trigger(plant, suspect.shape) is not None:
-            save(plant, whole.part(trigger_of(model)), suspect.shape)
-        whole.part(label_of(model)).write_text(json.dumps(label, indent=1) + "\n", encoding="utf-8")
+            save(plant, files.temporary(trigger_of(model)), suspect.shape)
+        files.temporary(label_of(model)).write_text(json.dumps(label, indent=1) + "\n", encoding="utf-8")

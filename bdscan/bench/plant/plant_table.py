@@ -10,7 +10,7 @@ from bdscan.bench.labels import FAILS, WORKS, Kind, Labelled
 from bdscan.bench.tables.grid import NOTHING, Grid
 from bdscan.bench.workers.jobs import Result
 
-SCHEMA = "bdscan.bench.plant.run_plant/1"
+SCHEMA = "bdscan.bench.plant/1"
 
 
 def grids(made: Sequence[Result]) -> list[Grid]:

@@ -110,13 +110,14 @@ def measured(job: Purification, report: Report, before: Loaded, after: Loaded) -
 def _settled(job: Purification, report: Report) -> Report:
     """Without the name of a file that is gone by now."""
     output = None if job.output is None else str(job.output)
-    return replace(report, treatment={**(report.treatment or {}), "output": output})
+    return replace(report, treatment=report.treatment and replace(report.treatment, output=output))
 
 
 def _of(report: Report) -> dict[str, Any]:
     """What was given, and how long it took; the rest is in the report."""
-    treatment = report.treatment or {}
-    return {"clean": report.images, "seconds": {"purify": treatment["seconds"], "all": report.made_with["seconds"]}}
+    assert report.treatment is not None
+    seconds = {"purify": report.treatment.seconds, "all": report.made_with["seconds"]}
+    return {"clean": report.images, "seconds": seconds}
 
 
 def _loaded(job: Purification, path: Path, clean: str) -> Loaded:

@@ -10,7 +10,7 @@ from bdscan.bench.purify.purify_rows import OBEYS, Cured, Pair, Summary, summari
 from bdscan.bench.tables.grid import NOTHING, Grid, figure, percent
 from bdscan.bench.tables.metrics import Share
 
-SCHEMA = "bdscan.bench.purify.run_purify/1"
+SCHEMA = "bdscan.bench.purify/1"
 
 
 def grids(rows: Sequence[Cured]) -> list[Grid]:

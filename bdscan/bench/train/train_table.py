@@ -8,7 +8,7 @@ from typing import Any
 from bdscan.bench.tables.grid import NOTHING, Grid, percent
 from bdscan.bench.workers.jobs import Result
 
-SCHEMA = "bdscan.bench.train.run_train/1"
+SCHEMA = "bdscan.bench.train/1"
 
 
 def grids(made: Sequence[Result]) -> list[Grid]:

@@ -1,4 +1,4 @@
-"""Does one job in a process of its own: `python -m bdscan.bench.workers.worker JOB.json OUTCOME.json`."""
+"""The process that does one job: its arguments are the job's file and that of the outcome."""
 
 from __future__ import annotations
 
@@ -18,27 +18,31 @@ from bdscan.bench.purify import purify_net
 from bdscan.bench.purify.purify_job import Purification
 from bdscan.bench.train import train_net
 from bdscan.bench.train.train_job import Lesson
-from bdscan.bench.workers.jobs import Job
+from bdscan.bench.workers.jobs import Job, Json
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.pipeline import Options, inspect
 
 
-def do(job: Job) -> dict[str, Any]:
+def do(job: Job) -> Json:
     """The outcome, its cost and what it was made with."""
-    made_with = {"bdscan": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    versions = {"bdscan": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {**_outcome(job), "made_with": versions}
+
+
+def _outcome(job: Job) -> Json:
     if isinstance(job, Purification):
-        return {**purify_net.do(job), "made_with": made_with}
+        return purify_net.do(job)
     if isinstance(job, Planting):
-        return {**plant_net.do(job), "made_with": made_with}
+        return plant_net.do(job)
     if isinstance(job, Lesson):
-        return {**train_net.do(job), "made_with": made_with}
+        return train_net.do(job)
     with counted() as passes:
         outcome = {"inspect": _inspect, "cleanse": _cleanse}[job.method](job)
-    return {**outcome, "passes": passes.forward, "gradients": passes.gradient, "made_with": made_with}
+    return {**outcome, "passes": passes.forward, "gradients": passes.gradient}
 
 
-def _inspect(job: Job) -> dict[str, Any]:
+def _inspect(job: Job) -> Json:
     from bdscan.report.json import document
 
     options = Options(
@@ -54,11 +58,11 @@ def _inspect(job: Job) -> dict[str, Any]:
     report = inspect(job.model, options)
     for run in report.runs:
         if run.probe == "load" and run.failure:  # nothing was looked at: no verdict to count
-            raise Problem(run.failure)
+            raise Problem(run.failure.message)
     return {"report": document(report)}
 
 
-def _cleanse(job: Job) -> dict[str, Any]:
+def _cleanse(job: Job) -> Json:
     from bdscan.images.source import open_images
     from bdscan.load.assembly.assemble import load
     from bdscan.load.contents import survey
@@ -74,19 +78,15 @@ def _cleanse(job: Job) -> dict[str, Any]:
     return {"cleanse": {"norms": found.norms, "index": found.index, "target": found.target, "flagged": found.flagged}}
 
 
-def main(told: Path, outcome: Path) -> int:
-    """Exit status 0, or a problem's own with its sentence as the last line."""
-    read = json.loads(told.read_text(encoding="utf-8"))
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
-    kind = {"purify": Purification, "plant": Planting, "train": Lesson}.get(fields["method"], Job)
+def main() -> None:
+    """Exits with 0, or with a problem's own status and its sentence as the last line."""
+    job_file, outcome_file = map(Path, sys.argv[1:])
+    values: Json = json.loads(job_file.read_text(encoding="utf-8"))
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    kind = {"purify": Purification, "plant": Planting, "train": Lesson}.get(values["method"], Job)
     try:
-        made = do(kind(**fields))
+        outcome = do(kind(**fields))
     except Problem as problem:
         sys.stderr.write(f"{problem.message}\n")
-        return problem.status
-    outcome.write_text(json.dumps(made), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+        sys.exit(problem.status)
+    outcome_file.write_text(json.dumps(outcome), encoding="utf-8")
