@@ -76,7 +76,7 @@ def detect(
     ]
     if baseline:  # its steps are no reason to inspect again
         work += [replace(job, method=baseline.value, steps=baseline_steps) for job in work]
-    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
+    made = run(work, results, workers=jobs, engine=engine, command_line=said.command(), on_result=said.tell)
     by_name = {label.name: label for label in labels}
     found = [detect_rows.read(by_name[job.name], result) for job, result in zip(work, made, strict=True)]
     said.present(detect_table.grids(found), lambda: detect_table.document(found, said.command()), output)
@@ -124,7 +124,7 @@ def reference(
         )
         for label, spec in labels
     ]
-    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
+    made = run(work, results, workers=jobs, engine=engine, command_line=said.command(), on_result=said.tell)
     scores, nets = gather(made, [label for label, _ in labels])
     measured = by_statistic(scores)
     write(output or STATISTICS, measured, nets)

@@ -77,7 +77,7 @@ def plant(
         )
         for one in _nets(kinds, rate, arch, range(seed, seed + seeds), range(seed, seed + controls))
     ]
-    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
+    made = run(work, results, workers=jobs, engine=engine, command_line=said.command(), on_result=said.tell)
     said.present(plant_table.grids(made), lambda: plant_table.document(made, said.command()), output)
     said.failures(made)
 

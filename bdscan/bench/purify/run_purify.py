@@ -78,7 +78,7 @@ def purify(
         for purifier in dict.fromkeys(methods)
         for label in labels.values()
     ]
-    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
+    made = run(work, results, workers=jobs, engine=engine, command_line=said.command(), on_result=said.tell)
     rows = [purify_rows.read(labels[job.name], result) for job, result in zip(work, made, strict=True)]
     said.present(purify_table.grids(rows), lambda: purify_table.document(rows, said.command()), output)
     said.failures(made)

@@ -76,7 +76,7 @@ def train(
         for kind in kinds
         for trainer in dict.fromkeys(methods)
     ]
-    made = run(work, results, workers=jobs, said=said.command(), tell=said.tell)
+    made = run(work, results, workers=jobs, command_line=said.command(), on_result=said.tell)
     timed = _paced(arch, side or 32, device.value) if pace else None
     said.present(train_table.grids(made), lambda: train_table.document(made, said.command(), timed), output)
     said.failures(made)
