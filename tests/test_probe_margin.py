@@ -39,9 +39,8 @@ def test_the_planted_class_stands_out() -> None:
     assert (answers == planted_net.TARGET).float().mean() > 0.95, "the fixture holds a backdoor"
     planted, innocent = (found(planted_net.net(backdoored=b), clean) for b in (True, False))
     assert planted.target == planted_net.TARGET
-    assert planted.score is not None
-    assert innocent.score is not None
-    assert planted.score > innocent.score + 0.2, "scores of different nets are on one scale"
+    best, usual = np.nanmax(planted.classes.scores), np.nanmax(innocent.classes.scores)
+    assert best > usual + 0.2, "scores of different nets are on one scale"
     assert leave_one_out(planted.classes.scores)[planted_net.TARGET] < 0.01
 
 
