@@ -5,20 +5,37 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from planted_net import images
 
-from bdscan.bench.labels import beside
+from bdscan.bench.detect.calibrate import by_statistic, calibrated_probes, clean_nets, summarise
+from bdscan.bench.detect.detect_rows import detect_row
+from bdscan.bench.detect.leave_out import judge_by_others
+from bdscan.bench.labels import ModelLabel, read_label
 from bdscan.bench.plant import plant_net
 from bdscan.bench.plant.plant_job import PlantJob
-from bdscan.bench.plant.run_plant import kind_of
+from bdscan.bench.plant.run_plant import parse_plant
 from bdscan.bench.purify import purify_net
-from bdscan.bench.purify.purify_job import Purification
+from bdscan.bench.purify.purify_job import PurifyJob
+from bdscan.bench.result_json import read_result
+from bdscan.bench.results import JobResult
+from bdscan.bench.workers.jobs import SCHEMA, Job
+from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import USAGE, Problem
+from bdscan.images.image_set import ImageSet
 from bdscan.method import registry
+from bdscan.method.case import ImageCase
+from bdscan.net.classifier import Classifier
+from bdscan.pipeline import Options, probing, self_check
+from bdscan.pipeline.runner import Runner
+from bdscan.report import Report, Subject
+from bdscan.report.json import document
+from bdscan.verdict.judge import judge
 
 PURIFIER = '''"""A new head, learned from the clean images.
 
@@ -39,7 +56,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
 from bdscan.net.training_plan import plan_for
@@ -53,13 +70,55 @@ class NewHead(Purifier):
 
     presets: ClassVar[Presets] = {"paper": {"epochs": 6}}
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         cleaned = case.suspect.clone()
         with torch.no_grad():
             cleaned.module(cleaned.head).weight.zero_()
         plan = plan_for(case.suspect, case.clean, self.epochs, 0)
         fine_tune(case, cleaned.net, plan, "a new head", rate=0.02, schedule=self.schedule)
         return Purified(suspect=cleaned, notes=("a new head was learned",))
+'''
+PROBE = '''"""Compares how far the classes' rows of the last layer reach.
+
+What it measures
+    Their lengths.
+
+Why it shows a backdoor
+    It need not.
+
+When it misleads
+    Often.
+
+Reference
+    None.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from bdscan.facts.finding import Finding
+from bdscan.method.case import NetCase
+from bdscan.method.probe import NetProbe, Stage
+from bdscan.verdict.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class RowLength(NetProbe):
+    threshold: float = 0.01  # as elsewhere
+
+    stage: ClassVar[Stage] = Stage.ACCUSES
+    family: ClassVar[str] = "rows"
+    statistics: ClassVar[tuple[str, ...]] = ("row_length.norm",)
+    quick: ClassVar[bool] = True
+
+    def __call__(self, case: NetCase) -> Iterator[Finding]:
+        case.progress(0, 1, "rows")
+        lengths = case.suspect.head_weight.norm(dim=1).double().cpu().numpy()
+        compared = Comparison.calibrated("row_length.norm", lengths)
+        yield compared.finding(f"the longest row is that of {case.suspect.name(compared.target)}", self.threshold)
 '''
 PLANT = '''"""White columns at the left edge.
 
@@ -105,16 +164,19 @@ def small():
 """
 
 
+SOURCES = (("probes", "row_length", PROBE), ("purify", "new_head", PURIFIER), ("plant", "edge", PLANT))
+
+
 @pytest.fixture
 def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Both files in rooms that grew by a folder each, for as long as the test runs."""
-    for room, name, source in (("purify", "new_head", PURIFIER), ("plant", "edge", PLANT)):
+    """All three files in rooms that grew by a folder each, for as long as the test runs."""
+    for room, name, source in SOURCES:
         package, folder = importlib.import_module(f"bdscan.{room}"), tmp_path / room
         folder.mkdir()
         (folder / f"{name}.py").write_text(source, encoding="utf-8")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     yield
-    for room, name in (("purify", "new_head"), ("plant", "edge")):
+    for room, name in ((room, name) for room, name, _ in SOURCES):
         sys.modules.pop(f"bdscan.{room}.{name}", None)
         vars(importlib.import_module(f"bdscan.{room}")).pop(name, None)
 
@@ -131,7 +193,7 @@ def test_a_dropped_in_method_is_listed_and_configured(bdscan) -> None:  # type: 
     with pytest.raises(Problem, match="did you mean `cosine`") as caught:
         registry.configure("purify", "new_head", {"schedule": "cosin"})
     assert caught.value.status == USAGE
-    assert kind_of("edge:width=2").settings == ("width=2",)
+    assert parse_plant("edge:width=2").settings == ("width=2",)
 
 
 @pytest.mark.usefixtures("methods")
@@ -154,9 +216,9 @@ def test_a_dropped_in_plant_is_planted_and_a_dropped_in_purifier_measured_by_it(
     planting = PlantJob(**asked, **course, plant="edge", settings=("width=2",))  # type: ignore[arg-type]
     label = plant_net.do(planting)["label"]
     assert (label["attack"], label["target"]) == ("edge", 4) and label["asr"] >= 0.9
-    assert beside(model).attack == "edge"
+    assert read_label(model).attack == "edge"
     settings = ("new_head.epochs=6", "inversion.forms=patch", "inversion.relabel=")
-    job = Purification(**asked, purifier="new_head", images=240, probes=("inversion",), settings=settings)  # type: ignore[arg-type]
+    job = PurifyJob(**asked, purifier="new_head", images=240, probes=("inversion",), settings=settings)  # type: ignore[arg-type]
     outcome = purify_net.do(job)
     treatment, measured = outcome["report"]["treatment"], outcome["measured"]
     assert treatment["method"] == "new_head" and treatment["settings"] == {"epochs": 6, "schedule": "constant"}
@@ -164,3 +226,52 @@ def test_a_dropped_in_plant_is_planted_and_a_dropped_in_purifier_measured_by_it(
     assert treatment["verdict"]["before"] and treatment["verdict"]["after"]
     assert measured["trigger"] == "plant edge" and measured["asr"]["before"] >= 0.9
     assert measured["accuracy"]["after"] >= 0.8
+
+
+@pytest.mark.usefixtures("methods")
+def test_a_dropped_in_probe_is_run_judged_and_self_checked(tiny: Classifier, few: ImageSet) -> None:
+    with torch.no_grad():
+        tiny.module(tiny.head).weight[3] *= 50  # type: ignore[index,operator]
+    options = Options(probes=("row_length", "head"))
+    probes = probing.select(options)
+    assert [name for name, _ in probes] == ["head", "row_length"]
+    assert "row_length" in [name for name, _ in probing.select(Options(effort="fast"))]
+    case = probing.net_case(tiny, few, (), options)
+    (run,) = probing.look(probes[1:], case, Runner(options, 0.0))
+    assert (run.probe, run.family, run.failure) == ("row_length", "rows", None)
+    judgement = judge((run,))
+    assert (judgement.verdict, judgement.target) == (Verdict.SUSPICIOUS, 3)
+    for quick in (True, False):
+        assert "row_length" in [name for name, _ in self_check.looking(quick=quick)]
+    assert isinstance(case, ImageCase)
+    assert any(run.probe == "row_length" for run in self_check.looked(case, "patch"))
+
+
+@pytest.mark.usefixtures("methods")
+def test_a_dropped_in_probe_is_calibrated_and_measured(tiny: Classifier, few: ImageSet) -> None:
+    assert "row_length" in calibrated_probes()
+    results, labels = [], []
+    for number in range(4):
+        with torch.no_grad():
+            tiny.module(tiny.head).weight.mul_(1 + torch.rand(6, 1) / 5)  # type: ignore[operator]
+        options = Options(probes=("row_length",))
+        case = probing.net_case(tiny, few, (), options)
+        runs = probing.look(probing.select(options), case, Runner(options, 0.0))
+        report = Report(subject=Subject(path=f"{number}"), judgement=judge(runs), runs=runs)
+        results.append(_result(f"{number}", report))
+        labels.append(ModelLabel(name=f"{number}", model=Path(f"{number}"), attack=None))
+    nets = clean_nets(results, labels)
+    summary = summarise(by_statistic([net.scores for net in nets]))
+    assert summary["row_length.norm"]["spread"]["nets"] == 4
+    families = {statistic: family for net in nets for statistic, family in net.families.items()}
+    assert families == {"row_length.norm": "rows"}
+    assert all(each.p_value is not None for each in judge_by_others([net.scores for net in nets], families))
+    row = detect_row(labels[0], results[0])
+    assert row.scores["row_length"] >= 0 and "row_length" in row.probe_seconds
+
+
+def _result(name: str, report: Report) -> JobResult:
+    job = Job(name=name, method="inspect", model=name, clean=None)
+    outcome = {"report": document(report), "passes": 0, "gradients": 0, "made_with": {}}
+    raw = {"schema": SCHEMA, "key": "", "job": asdict(job), "seconds": 1.0, "failure": None, "outcome": outcome}
+    return read_result(raw)

@@ -1,5 +1,8 @@
 """The smallest shift against closed forms and brute force; the probe on heads with a known quiet direction."""
 
+# A finding without its evidence fails the test by itself.
+# mypy: disable-error-code="union-attr"
+
 from __future__ import annotations
 
 import corner_net

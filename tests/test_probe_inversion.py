@@ -4,23 +4,32 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from findings import compared
+import torch
 
-from bdscan.facts.finding import Array, Finding, Level
-from bdscan.probes.inversion import Inversion
+from bdscan.facts.evidence import Array
+from bdscan.probes.inversion import Inversion, _Search
 from bdscan.triggers.forms import FORMS
-from bdscan.verdict.statistics import holm
+from bdscan.triggers.invert import Arms
+from bdscan.verdict.comparison import Comparison
 
 CLASSES = 10
 
 
-def spread(p: float, target: int) -> Finding:
+def search(form: str, p: float, target: int) -> _Search:
     """One class stands out in one form."""
     values = np.full(CLASSES, 0.5)
     values[target] = p
-    adjusted = float(holm(values)[target])
-    level = Level.SUSPECT if adjusted < 0.05 else Level.NOTE
-    return Finding(level=level, message="", p_value=adjusted, target=target, classes=compared(values))
+    arms = Arms(None, tuple(range(CLASSES)), torch.ones(CLASSES), torch.ones(CLASSES), torch.ones(CLASSES))  # type: ignore[arg-type]
+    return _Search(form, arms, np.ones(CLASSES), Comparison(1 - values, values))
+
+
+def searches(**standing_out: tuple[float, int]) -> list[_Search]:
+    """Some class is ahead in every form, and others stand out in some."""
+    return [search(form, *standing_out.get(form, (0.5, 3))) for form in FORMS]
+
+
+def suspicions(found: list[_Search], earlier: Array) -> list[tuple[str, int, bool]]:
+    return [(each.form, target, proof) for each, target, proof in Inversion()._suspicions(found, earlier)]
 
 
 def before(p: float = 0.5, target: int = 0) -> Array:
@@ -31,11 +40,9 @@ def before(p: float = 0.5, target: int = 0) -> Array:
 
 @pytest.mark.parametrize(("p", "proof"), [(2e-3, False), (2e-5, True)])
 def test_a_class_that_stands_out_in_one_of_six_forms_proves_nothing_yet(p: float, proof: bool) -> None:
-    spreads = {name: spread(0.5, 3) for name in FORMS} | {"lines": spread(p, 9)}
-    assert Inversion()._suspicions(spreads, before()) == [("lines", 9, proof)]
+    assert suspicions(searches(lines=(p, 9)), before()) == [("lines", 9, proof)]
 
 
 def test_the_class_that_earlier_probes_are_sure_of_is_put_to_the_test_in_its_best_forms() -> None:
-    spreads = {name: spread(0.5, 3) for name in FORMS} | {"patch": spread(0.02, 4), "lines": spread(2e-3, 9)}
-    found = Inversion()._suspicions(spreads, before(1e-5, 4))
+    found = suspicions(searches(patch=(0.02, 4), lines=(2e-3, 9)), before(1e-5, 4))
     assert found == [("lines", 9, False), ("patch", 4, True)]

@@ -1,5 +1,8 @@
 """The noise probe: it sees what was planted, leaves nothing behind, and says when it cannot look."""
 
+# A finding without its evidence fails the test by itself.
+# mypy: disable-error-code="arg-type, operator, union-attr"
+
 from __future__ import annotations
 
 import dataclasses

@@ -453,7 +453,7 @@ def test_hint_says_what_to_do_next(report: Report, wanted: str) -> None:
     assert wanted in text.render(report).splitlines()[-1]
 
 
-def after(verdict: Verdict, **changes: object) -> Report:
+def after(verdict: Verdict, **changes: Any) -> Report:
     return replace(treated(), judgement=Judgement(verdict=verdict), treatment=replace(TREATMENT, **changes))
 
 

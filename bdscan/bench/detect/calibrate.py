@@ -14,8 +14,8 @@ from scipy.special import digamma, polygamma
 
 from bdscan.bench.labels import ModelKind, ModelLabel
 from bdscan.bench.results import InspectOutcome, JobResult
-from bdscan.method.registry import names
-from bdscan.verdict.calibration import STATISTICS, Spread, moderated
+from bdscan.method import registry
+from bdscan.verdict.calibration import Spread, moderated
 from bdscan.verdict.statistics import holm
 
 Summary = dict[str, dict[str, dict[str, float]]]  # of each statistic: its `spread` or its `height`
@@ -43,9 +43,8 @@ class CleanNet:
 
 
 def calibrated_probes() -> tuple[str, ...]:
-    """Those whose statistics are shipped: a statistic is called by its probe's name, and by a part of that."""
-    shipped = {name.partition(".")[0] for name in _statistics(STATISTICS)}
-    return tuple(name for name in names("probes") if name in shipped)
+    """Those that say of themselves which of their statistics are calibrated."""
+    return tuple(name for name in registry.names("probes") if registry.find("probes", name).statistics)
 
 
 def clean_nets(results: Sequence[JobResult], labels: Sequence[ModelLabel]) -> list[CleanNet]:
