@@ -30,13 +30,14 @@ def shown(target: int, pixels: TriggerPixels) -> tuple[Run, ...]:
     return (Run(probe="inversion", findings=(finding,)),)
 
 
-def corner(runs: tuple[Run, ...] | None = None) -> PurifyCase:
+def corner(**changes: object) -> PurifyCase:
     """The net built by hand, and the trigger that its fourth channel answers."""
     recovered = corner_net.patch().findings[0].trigger
     assert recovered is not None
-    if runs is None:
-        runs = shown(corner_net.TARGET, recovered.pixels)
-    return PurifyCase(suspect=corner_net.net(), clean=corner_net.images(200), runs=runs)
+    given = PurifyCase(
+        suspect=corner_net.net(), clean=corner_net.images(200), runs=shown(corner_net.TARGET, recovered.pixels)
+    )
+    return replace(given, **changes)  # type: ignore[arg-type]
 
 
 def planted() -> PurifyCase:

@@ -10,11 +10,12 @@ from torch import nn
 
 from bdscan.facts.evidence import AddedChange, Displacement, RecoveredTrigger
 from bdscan.facts.finding import Finding, Level, Run
+from bdscan.facts.treatment import Accuracy, Reactivation, TriggerOutcome
 from bdscan.method.case import PurifyCase
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._reactivate import follow
 from bdscan.purify._unlearn import GENERAL, LISTED, TriggerPool, UnlearnTarget, Why, fixed_statistics, unlearn_targets
-from bdscan.purify._verify import Accuracy, Reactivation, TriggerOutcome, checks
+from bdscan.purify._verify import checks
 from bdscan.triggers.forms import stamper
 
 
