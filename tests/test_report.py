@@ -453,7 +453,7 @@ def test_hint_says_what_to_do_next(report: Report, wanted: str) -> None:
 
 
 def after(verdict: Verdict, **changes: object) -> Report:
-    return replace(treated(), judgement=Judgement(verdict=verdict), treatment=replace(TREATMENT, **changes))
+    return replace(treated(), judgement=Judgement(verdict=verdict), treatment=replace(TREATMENT, **changes))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
