@@ -202,6 +202,6 @@ def test_a_transformer_has_its_neurons_pruned() -> None:
 
 
 def test_selection_never_sees_the_images_that_are_kept_back() -> None:
-    """`held_out` is `None` for a purifier; what it sets apart, it takes from its own."""
+    """A purifier is not given them; what it sets apart, it takes from its own."""
     treated = BARE(corner())
     assert "on 50 images" in treated.notes[1]
