@@ -166,10 +166,10 @@ def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     ("text", "said"),
     [
         ("", "it is not JSON"),
-        ("[]", "its schema is not `bdscan.gate.baseline/1`"),
-        ('{"schema": "bdscan.gate.baseline/2", "findings": []}', "its schema is not"),
-        ('{"schema": "bdscan.gate.baseline/1"}', "its schema is not"),
-        ('{"schema": "bdscan.gate.baseline/1", "findings": [{}]}', "an entry does not have `rule`, `fingerprint`"),
+        ("[]", "its schema is not `bdscan.baseline/1`"),
+        ('{"schema": "bdscan.baseline/2", "findings": []}', "its schema is not"),
+        ('{"schema": "bdscan.baseline/1"}', "its schema is not"),
+        ('{"schema": "bdscan.baseline/1", "findings": [{}]}', "an entry does not have `rule`, `fingerprint`"),
     ],
 )
 def test_a_file_that_is_no_baseline_is_wrong_usage(text: str, said: str, tmp_path: Path, bdscan) -> None:  # type: ignore[no-untyped-def]
@@ -195,7 +195,7 @@ def test_a_file_that_is_no_baseline_is_wrong_usage(text: str, said: str, tmp_pat
 def test_an_entry_that_says_something_else_is_refused(change: dict[str, object], tmp_path: Path) -> None:
     entry = entry_of(report(*SUSPECTED))
     assert isinstance(entry, Entry)
-    text = json.dumps({"schema": "bdscan.gate.baseline/1", "findings": [vars(entry) | change]})
+    text = json.dumps({"schema": "bdscan.baseline/1", "findings": [vars(entry) | change]})
     (tmp_path / "known.json").write_text(text)
     with pytest.raises(Problem) as told:
         read_baseline(tmp_path / "known.json")

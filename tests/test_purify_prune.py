@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 
 import corner_net
+from typing import Any
+
 import numpy as np
 import planted_net
 import pytest
@@ -31,13 +33,14 @@ def shown(target: int, pixels: TriggerPixels) -> tuple[Run, ...]:
     return (Run(probe="inversion", findings=(finding,)),)
 
 
-def corner(runs: tuple[Run, ...] | None = None) -> PurifyCase:
+def corner(**changes: object) -> PurifyCase:
     """The net built by hand, and the trigger that its fourth channel answers."""
     recovered = corner_net.patch().findings[0].trigger
     assert recovered is not None
-    if runs is None:
-        runs = shown(corner_net.TARGET, recovered.pixels)
-    return PurifyCase(suspect=corner_net.net(), clean=corner_net.images(200), runs=runs)
+    given = PurifyCase(
+        suspect=corner_net.net(), clean=corner_net.images(200), runs=shown(corner_net.TARGET, recovered.pixels)
+    )
+    return replace(given, **changes)  # type: ignore[arg-type]
 
 
 def planted() -> PurifyCase:
@@ -55,7 +58,7 @@ def obeys(suspect: Classifier, stamped: Tensor, labels: Tensor, target: int) -> 
 
 
 @pytest.mark.parametrize("layers", ["all", "last"])
-def test_the_channel_that_answers_the_trigger_goes_and_no_other(layers: str) -> None:
+def test_the_channel_that_answers_the_trigger_goes_and_no_other(layers: Any) -> None:
     case = corner()
     assert case.suspect is not None
     treated = replace(BARE, layers=layers)(case)
@@ -202,6 +205,6 @@ def test_a_transformer_has_its_neurons_pruned() -> None:
 
 
 def test_selection_never_sees_the_images_that_are_kept_back() -> None:
-    """`held_out` is `None` for a purifier; what it sets apart, it takes from its own."""
-    treated = BARE(corner(held_out=None))
+    """A purifier is not given them; what it sets apart, it takes from its own."""
+    treated = BARE(corner())
     assert "on 50 images" in treated.notes[1]

@@ -10,11 +10,12 @@ from torch import nn
 
 from bdscan.facts.evidence import AddedChange, Displacement, RecoveredTrigger
 from bdscan.facts.finding import Finding, Level, Run
+from bdscan.facts.treatment import Accuracy, Reactivation, TriggerOutcome
 from bdscan.method.case import PurifyCase
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._reactivate import follow
-from bdscan.purify._unlearn import GENERAL, LISTED, TriggerPool, UnlearnTarget, Why, fixed_statistics, unlearn_targets
-from bdscan.purify._verify import Accuracy, Reactivation, TriggerOutcome, checks
+from bdscan.purify._unlearn import GENERAL_FORMS, LISTED, TriggerPool, UnlearnTarget, Why, fixed_statistics, unlearn_targets
+from bdscan.purify._verify import checks
 from bdscan.triggers.forms import stamper
 
 
@@ -61,14 +62,14 @@ def test_a_trigger_off_a_list_is_unlearned_as_it_is() -> None:
 def test_a_class_that_stands_out_is_unlearned_in_general_forms() -> None:
     p = np.array([0.5, 1e-5, 0.9, 0.4])
     assert unlearn_targets(found(classes=compared(p))) == tuple(
-        UnlearnTarget(form, 1, Why.STANDS_OUT) for form in GENERAL
+        UnlearnTarget(form, 1, Why.STANDS_OUT) for form in GENERAL_FORMS
     )
 
 
 def test_where_nothing_stands_out_nothing_is_unlearned_unless_one_insists() -> None:
     case = found(classes=compared(np.array([0.5, 0.3, 0.9])))
     assert unlearn_targets(case) == ()
-    assert unlearn_targets(case, sure=1) == tuple(UnlearnTarget(form, 1, Why.LIKELIEST) for form in GENERAL)
+    assert unlearn_targets(case, sure=1) == tuple(UnlearnTarget(form, 1, Why.LIKELIEST) for form in GENERAL_FORMS)
     assert unlearn_targets(case_of(), sure=1) == ()
 
 

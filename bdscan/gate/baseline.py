@@ -1,6 +1,6 @@
 """What was found before and is known: a file of findings that are still told, but no longer fail the gate.
 
-    {"schema": "bdscan.gate.baseline/1",
+    {"schema": "bdscan.baseline/1",
      "findings": [{"rule": "suspicious-model", "fingerprint": "4f0c…:1", "path": "models/signs.pt",
                    "sha256": "d66e…", "found": {"net": "suspicious"}}]}
 
@@ -22,7 +22,7 @@ from bdscan.report import Report
 from bdscan.report.rules import fingerprint, rule
 from bdscan.verdict.judge import FILE, judge
 
-SCHEMA = "bdscan.gate.baseline/1"
+SCHEMA = "bdscan.baseline/1"
 _KINDS = ("file", "net", "policy")
 _FINDINGS = {each.word: each for each in (Verdict.SUSPICIOUS, Verdict.BACKDOORED)}
 

@@ -231,7 +231,7 @@ def _written(
     found, beside = trained.isolation, tuple[TextFile, ...]()
     if options.suspects is not None and found is not None:
         beside = (TextFile(path=options.suspects, text=table(training_data.images, found.score, found.isolated)),)
-    noted = {"bdscan.trained_by": options.method, "bdscan.images.image_set": training_data.images.digest()}
+    noted = {"bdscan.trained_by": options.method, "bdscan.data": training_data.images.digest()}
     done: Written = write_new(
         model, options.output, noted=noted, card=lambda sha256: card(settled(sha256)), beside=beside
     )
