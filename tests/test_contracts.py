@@ -14,12 +14,14 @@ import torch
 from conftest import SAMPLES
 
 from bdscan.facts.finding import Array, Finding, Level, Run
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.load.contents import survey
 from bdscan.method import registry
 from bdscan.method.case import Case
 from bdscan.method.probe import EFFORTS, Probe
 from bdscan.net.classifier import Classifier
+from bdscan.net.fit import fit
 
 METHODS = [(room, name) for room in registry.ROOMS for name in registry.names(room)]
 PROBES = registry.names("probes")
@@ -113,7 +115,7 @@ def test_settings_are_plain_and_survive_the_command_line(room: str, name: str) -
     given = registry.settings(default)
     assert all(isinstance(value, bool | int | float | str) for value in given.values()), given
     assert registry.configure(room, name, {key: str(value) for key, value in given.items()}) == default
-    described = {key: why for key, _, why in registry.defaults(room, name)}
+    described = {setting.name: setting.why for setting in registry.described(room, name)}
     assert described.keys() == given.keys()
     assert all(described.values()), f"where does the number come from? {described}"
 
@@ -194,3 +196,34 @@ def test_a_probe_tells_how_far_it_is(name: str, tiny: Classifier, few: ImageSet)
     list(configured(name)(dataclasses.replace(case, progress=lambda *said: told.append(said))))
     assert told
     assert all(0 <= done <= total and what for done, total, what in told)
+
+
+FEW_VALUED = [(room, name, s) for room, name in METHODS for s in registry.described(room, name) if s.values]
+
+
+@pytest.mark.parametrize(("room", "name", "setting"), FEW_VALUED, ids=lambda each: getattr(each, "name", each))
+def test_a_setting_with_few_values_takes_those_and_no_other(room: str, name: str, setting: registry.Setting) -> None:
+    for value in setting.values:
+        method = registry.configure(room, name, {setting.name: value})
+        assert getattr(method, setting.name) == value
+    with pytest.raises(Problem, match=f"`{name}.{setting.name}` is one of") as caught:
+        registry.configure(room, name, {setting.name: setting.values[0][:-1]})
+    assert caught.value.status == USAGE
+    assert all(f"`{value}`" in caught.value.message for value in setting.values)
+    assert caught.value.message.endswith(f"did you mean `{setting.values[0]}`?")
+
+
+def test_a_misspelt_schedule_is_wrong_usage_with_a_suggestion(bdscan) -> None:  # type: ignore[no-untyped-def]
+    wrong = ("--method", "fst", "--set", "fst.schedule=cosin")
+    status, _, error = bdscan("purify", "x.pt", "--clean", "y", "-o", "z.pt", *wrong)
+    assert status == USAGE
+    assert "did you mean `cosine`?" in error
+    _, shown, _ = bdscan("methods", "fst")
+    assert "one-cycle | cosine | constant" in shown
+
+
+def test_training_knows_its_schedules_and_no_other() -> None:
+    images, labels = torch.zeros(4, 3, 8, 8, dtype=torch.uint8), torch.tensor([0, 1, 0, 1])
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(192, 2))
+    with pytest.raises(AssertionError, match="cosin"):
+        fit(net, images, labels, epochs=1, schedule="cosin")  # type: ignore[arg-type]

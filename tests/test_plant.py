@@ -130,7 +130,7 @@ def test_manual(name: str) -> None:
     assert manual.splitlines()[0].endswith(".")
     for heading in ("What it does", "Why it implants", "What it breaks", "Reference"):
         assert f"\n{heading}\n" in manual
-    assert all(why for _, _, why in registry.defaults("plant", name))
+    assert all(setting.why for setting in registry.described("plant", name))
 
 
 @pytest.mark.parametrize("name", NAMES)

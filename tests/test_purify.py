@@ -4,22 +4,38 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from functools import cache
+from pathlib import Path
 
 import pytest
 import torch
 from planted_net import CLASSES, TARGET, images, net, stamped
 
 from bdscan.facts.finding import Finding, Level, Run
-from bdscan.facts.problem import Problem
+from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.method import registry
 from bdscan.method.case import Case
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.net.classifier import Classifier
 from bdscan.net.training_plan import accuracy
+from bdscan.pipeline.options import PurifyOptions
+from bdscan.pipeline.purify import chosen
 
 PURIFIERS = registry.names("purify")
 HEADINGS = ("What it does", "Why it removes a backdoor", "When it fails", "Reference")
+
+
+# What the papers say, or their authors' code where they are silent; FT: BackdoorBench's fine-tuning.
+PUBLISHED: dict[str, dict[str, float | str]] = {
+    "finetune": {"epochs": 100, "rate": 0.01, "decay": 5e-4},
+    "fst": {"alpha": 0.1, "epochs": 10, "rate": 0.01, "decay": 0, "schedule": "cosine", "keep": 0, "unlearn": 0},
+    "nba": {"sure": 1, "quiet": 0},
+    "polarizer": {
+        **{"where": "one", "attacked": 0.4, "reach": 3, "hops": 2, "stamped": 128, "keep": 0, "unlearn": 0},
+        **{"measure": False, "epochs": 50, "rate": 0.01, "decay": 5e-4, "schedule": "constant", "quiet": 0},
+    },
+    "prune": {"layers": "last", "epochs": 0, "quiet": 0},
+}
 
 
 class Stop(Exception):
@@ -137,6 +153,33 @@ def quick(name: str) -> Purifier:
     purifier: Purifier = registry.configure("purify", name, {})
     short = {"epochs": 1, "steps": 2, "search": 3, "teacher": 1, "warmup": 1}
     return replace(purifier, **{f.name: short[f.name] for f in fields(purifier) if f.name in short})  # type: ignore[type-var,arg-type]
+
+
+@pytest.mark.parametrize("name", PURIFIERS)
+def test_the_published_settings_are_there_and_work(name: str) -> None:
+    purifier: Purifier = registry.configure("purify", name, {}, "paper")
+    settings = registry.settings(purifier)
+    assert {key: settings[key] for key in PUBLISHED[name]} == PUBLISHED[name]
+    assert registry.configure("purify", name, {key: str(value) for key, value in settings.items()}) == purifier
+    short = {key: min(int(settings[key]), most) for key, most in (("epochs", 10), ("steps", 90)) if key in settings}
+    cleaned = replace(purifier, **short)(case(backdoored=True)).suspect  # type: ignore[type-var]
+    assert accuracy(cleaned, images(300, 11)) >= 0.9
+
+
+def test_what_is_set_goes_over_the_preset() -> None:
+    purifier = registry.configure("purify", "fst", {"alpha": "0.2"}, "paper")
+    assert (purifier.alpha, purifier.schedule) == (0.2, "cosine")
+    assert registry.configure("purify", "fst", {}).schedule == "one-cycle"
+
+
+def test_every_method_has_a_preset_of_its_own(tmp_path: Path) -> None:
+    """Also where `auto` tries one after the other."""
+    tried = dict(chosen(PurifyOptions(output=tmp_path / "out.pt", preset="paper")))
+    assert set(tried) == set(PURIFIERS) - {"finetune"}
+    assert all(tried[name] == registry.configure("purify", name, {}, "paper") for name in tried)
+    with pytest.raises(Problem, match="did you mean `paper`") as caught:
+        chosen(PurifyOptions(output=tmp_path / "out.pt", preset="papr"))
+    assert caught.value.status == USAGE
 
 
 def test_images_of_too_few_classes_are_no_reason_to_crash() -> None:

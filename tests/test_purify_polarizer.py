@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.finding import Finding, Level, Run
 from bdscan.facts.problem import USAGE, Problem
+from bdscan.method import registry
 from bdscan.method.case import Case
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.fold import MixedNet, fold, places
@@ -39,7 +41,7 @@ NETS: dict[str, tuple[Callable[..., nn.Module], int, int]] = {  # how to build i
 class Standardised(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return self._conv_forward(x, weight, self.bias)
+        return self._conv_forward(x, weight, self.bias)  # type: ignore[no-any-return]
 
 
 def wrapped(built: nn.Module, side: int, classes: int) -> Classifier:
@@ -99,8 +101,9 @@ def test_a_folded_plug_is_a_layer_of_its_own(name: str) -> None:
         cleaned = suspect.clone()
         plugged = MixedNet(cleaned, [place], measure=False)
         stirred(plugged)
-        plug, layer = plugged.plugs[0], suspect.module(place)
-        mix, shift = plug.mix, plug.shift(layer)  # type: ignore[operator,union-attr]
+        plug: Any = plugged.plugs[0]
+        layer = suspect.module(place)
+        mix, shift = plug.mix, plug.shift(layer)
         plugged.fold()
         real = nn.Conv2d(len(mix), len(mix), 1, bias=shift is not None)
         real.weight.data.copy_(mix[:, :, None, None])
@@ -206,7 +209,7 @@ def test_a_net_without_convolutions_is_refused() -> None:
 
 def test_an_unknown_place_is_refused() -> None:
     with pytest.raises(Problem, match="`everywhere`") as raised:
-        quick(where="everywhere")(case(net(backdoored=True)))
+        registry.configure("purify", "polarizer", {"where": "everywhere"})
     assert raised.value.status == USAGE
 
 

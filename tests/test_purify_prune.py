@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.finding import Array, Finding, Level, Run
 from bdscan.facts.problem import USAGE, Problem
+from bdscan.method import registry
 from bdscan.method.case import Case
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.training_plan import accuracy
@@ -127,7 +128,7 @@ def test_nothing_to_prune_by() -> None:
 
 def test_unknown_layers() -> None:
     with pytest.raises(Problem, match="`all` or `last`") as caught:
-        Prune(layers="first")(corner())
+        registry.configure("purify", "prune", {"layers": "first"})
     assert caught.value.status == USAGE
 
 

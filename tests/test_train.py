@@ -33,6 +33,7 @@ def taught(
     name: str = "abl",
     *settings: str,
     resume: bool = False,
+    preset: str | None = None,
     show: Callable[[str, int, int, str], None] = lambda *said: None,
 ) -> Report:
     folder.mkdir(exist_ok=True)
@@ -46,6 +47,7 @@ def taught(
         probes=("head",),
         settings=given([*SETTINGS, *settings]),
         resume=resume,
+        preset=preset,
         show=show,
     )
     return train(spec, options)
@@ -163,7 +165,7 @@ def test_stopped_and_resumed_it_is_the_same_to_the_byte(stage: str, tmp_path: Pa
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses say nothing, as those of warps and blends do."""
-    monkeypatch.setattr("bdscan.train.abl.depth", lambda scored: torch.arange(scored.shape[1]).double())
+    monkeypatch.setattr("bdscan.train.abl.mean_log_loss", lambda scored: torch.arange(scored.shape[1]).double())
 
 
 def test_what_the_losses_do_not_show_the_finished_net_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -303,6 +305,19 @@ def test_an_empty_class_folder_is_told_and_what_cannot_be_read_is_counted(tmp_pa
         train(str(root), options)
 
 
+def test_the_published_settings_are_there_and_work(tmp_path: Path) -> None:
+    published = {"epochs": 80, "watch": 20, "gamma": 0.5, "share": 0.01, "ascent": "local", "reviews": 0, "loss": 1}
+    code = {"batch": 128, "rate": 0.1, "decay": 1e-4, "rounds": 5, "pace": 5e-4}
+    settings = registry.settings(registry.configure("train", "abl", {}, "paper"))
+    assert {key: settings[key] for key in published | code} == published | code
+    data = drawn(600)
+    report = taught(tmp_path, data, "abl", preset="paper")
+    assert measured(tmp_path, report)[0] >= 0.8
+    training = document(report)["training"]
+    assert training["settings"]["gamma"] == 0.5
+    assert training["settings"]["epochs"] == 8, "what is set goes over the preset"
+
+
 def test_wrong_usage_is_told_before_anything_is_read(tmp_path: Path, bdscan) -> None:  # type: ignore[no-untyped-def]
     spec, arch = written(tmp_path, *drawn(120))
     usual = ("train", spec, "--arch", arch, "--output", str(tmp_path / "m.safetensors"))
@@ -310,6 +325,8 @@ def test_wrong_usage_is_told_before_anything_is_read(tmp_path: Path, bdscan) -> 
         (("--method", "able"), "did you mean `abl`"),
         (("--set", "abl.gama=1"), "did you mean `gamma`"),
         (("--set", "abl.ascent=up"), "`abl.ascent` is one of"),
+        (("--preset", "papers"), "did you mean `paper`"),
+        (("--method", "plain", "--preset", "paper"), "`plain` has no such preset"),
         (("--method", "plain", "--suspects", str(tmp_path / "s.csv")), "looks for no suspects"),
         (("--augment", "twist"), "none of auto, none, shift, flip"),
         (("--arch", "wrn-16"), "did you mean `wrn-16-1`"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from bdscan.cli.choices import FailOn
+from bdscan.facts.failure import FailureKind
 from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import COULD_NOT_TELL
 
@@ -23,7 +24,7 @@ def least_verdict(fail_on: FailOn) -> Verdict:
 
 def status_of(report: Report, fail_on: FailOn) -> int:
     """The exit status of one report."""
-    if any(run.failure and run.failure.startswith("our fault") for run in report.runs if run.probe == "load"):
+    if any(run.failure and run.failure.kind is FailureKind.CRASH for run in report.runs if run.probe == "load"):
         return OUR_FAULT
     if report.found(least_verdict(fail_on)):
         return FOUND

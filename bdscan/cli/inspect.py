@@ -14,7 +14,7 @@ from bdscan.cli.console import say, say_beside
 from bdscan.cli.report_files import check_writable, destinations, write
 from bdscan.cli.report_stream import ReportStream
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.load.source.addresses import MOST_MB
+from bdscan.load.source.addresses import MAX_MODEL_MB
 from bdscan.method.registry import given
 from bdscan.net.device import Device
 
@@ -40,7 +40,7 @@ def inspect(
     attest: options.Attest = None,
     fail_on: options.FailOn = FailOn.suspicious,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Look at N models at once.")] = 1,
-    max_size: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest model to be fetched.")] = MOST_MB,
+    max_size: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest model to be fetched.")] = MAX_MODEL_MB,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")] = False,
     policy: Annotated[Path | None, typer.Option(metavar="FILE", help="What your team asks of models, in TOML.")] = None,
     baseline: Annotated[Path | None, typer.Option(metavar="FILE", help="Findings in it are told, but pass.")] = None,

@@ -29,7 +29,10 @@ def _manual(name: str) -> None:
     homes = {each: room for room in registry.ROOMS for each in registry.names(room)}
     registry.known(name, list(homes))
     typer.echo(registry.manual(homes[name], name))
-    if settings := registry.defaults(homes[name], name):
+    if settings := registry.described(homes[name], name):
         typer.echo("\nSettings")
-        for key, default, why in settings:
-            typer.echo(f"    {key:<12}{default:<10}{why}")
+        for setting in settings:
+            values = f" ({' | '.join(setting.values)})" if setting.values else ""
+            typer.echo(f"    {setting.name:<12}{setting.default:<13}{setting.why}{values}")
+    for preset, chosen in registry.presets(homes[name], name).items():
+        typer.echo(f"\nPreset `{preset}`\n    {' '.join(f'{key}={value}' for key, value in chosen.items())}")

@@ -18,6 +18,7 @@ Arch = Annotated[str, typer.Option(help="auto, wrn-16-1 and the like, torchvisio
 Normalize = Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")]
 Classes = Annotated[Path | None, typer.Option(help="Class names in the model's order.")]
 MethodSettings = Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")]
+Preset = Annotated[str | None, typer.Option(metavar="NAME", help="The method's own: `paper`, as it was published.")]
 Reports = Annotated[list[Path] | None, typer.Option("--report", help="Write the report here (repeatable).")]
 ReportFormat = Annotated[_Format | None, typer.Option("--format", help="By default text, or by the report's suffix.")]
 Sbom = Annotated[Path | None, typer.Option(metavar="FILE", help="Write a CycloneDX bill of materials too.")]

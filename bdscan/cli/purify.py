@@ -36,6 +36,7 @@ def purify(
     normalize: options.Normalize = "auto",
     classes: options.Classes = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe, before and after (repeatable).")] = None,
+    preset: options.Preset = None,
     set_: options.MethodSettings = None,
     effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
     budget: Annotated[float | None, typer.Option(help="Seconds it may take in all.")] = None,
@@ -47,9 +48,9 @@ def purify(
     from bdscan import pipeline
     from bdscan.cli.progress_bar import ProgressBar
     from bdscan.gate.provenance import factory_file, inputs
-    from bdscan.load.source.addresses import is_address, shown
+    from bdscan.load.source.addresses import parse, shown
 
-    if is_address(model):
+    if parse(model):
         raise Problem(f"`{shown(model)}` lies elsewhere, and purify takes what is here", hint="fetch it", status=USAGE)
     where = destinations(report, form, sbom=sbom, attest=attest)
     read = {"clean": clean, "classes": classes, "arch": factory_file(arch), "trigger": trigger}
@@ -67,6 +68,7 @@ def purify(
             classes=classes,
             probes=tuple(probe or ()),
             settings=given(set_ or []),
+            preset=preset,
             effort=effort.value,
             budget=budget,
             device=device.value,

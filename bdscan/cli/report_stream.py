@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from bdscan.report import Report
 
 _LINE_BY_LINE = (Format.text, Format.json)  # shown as they come; the other forms are one document
-_FIGURES = ("scores", "p_values")  # the arrays that other forms than HTML show
 
 
 class ReportStream:
@@ -77,7 +76,7 @@ def _without_pictures(report: Report) -> Report:
     """HTML alone shows them, and holds one model; those of a thousand models would fill the memory."""
 
     def lighter(finding: Finding) -> Finding:
-        return replace(finding, arrays={name: finding.arrays[name] for name in _FIGURES if name in finding.arrays})
+        return replace(finding, trigger=None, pictures=None, norms=None)
 
     runs = tuple(replace(run, findings=tuple(map(lighter, run.findings))) for run in report.runs)
     return replace(report, runs=runs)

@@ -19,7 +19,7 @@ from bdscan.method.registry import given
 from bdscan.net.device import Device
 
 if TYPE_CHECKING:
-    from bdscan.pipeline.options import Progress
+    from bdscan.pipeline.options import Show
 
 
 def train(
@@ -37,6 +37,7 @@ def train(
     augment: Annotated[str, typer.Option(help="auto, none, shift or flip (shifted and mirrored).")] = "auto",
     resume: Annotated[bool, typer.Option("--resume", help="Go on with a training that was stopped.")] = False,
     probe: Annotated[list[str] | None, typer.Option(help="Check by this probe only (repeatable).")] = None,
+    preset: options.Preset = None,
     set_: options.MethodSettings = None,
     effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
     budget: Annotated[float | None, typer.Option(help="Seconds the check may take.")] = None,
@@ -68,6 +69,7 @@ def train(
             classes=classes,
             probes=tuple(probe or ()),
             settings=given(set_ or []),
+            preset=preset,
             effort=effort.value,
             budget=budget,
             device=device.value,
@@ -83,7 +85,7 @@ def train(
 LOG_SECONDS = 60.0  # between two lines of a log
 
 
-def _bar_or_log(show: Progress) -> Progress:
+def _bar_or_log(show: Show) -> Show:
     """On a terminal the bar; in a log a line now and then, since a training may take hours."""
     if sys.stderr.isatty():
         return show

@@ -14,7 +14,7 @@ from typing import Any
 
 from bdscan.gate.provenance import MAX_BYTES, path_of, walk
 
-_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "pillow", "onnx", "safetensors")
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "onnx", "safetensors")
 
 
 def digest_of(options: Mapping[str, Any]) -> str:

@@ -10,11 +10,12 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from bdscan.facts.finding import Finding
+from bdscan.facts.progress import Progress
+from bdscan.facts.training_record import UnlearningRecord
 from bdscan.images.image_set import ImageSet
+from bdscan.method.registry import Presets
 from bdscan.net.classifier import Normalised
-from bdscan.net.fit import Augment, Journal, Objective, fit
-
-Progress = Callable[[int, int, str], None]
+from bdscan.net.fit import Augment, Journal, Objective, Schedule, fit
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,7 +36,7 @@ class TrainResult:
     notes: tuple[str, ...] = ()  # sentences for the report
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # mean loss, epoch by epoch
     isolation: Isolation | None = None  # None where the method does not look
-    unlearning: Mapping[str, object] | None = None  # how it went, where something was unlearned
+    unlearning: UnlearningRecord | None = None  # how it went, where something was unlearned
 
 
 class StageJournal(Journal, Protocol):
@@ -74,7 +75,7 @@ class TrainCase:
         batch: int,
         rate: float,
         decay: float,
-        schedule: str = "one-cycle",
+        schedule: Schedule = "one-cycle",
         augment: bool = True,
         objective: Objective | None = None,
         after_step: Callable[[nn.Module], None] | None = None,
@@ -122,6 +123,7 @@ class Trainer(ABC):
     """A way to train. It sees the data and nothing else: no trigger, no target, no clean images."""
 
     looks: ClassVar[bool] = False  # whether it looks for images that do not belong there
+    presets: ClassVar[Presets] = {}  # `paper`: the published settings, written out
 
     @abstractmethod
     def __call__(self, case: TrainCase) -> tuple[Normalised, TrainResult]:

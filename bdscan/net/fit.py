@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Protocol
+from typing import Literal, Protocol, assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
+Schedule = Literal["one-cycle", "cosine", "constant"]  # how the rate goes from the first step to the last
 Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]  # net, pixels, labels, their places in the set
 
 
@@ -79,7 +80,7 @@ def fit(
     batch: int = 128,
     momentum: float = 0.9,
     decay: float = 5e-4,
-    schedule: str = "one-cycle",
+    schedule: Schedule = "one-cycle",
     seed: int = 0,
     augment: Augment | None = None,
     objective: Objective | None = None,
@@ -165,10 +166,14 @@ def _batches(state: _State, count: int, batch: int, each: int, done: int, epochs
         yield from order[skip:]
 
 
-def _share_of_rate(schedule: str, step: int, steps: int) -> float:
+def _share_of_rate(schedule: Schedule, step: int, steps: int) -> float:
     at = step / max(1, steps - 1)
-    if schedule == "one-cycle":  # up for 30 % of the way, then a cosine down
-        return at / 0.3 * 0.96 + 0.04 if at < 0.3 else 0.5 * (1 + math.cos(math.pi * (at - 0.3) / 0.7))
-    if schedule == "cosine":
-        return 0.5 * (1 + math.cos(math.pi * at))
-    return 1.0
+    match schedule:
+        case "one-cycle":  # up from 4 % for the first 30 % of the way, then a cosine down
+            return at / 0.3 * 0.96 + 0.04 if at < 0.3 else 0.5 * (1 + math.cos(math.pi * (at - 0.3) / 0.7))
+        case "cosine":
+            return 0.5 * (1 + math.cos(math.pi * at))
+        case "constant":
+            return 1.0
+        case other:
+            assert_never(other)

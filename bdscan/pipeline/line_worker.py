@@ -14,6 +14,7 @@ from collections.abc import Callable
 from queue import SimpleQueue
 from threading import Thread
 
+from bdscan.facts.failure import Failure
 from bdscan.pipeline.pool import ProcessPool
 
 DONE = "done\n"
@@ -28,7 +29,7 @@ class LineWorker:
         self._process = pool.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
         self._unsent = order + "\n"
 
-    def do(self, line: str) -> str | None:
+    def do(self, line: str) -> Failure | None:
         """Why it could not be done, after which the worker is of no use any more; None where it was."""
         assert self._process.stdin is not None and self._process.stdout is not None
         with contextlib.suppress(OSError):  # it has ended while nobody asked it for anything
@@ -40,7 +41,7 @@ class LineWorker:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(_EXIT_SECONDS)
         self._pool.end(self._process)
-        return f"our fault: the process that looked at it {_ending(self._process.returncode)}"
+        return Failure.ours(f"the process that looked at it {_ending(self._process.returncode)}")
 
 
 def serve(prepare: Callable[[str], Callable[[str], None]]) -> None:

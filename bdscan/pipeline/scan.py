@@ -7,16 +7,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bdscan import __version__, pipeline
+from bdscan.facts.failure import STOPPED, Failure
 from bdscan.facts.finding import Run
 from bdscan.facts.problem import CRASHED, USAGE, Problem
 from bdscan.gate.cache import Cache
 from bdscan.gate.provenance import digest_of_file
-from bdscan.load.source.addresses import lent, shown
+from bdscan.load.source.addresses import shown
+from bdscan.load.source.fetch import local_copy
 from bdscan.pipeline.options import Options
 from bdscan.report import Report, Subject
 from bdscan.verdict.judge import judge
-
-STOPPED = "stopped by the user"  # the runner says so too, of the probe it was at
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ScanResult:
     stderr: str = ""  # of a scan in another process: what libraries wrote there
 
     @classmethod
-    def unread(cls, path: str, failure: str, *notices: Notice) -> ScanResult:
+    def unread(cls, path: str, failure: Failure, *notices: Notice) -> ScanResult:
         """On a file that could not be judged at all."""
         runs = (Run(probe="load", failure=failure),)
         subject = Subject(path=path, sha256=digest_of_file(path))
@@ -63,18 +63,18 @@ class Scanner:
         """One model's result; its failure never stops the others."""
         notices: list[Notice] = []
         try:
-            with lent(name, self.max_bytes, lambda done, total: self._show_fetch(name, done, total)) as path:
+            with local_copy(name, self.max_bytes, lambda done, total: self._show_fetch(name, done, total)) as path:
                 report = _under_address(self._report(str(path), shown(name), notices), str(path), shown(name))
                 return ScanResult(report, tuple(notices))
         except Problem as problem:
             if problem.status == USAGE:
                 raise
-            failure = problem.message
-            notices.append(Notice(f"{shown(name)}: {failure}", problem.hint))
+            failure = Failure.refused(problem.message)
+            notices.append(Notice(f"{shown(name)}: {failure.message}", problem.hint))
         except KeyboardInterrupt:
             failure = STOPPED
         except Exception as error:  # noqa: BLE001 - a crash must never look like a finding
-            failure = f"our fault: {type(error).__name__}: {error}"
+            failure = Failure.crash(error)
             notices.append(Notice(CRASHED, traceback=traceback.format_exc()))
         return ScanResult.unread(shown(name), failure, *notices)
 
@@ -117,6 +117,7 @@ def _under_address(report: Report, path: str, address: str) -> Report:
     runs = []
     for run in report.runs:
         findings = tuple(replace(finding, message=renamed(finding.message)) for finding in run.findings)
-        runs.append(replace(run, findings=findings, failure=None if run.failure is None else renamed(run.failure)))
+        failure = run.failure and replace(run.failure, message=renamed(run.failure.message))
+        runs.append(replace(run, findings=findings, failure=failure))
     judgement = replace(report.judgement, reasons=tuple(map(renamed, report.judgement.reasons)))
     return replace(report, subject=replace(report.subject, path=address), judgement=judgement, runs=tuple(runs))

@@ -9,12 +9,13 @@ from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 
+from bdscan.facts.failure import STOPPED, Failure
 from bdscan.gate.apply import GateOptions, apply_gate
 from bdscan.load.source.addresses import shown
 from bdscan.load.source.gather import Gathered
 from bdscan.pipeline.line_worker import LineWorker
 from bdscan.pipeline.pool import ProcessPool, python_command
-from bdscan.pipeline.scan import STOPPED, Notice, Scanner, ScanResult
+from bdscan.pipeline.scan import Notice, Scanner, ScanResult
 from bdscan.pipeline.scan_worker import order_of, read_result
 
 WORKER = "from bdscan.pipeline.scan_worker import main; main()"
@@ -29,7 +30,7 @@ def scan_many(gathered: Gathered, scanner: Scanner, gate: GateOptions, jobs: int
 
 def _ungated(gathered: Gathered, scanner: Scanner, jobs: int) -> Iterator[ScanResult]:
     for path, problem in gathered.problems:
-        yield ScanResult.unread(path, problem.message, Notice(problem.message, problem.hint))
+        yield ScanResult.unread(path, Failure.refused(problem.message), Notice(problem.message, problem.hint))
     if jobs > 1:
         yield from _side_by_side(gathered.models, scanner, jobs)
     else:
@@ -62,9 +63,9 @@ def _not_begun(name: str) -> ScanResult:
     return ScanResult.unread(shown(name), STOPPED)
 
 
-def _read(name: str, answer: Path | str) -> ScanResult:
+def _read(name: str, answer: Path | Failure) -> ScanResult:
     """What a process left behind, read when its turn has come: until then it lies on disk."""
-    if isinstance(answer, str):
+    if isinstance(answer, Failure):
         return ScanResult.unread(name, answer, Notice(f"{name}: {answer}", _HINT))
     result = read_result(answer)
     answer.unlink()
@@ -82,7 +83,7 @@ class _ParallelScan:
             self._idle.put(None)
         self._lock, self._at_work, self._done = Lock(), list[str](), 0
 
-    def scan(self, number: int, name: str) -> Path | str:
+    def scan(self, number: int, name: str) -> Path | Failure:
         """The file with the result, or why there is none."""
         worker, file = self._idle.get(), self._pool.folder / f"{number}.npz"
         self._show_progress(begun=name)
@@ -90,7 +91,7 @@ class _ParallelScan:
             worker = worker or LineWorker(self._pool, python_command(WORKER), self._order)
             failure = worker.do(json.dumps([name, str(file)]))
         except OSError as error:
-            failure = f"our fault: no process could be started to look at it: {error.strerror}"
+            failure = Failure.ours(f"no process could be started to look at it: {error.strerror}")
         self._idle.put(worker if failure is None else None)
         self._show_progress(ended=name)
         return file if failure is None else failure

@@ -5,17 +5,17 @@ What it does
     inner product of the new head weight and the suspect's, while the weight's norm is held at its old value. To this,
     the published method, two things are added: a share of the loss asks for the suspect's own softened answers on
     clean images, and triggers that probes recovered are put on images and have to be answered as if they were not
-    there; the triggers change along with the net, so that it cannot merely dodge them.
-    By the book: `--set fst.keep=0 --set fst.unlearn=0 --set fst.decay=0 --set fst.schedule=cosine`.
+    there; the triggers change along with the net, so that it cannot merely dodge them. `--preset paper` leaves both
+    out.
 Why it removes a backdoor
     The head reads the backdoor's features in a direction of its own. A head that may not lie along the old one makes
     the features move, and what clean images do not ask for does not move along. A narrow head has few directions to
     spare and pays with accuracy, which the suspect's clean answers buy back; they would buy the backdoor back too if
     the recovered triggers were not unlearned at the same time.
 When it fails
-    By the book it costs narrow nets 6 to 15 points of accuracy. With the suspect's answers and without a recovered
-    trigger a blended backdoor survives. Low success can be superficial: re-tuning on a few triggered images may wake
-    the backdoor up, which the report tries.
+    Without the two additions it costs narrow nets 6 to 15 points of accuracy. With the suspect's answers and without a
+    recovered trigger a blended backdoor survives. Low success can be superficial: re-tuning on a few triggered images
+    may wake the backdoor up, which the report tries.
 Reference
     Min, Qin, Shen, Cheng: Towards Stable Backdoor Purification through Feature Shift Tuning (NeurIPS 2023),
     arXiv 2310.01875.
@@ -25,17 +25,18 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
+from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._fine_tune import fine_tune
-from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, pseudo_for, told, unlearn_targets
+from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, told, trigger_pool, unlearn_targets
 
 
 @dataclass(frozen=True)
@@ -44,26 +45,36 @@ class Fst(Purifier):
 
     alpha: float = 0.0  # weight of the shift; 0: by rule, so that turning by a right angle is worth `turn` nats
     turn: float = 1.0  # in that rule, times 10 / classes: the authors take 0.1 or 0.2 on ten classes, 0.001 on 100
-    keep: float = 0.9  # share of the suspect's own answers in the loss, the rest is the labels; 0 by the book
+    keep: float = 0.9  # share of the suspect's own answers in the loss, the rest is the labels
     heat: float = 4.0  # softens those answers; the usual temperature of distillation
-    unlearn: float = 1.0  # weight of images with recovered triggers beside clean ones; 0 by the book
+    unlearn: float = 1.0  # weight of images with recovered triggers beside clean ones
     sure: float = STANDS_OUT  # p up to which a class is unlearned without a trigger shown; 1: the likeliest class
     epochs: int = 10  # the authors' command
     steps: int = 150  # at least: with few images ten epochs do not train a head
     rate: float = 0.02  # the authors' is 0.01; 0.05 costs three points of accuracy on narrow nets
-    decay: float = 5e-4  # 0 by the book; the head's norm is held either way
-    schedule: str = "one-cycle"  # cosine by the book
+    decay: float = 5e-4  # as in training; the authors have none; the head's norm is held either way
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"  # the authors' is cosine
     search: int = 40  # steps for each recovered trigger to start from
 
     cost: ClassVar[int] = 4
+    presets: ClassVar[Presets] = {  # the authors' command for CIFAR-10, which has neither of the two additions
+        "paper": {
+            "alpha": 0.1,
+            "keep": 0.0,
+            "unlearn": 0.0,
+            "epochs": 10,
+            "steps": 0,
+            "rate": 0.01,
+            "decay": 0.0,
+            "schedule": "cosine",
+        }
+    }
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
         wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
-        pseudo = pseudo_for(case, wanted, self.search)
-        lesson = UnlearnObjective(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn)
+        pool = trigger_pool(case, wanted, self.search)
+        lesson = UnlearnObjective(suspect.net, pool, keep=self.keep, heat=self.heat, weight=self.unlearn)
         cleaned = suspect.clone()
         shift = _Shift(cleaned, self._alpha(suspect), case.seed)
         plan = plan_for(suspect, clean, self.epochs, self.steps)

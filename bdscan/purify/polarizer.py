@@ -9,9 +9,8 @@ What it does
     Batch norms measure their statistics anew, since they see something new. In the end each plug is multiplied into
     the convolution before it, which is exact, so the cleaned net has no layer that the suspect did not have. Where a
     trigger was unlearned, the head is quietened: it loses what clean images do not use.
-    The published method has one plug, near the end, and only the attack one by one: `where=one unlearn=0 attacked=0.4
-    reach=3 stamped=128 keep=0 measure=false quiet=0 rate=0.01 schedule=constant epochs=50`, each after `--set
-    polarizer.`; its plug stands before the convolution, has a batch norm of its own and needs a warm-up for that.
+    The published method (`--preset paper`) has one plug, near the end, and only the attack one by one; its plug stands
+    before the convolution, has a batch norm of its own and needs a warm-up for that, which no setting here has.
 Why it removes a backdoor
     What a trigger raises in the maps lies in few directions that clean images hardly use. A mixing of the channels
     can turn those away and let the rest through, and has too few weights to forget what few images do not show.
@@ -31,15 +30,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.facts.problem import USAGE, Problem
-from bdscan.method.case import Case
+from bdscan.facts.problem import Problem
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
+from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import fit
 from bdscan.net.fold import MixedNet, places
@@ -51,8 +51,8 @@ from bdscan.purify._unlearn import (
     UnlearnTarget,
     Why,
     fixed_statistics,
-    pseudo_for,
     told,
+    trigger_pool,
     unlearn_targets,
 )
 
@@ -65,29 +65,46 @@ CIFAR = 3 * 32 * 32  # numbers in an image of the size that `reach` is given for
 class Polarizer(Purifier):
     """Settings and the cure."""
 
-    where: str = "all"  # layers to put a plug behind: all, stage (the last), one (the last but one, as published)
-    keep: float = 0.9  # share of the suspect's own answers in the loss, the rest is the labels; 0 by the book
+    where: Literal["all", "stage", "one"] = "all"  # layers with a plug: the last stage's, or the last but one
+    keep: float = 0.9  # share of the suspect's own answers in the loss, the rest is the labels
     heat: float = 4.0  # softens those answers; the usual temperature of distillation
-    unlearn: float = 1.0  # weight of images with recovered triggers beside clean ones; 0 by the book
+    unlearn: float = 1.0  # weight of images with recovered triggers beside clean ones
     sure: float = STANDS_OUT  # p up to which a class is unlearned without a trigger shown; 1: the likeliest class
     attacked: float = 0.1  # weight of images attacked one by one, where no trigger was shown; the authors' is 0.4
     reach: float = 1.0  # l2 norm of that attack on 3x32x32 pixels, grown with larger ones; the authors' is 3
     hops: int = 2  # steps of that attack; the authors'
     stamped: int = 32  # images of a batch that are attacked, either way; the authors attack the whole batch
-    measure: bool = True  # batch norms measure their statistics anew; false by the book
+    measure: bool = True  # batch norms measure their statistics anew
     epochs: int = 6  # the authors' 50 are for one plug; with many, six reach as far
     steps: int = 120  # at least: with few images six epochs are no training
     rate: float = 0.005  # the authors train one layer with 0.01; half of it keeps more accuracy with 500 images
     decay: float = 5e-4  # the authors', but towards the identity
-    schedule: str = "one-cycle"  # constant by the book
-    quiet: float = STRENGTH  # how far the head is quietened in the end, where a trigger was unlearned; 0 by the book
+    schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"  # the authors' is constant
+    quiet: float = STRENGTH  # how far the head is quietened in the end, where a trigger was unlearned
     search: int = 40  # steps for each recovered trigger to start from
 
     cost: ClassVar[int] = 2
+    presets: ClassVar[Presets] = {  # the authors' code for CIFAR-10
+        "paper": {
+            "where": "one",
+            "keep": 0.0,
+            "unlearn": 0.0,
+            "attacked": 0.4,
+            "reach": 3.0,
+            "hops": 2,
+            "stamped": 128,
+            "measure": False,
+            "epochs": 50,
+            "steps": 0,
+            "rate": 0.01,
+            "decay": 0.0005,
+            "schedule": "constant",
+            "quiet": 0.0,
+        }
+    }
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         suspect = case.suspect
-        assert suspect is not None
         chosen = self._choose(suspect)
         wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
         cleaned = suspect.clone()
@@ -95,19 +112,16 @@ class Polarizer(Purifier):
         trained = self._train(case, plugged, wanted)
         plugged.fold()
         _check(cleaned)
-        assert case.clean is not None
         quiet = shrink_head(cleaned, case.clean, self.quiet, case.seed) if wanted else ()
         unlearned = told(suspect, wanted) if self.unlearn else ()
         return Purified(suspect=cleaned, notes=(_said(chosen), *unlearned, trained, *quiet))
 
-    def _train(self, case: Case, plugged: MixedNet, wanted: tuple[UnlearnTarget, ...]) -> str:
+    def _train(self, case: PurifyCase, plugged: MixedNet, wanted: tuple[UnlearnTarget, ...]) -> str:
         """Both levels, step by step; says for how long and against what."""
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
-        pseudo = pseudo_for(case, wanted, self.search)
+        pool = trigger_pool(case, wanted, self.search)
         lesson = UnlearnObjective(
-            suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped
+            suspect.net, pool, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped
         )
         weight = 0.0 if any(suspicion.why is Why.SHOWN for suspicion in wanted) else self.attacked
 
@@ -145,9 +159,7 @@ class Polarizer(Purifier):
             return found
         if self.where == "one":
             return found[-2:][:1]
-        if self.where == "stage":
-            return tuple(name for name in found if _spread(suspect, name) == _spread(suspect, found[-1]))
-        raise Problem(f"`polarizer.where` is `all`, `stage` or `one`, not `{self.where}`", status=USAGE)
+        return tuple(name for name in found if _spread(suspect, name) == _spread(suspect, found[-1]))
 
     def _resist(self, net: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
         """The outer loss on images that the inner problem has moved towards their second class."""

@@ -29,15 +29,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
+from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 from bdscan.net.head_shrink import STRENGTH, shrink_head
 from bdscan.net.training_plan import accuracy, plan_for
@@ -54,7 +55,7 @@ WIDE = 1000  # channels for each that goes in one step: several at once are trie
 class Prune(Purifier):
     """Settings and the cure."""
 
-    layers: str = "all"  # or "last", the paper's
+    layers: Literal["all", "last"] = "all"  # the paper prunes the last
     rise: float = 2.0  # standard deviations that a channel rises at least
     floor: float = 0.02  # accuracy on the selection split that pruning may cost
     share: float = 0.25  # of the clean images: the selection split
@@ -63,13 +64,13 @@ class Prune(Purifier):
     steps: int = 100  # of inversion, where no trigger was shown
     epochs: int = 5  # of tuning; 0: none
     rate: float = 0.01  # of tuning, as in plain fine-tuning
-    quiet: float = STRENGTH  # how far the head is quietened after the tuning; 0 by the book
+    quiet: float = STRENGTH  # how far the head is quietened after the tuning
 
     cost: ClassVar[int] = 3
+    # The last convolution alone, and nothing is trained; how the paper chose the number of channels is not public.
+    presets: ClassVar[Presets] = {"paper": {"layers": "last", "epochs": 0, "quiet": 0.0}}
 
-    def __call__(self, case: Case) -> Purified:
-        assert case.suspect is not None
-        assert case.clean is not None
+    def __call__(self, case: PurifyCase) -> Purified:
         where = self._where(case.suspect)
         working, judging = case.clean.split(1 - self.share, case.seed)
         if not len(judging):
@@ -94,18 +95,15 @@ class Prune(Purifier):
         return Purified(suspect=walk.net, notes=(*notes, *quiet))
 
     def _where(self, suspect: Classifier) -> tuple[Site, ...]:
-        if self.layers not in ("all", "last"):
-            raise Problem(f"`prune.layers` is `all` or `last`, not `{self.layers}`", status=USAGE)
         found = sites(suspect)
         if not found:
             raise Problem("the net has no channels to prune: no convolution and no transformer's neurons")
         return found if self.layers == "all" else found[-1:]
 
     def _ranked(
-        self, case: Case, where: Sequence[Site], working: ImageSet, shown: Sequence[Shown]
+        self, case: PurifyCase, where: Sequence[Site], working: ImageSet, shown: Sequence[Shown]
     ) -> list[list[Channel]]:
         """Channels that rise enough with any of the triggers, the highest first, in so many steps."""
-        assert case.suspect is not None
         rises = torch.stack([_rises(case.suspect, where, _others(working, t.target, self.images), t) for t in shown])
         highest = rises.amax(0)
         channels = [(site.name, index) for site in where for index in range(site.channels)]
@@ -113,7 +111,7 @@ class Prune(Purifier):
         each = max(1, len(channels) // WIDE)
         return [[channels[i] for i in order[at : at + each]] for at in range(0, len(order), each)][: self.tries]
 
-    def _down(self, case: Case, walk: _Walk, ranked: list[list[Channel]]) -> list[Channel]:
+    def _down(self, case: PurifyCase, walk: _Walk, ranked: list[list[Channel]]) -> list[Channel]:
         """What was zeroed; each step is taken back if it leads below the floor."""
         least, taken = accuracy(walk.net, walk.judging) - self.floor, list[Channel]()
         for done, channels in enumerate(ranked, start=1):
@@ -125,9 +123,7 @@ class Prune(Purifier):
                 restore(walk.net, walk.original, channels)
         return taken
 
-    def _tune(self, case: Case, net: Classifier, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
-        assert case.suspect is not None
-        assert case.clean is not None
+    def _tune(self, case: PurifyCase, net: Classifier, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
         plan = plan_for(case.suspect, case.clean, self.epochs, 0)
         fine_tune(
             case,

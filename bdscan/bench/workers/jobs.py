@@ -14,6 +14,7 @@ from typing import Any, cast
 from bdscan import __version__
 from bdscan.bench.workers.engine import Command, Engine, JobEnd, ProcessEngine, worker_command
 from bdscan.bench.workers.ray import RayEngine
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.pipeline.pool import ProcessPool
 
@@ -138,6 +139,5 @@ def _result_of(job: Job, engine: Engine, results: Path, command_line: str) -> Re
 
 def _write(path: Path, text: str) -> None:
     """Whole or not at all."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(text + "\n", encoding="utf-8")
-    part.replace(path)
+    with AtomicFiles(synced=False) as files:
+        files.temporary(path).write_text(text + "\n", encoding="utf-8")

@@ -11,13 +11,13 @@ from typing import Any, cast
 import torch
 
 from bdscan import __version__
-from bdscan.bench.detect.neural_cleanse import Cleansing, cleanse
+from bdscan.bench.detect.neural_cleanse import NeuralCleanseSettings, neural_cleanse
 from bdscan.bench.plant import plant_net
-from bdscan.bench.plant.plant_job import Planting
+from bdscan.bench.plant.plant_job import PlantJob
 from bdscan.bench.purify import purify_net
-from bdscan.bench.purify.purify_job import Purification
+from bdscan.bench.purify.purify_job import PurifyJob
 from bdscan.bench.train import train_net
-from bdscan.bench.train.train_job import Lesson
+from bdscan.bench.train.train_job import TrainJob
 from bdscan.bench.workers.jobs import Job, Json
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.problem import USAGE, Problem
@@ -31,11 +31,11 @@ def do(job: Job) -> Json:
 
 
 def _outcome(job: Job) -> Json:
-    if isinstance(job, Purification):
+    if isinstance(job, PurifyJob):
         return purify_net.do(job)
-    if isinstance(job, Planting):
+    if isinstance(job, PlantJob):
         return plant_net.do(job)
-    if isinstance(job, Lesson):
+    if isinstance(job, TrainJob):
         return train_net.do(job)
     with counted() as passes:
         outcome = {"inspect": _inspect, "cleanse": _cleanse}[job.method](job)
@@ -58,7 +58,7 @@ def _inspect(job: Job) -> Json:
     report = inspect(job.model, options)
     for run in report.runs:
         if run.probe == "load" and run.failure:  # nothing was looked at: no verdict to count
-            raise Problem(run.failure)
+            raise Problem(run.failure.message)
     return {"report": document(report)}
 
 
@@ -74,7 +74,7 @@ def _cleanse(job: Job) -> Json:
         survey(job.model), arch=job.arch, normalize=job.normalize, images=images, classes=None, device=job.device
     )
     assert loaded.clean is not None
-    found = cleanse(loaded.suspect, loaded.clean, Cleansing(steps=job.steps), job.seed)
+    found = neural_cleanse(loaded.suspect, loaded.clean, NeuralCleanseSettings(steps=job.steps), job.seed)
     return {"cleanse": {"norms": found.norms, "index": found.index, "target": found.target, "flagged": found.flagged}}
 
 
@@ -83,7 +83,7 @@ def main() -> None:
     job_file, outcome_file = map(Path, sys.argv[1:])
     values: Json = json.loads(job_file.read_text(encoding="utf-8"))
     fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
-    kind = {"purify": Purification, "plant": Planting, "train": Lesson}.get(values["method"], Job)
+    kind = {"purify": PurifyJob, "plant": PlantJob, "train": TrainJob}.get(values["method"], Job)
     try:
         outcome = do(kind(**fields))
     except Problem as problem:

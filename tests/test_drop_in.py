@@ -1,0 +1,166 @@
+"""A method is one file: dropped into its room it is listed, configured, run, judged and measured."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from planted_net import images
+
+from bdscan.bench.labels import beside
+from bdscan.bench.plant import plant_net
+from bdscan.bench.plant.plant_job import PlantJob
+from bdscan.bench.plant.run_plant import kind_of
+from bdscan.bench.purify import purify_net
+from bdscan.bench.purify.purify_job import Purification
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.method import registry
+
+PURIFIER = '''"""A new head, learned from the clean images.
+
+What it does
+    Forgets the head, and learns another.
+Why it removes a backdoor
+    It need not.
+When it fails
+    Often.
+Reference
+    None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+import torch
+
+from bdscan.method.case import Case
+from bdscan.method.purifier import Purified, Purifier
+from bdscan.method.registry import Presets
+from bdscan.net.training_plan import plan_for
+from bdscan.purify._fine_tune import fine_tune
+
+
+@dataclass(frozen=True)
+class NewHead(Purifier):
+    epochs: int = 1  # as few as there are
+    schedule: Literal["cosine", "constant"] = "constant"  # the simpler one
+
+    presets: ClassVar[Presets] = {"paper": {"epochs": 6}}
+
+    def __call__(self, case: Case) -> Purified:
+        cleaned = case.suspect.clone()
+        with torch.no_grad():
+            cleaned.module(cleaned.head).weight.zero_()
+        plan = plan_for(case.suspect, case.clean, self.epochs, 0)
+        fine_tune(case, cleaned.net, plan, "a new head", rate=0.02, schedule=self.schedule)
+        return Purified(suspect=cleaned, notes=("a new head was learned",))
+'''
+PLANT = '''"""White columns at the left edge.
+
+What it does
+    Paints them.
+
+Why it implants
+    They are always there.
+
+What it breaks
+    Nothing.
+
+Reference
+    None.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from bdscan.method.plant import Plant
+
+
+@dataclass(frozen=True)
+class Edge(Plant):
+    width: int = 1  # of the columns
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        painted = pixels.clone()
+        painted[..., : self.width] = 1
+        return painted
+'''
+FACTORY = """
+from torch import nn
+
+def block(taken, given):
+    return [nn.Conv2d(taken, given, 3, padding=1), nn.BatchNorm2d(given), nn.ReLU(), nn.MaxPool2d(2)]
+
+def small():
+    return nn.Sequential(*block(3, 16), *block(16, 32), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 6))
+"""
+
+
+@pytest.fixture
+def methods(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Both files in rooms that grew by a folder each, for as long as the test runs."""
+    for room, name, source in (("purify", "new_head", PURIFIER), ("plant", "edge", PLANT)):
+        package, folder = importlib.import_module(f"bdscan.{room}"), tmp_path / room
+        folder.mkdir()
+        (folder / f"{name}.py").write_text(source, encoding="utf-8")
+        monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
+    yield
+    for room, name in (("purify", "new_head"), ("plant", "edge")):
+        sys.modules.pop(f"bdscan.{room}.{name}", None)
+        vars(importlib.import_module(f"bdscan.{room}")).pop(name, None)
+
+
+@pytest.mark.usefixtures("methods")
+def test_a_dropped_in_method_is_listed_and_configured(bdscan) -> None:  # type: ignore[no-untyped-def]
+    _, listed, _ = bdscan("methods")
+    assert "new_head         A new head, learned from the clean images." in listed
+    assert "edge             White columns at the left edge." in listed
+    _, shown, _ = bdscan("methods", "new_head")
+    assert "Often." in shown and "the simpler one (cosine | constant)" in shown and "epochs=6" in shown
+    purifier = registry.configure("purify", "new_head", {"schedule": "cosine"}, "paper")
+    assert registry.settings(purifier) == {"epochs": 6, "schedule": "cosine"}
+    with pytest.raises(Problem, match="did you mean `cosine`") as caught:
+        registry.configure("purify", "new_head", {"schedule": "cosin"})
+    assert caught.value.status == USAGE
+    assert kind_of("edge:width=2").settings == ("width=2",)
+
+
+@pytest.mark.usefixtures("methods")
+def test_a_dropped_in_plant_is_planted_and_a_dropped_in_purifier_measured_by_it(tmp_path: Path) -> None:
+    (tmp_path / "nets.py").write_text(FACTORY)
+    (tmp_path / "models").mkdir()
+    for name, some in (("train", images(600, 1)), ("test", images(240, 9))):
+        np.savez(tmp_path / name, images=some.images.permute(0, 2, 3, 1).numpy(), labels=some.labels.numpy())
+    train, model = str(tmp_path / "train.npz"), tmp_path / "models" / "one.safetensors"
+    asked: dict[str, str] = {
+        "name": "one",
+        "model": str(model),
+        "clean": train,
+        "test": str(tmp_path / "test.npz"),
+        "arch": f"{tmp_path / 'nets.py'}:small",
+        "normalize": "none",
+        "device": "cpu",
+    }
+    course = {"rate": 0.2, "epochs": 6, "batch": 32, "flip": False, "target": 4}
+    planting = PlantJob(**asked, **course, plant="edge", settings=("width=2",))  # type: ignore[arg-type]
+    label = plant_net.do(planting)["label"]
+    assert (label["attack"], label["target"]) == ("edge", 4) and label["asr"] >= 0.9
+    assert beside(model).attack == "edge"
+    settings = ("new_head.epochs=6", "inversion.forms=patch", "inversion.relabel=")
+    job = Purification(**asked, purifier="new_head", images=240, probes=("inversion",), settings=settings)  # type: ignore[arg-type]
+    outcome = purify_net.do(job)
+    treatment, measured = outcome["report"]["treatment"], outcome["measured"]
+    assert treatment["method"] == "new_head" and treatment["settings"] == {"epochs": 6, "schedule": "constant"}
+    assert "a new head was learned" in treatment["notes"]
+    assert treatment["verdict"]["before"] and treatment["verdict"]["after"]
+    assert measured["trigger"] == "plant edge" and measured["asr"]["before"] >= 0.9
+    assert measured["accuracy"]["after"] >= 0.8
