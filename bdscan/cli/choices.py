@@ -35,7 +35,7 @@ _SUFFIXES = {
     ".xml": Format.junit,
     ".txt": Format.text,
 }
-_TWOFOLD = {
+_DOUBLE_SUFFIXES = {
     ".sarif.json": Format.sarif,
     ".cdx.json": Format.cyclonedx,
     ".intoto.json": Format.intoto,
@@ -46,5 +46,5 @@ _TWOFOLD = {
 def by_suffix(output: Path) -> Format:
     """The form that the file's name asks for."""
     name = output.name.lower()
-    twofold = next((form for suffix, form in _TWOFOLD.items() if name.endswith(suffix)), None)
-    return twofold or _SUFFIXES.get(Path(name).suffix, Format.text)
+    double = next((form for suffix, form in _DOUBLE_SUFFIXES.items() if name.endswith(suffix)), None)
+    return double or _SUFFIXES.get(Path(name).suffix, Format.text)
