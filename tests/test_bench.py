@@ -208,7 +208,7 @@ def job(folder: Path, name: str, **told: Any) -> Job:
 
 def test_a_failing_worker_costs_one_job(folder: Path, command: Command) -> None:
     told = [job(folder, name) for name in ("good", "broken", "bad")]
-    first, failed, last = run(told, folder / "out", workers=2, command=command, said="bdscan bench")
+    first, failed, last = run(told, folder / "out", workers=2, command=command, command_line="bdscan bench")
     assert failed["failure"] == "exit status 1: the disk is full" and failed["outcome"] is None
     assert [result["outcome"]["report"]["verdict"] for result in (first, last)] == ["inconclusive", "backdoored"]
     kept = json.loads((folder / "out" / "bad.inspect.json").read_text())
@@ -261,9 +261,19 @@ def test_stopping_ends_the_workers(folder: Path) -> None:
 
     told = [job(folder, name) for name in ("slow", "quick", "never")]
     with pytest.raises(KeyboardInterrupt):
-        run(told, folder / "out", workers=2, command=quick_or_slow, tell=stop)
+        run(told, folder / "out", workers=2, command=quick_or_slow, on_result=stop)
     assert not (folder / "out" / "never.inspect.json").exists() or _failed(folder / "out" / "never.inspect.json")
     assert _failed(folder / "out" / "slow.inspect.json")
+
+
+def test_a_worker_imports_nothing_from_where_one_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the tree that is judged."""
+    for name in ("numpy", "torch", "json", "bdscan"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'hijacked')!r}, 'w')")
+    monkeypatch.chdir(folder)
+    (result,) = run([job(folder, "garbage")], folder / "out")
+    assert result["failure"].startswith("exit status 3: ")
+    assert not (folder / "hijacked").exists()
 
 
 def _failed(path: Path) -> bool:

@@ -165,7 +165,7 @@ def test_stopped_and_resumed_it_is_the_same_to_the_byte(stage: str, tmp_path: Pa
 
 def blind(monkeypatch: pytest.MonkeyPatch) -> None:
     """The losses say nothing, as those of warps and blends do."""
-    monkeypatch.setattr("bdscan.train.abl.depth", lambda scored: torch.arange(scored.shape[1]).double())
+    monkeypatch.setattr("bdscan.train.abl.mean_log_loss", lambda scored: torch.arange(scored.shape[1]).double())
 
 
 def test_what_the_losses_do_not_show_the_finished_net_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,8 +14,8 @@ from bdscan.load.arch.fresh import fresh
 from bdscan.method.trainer import TrainCase
 from bdscan.net.classifier import Normalised
 from bdscan.train._checkpoint import TrainingCheckpoint
-from bdscan.train._stages import learned
-from bdscan.train._unlearn import Progress, share, unlearned
+from bdscan.train._stages import train_new_net
+from bdscan.train._unlearn import UnlearnProgress, share, unlearn
 
 
 @pytest.fixture(scope="module")
@@ -54,11 +54,11 @@ def statistics(net: Normalised) -> list[bytes]:
 
 
 def test_a_backdoor_is_unlearned_and_the_statistics_stay(case: TrainCase) -> None:
-    net, _ = learned(case, torch.arange(len(case.data)), epochs=8, batch=32, rate=0.1, decay=5e-4)
+    net, _ = train_new_net(case, torch.arange(len(case.data)), epochs=8, batch=32, rate=0.1, decay=5e-4)
     isolated, others, kept = parts(case)
     before, measured = statistics(net), share(net, kept)
     assert share(net, isolated) > 0.9
-    done = unlearned(case, net, isolated, others, kept, rounds=6, batch=32, rate=0.002, loss=0.05)
+    done = unlearn(case, net, isolated, others, kept, rounds=6, batch=32, rate=0.002, loss=0.05)
     assert done.unlearned
     assert share(net, isolated) < 0.2
     assert share(net, kept) >= measured - 0.05
@@ -66,19 +66,19 @@ def test_a_backdoor_is_unlearned_and_the_statistics_stay(case: TrainCase) -> Non
 
 
 def test_a_round_that_costs_too_much_never_remains(case: TrainCase) -> None:
-    net, _ = learned(case, torch.arange(len(case.data)), epochs=8, batch=32, rate=0.1, decay=5e-4)
+    net, _ = train_new_net(case, torch.arange(len(case.data)), epochs=8, batch=32, rate=0.1, decay=5e-4)
     isolated, others, kept = parts(case)
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    done = unlearned(case, net, isolated, others, kept, rounds=2, batch=32, rate=10.0, loss=0.02)
-    assert "cost too much accuracy" in str(done.told()["stopped"])
+    done = unlearn(case, net, isolated, others, kept, rounds=2, batch=32, rate=10.0, loss=0.02)
+    assert "cost too much accuracy" in done.record().stopped
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
 
 
 def test_mistakes_that_others_make_too_are_no_backdoor() -> None:
     measured = {"accuracy": 0.8, "before": (0.1, 0.8), "mistaken": 0.08}
-    assert Progress(obeyed=0.12, asked=500, **measured).unlearned  # type: ignore[arg-type]
-    assert not Progress(obeyed=0.2, asked=500, **measured).unlearned  # type: ignore[arg-type]
-    assert not np.isnan(Progress(obeyed=0.0, accuracy=1.0, before=(0.0, 1.0), mistaken=0.0).obeyed)
+    assert UnlearnProgress(obeyed=0.12, asked=500, **measured).unlearned  # type: ignore[arg-type]
+    assert not UnlearnProgress(obeyed=0.2, asked=500, **measured).unlearned  # type: ignore[arg-type]
+    assert not np.isnan(UnlearnProgress(obeyed=0.0, accuracy=1.0, before=(0.0, 1.0), mistaken=0.0).obeyed)
 
 
 def test_nothing_is_kept_of_a_bookmark_without_a_place(tmp_path: Path) -> None:

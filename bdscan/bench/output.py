@@ -57,7 +57,7 @@ def run_jobs(work: Sequence[Job], folder: Path, workers: int, engine: str = "pro
     from bdscan.bench.result_json import read_result
     from bdscan.bench.workers.jobs import run
 
-    values = run(work, folder, workers=workers, engine=engine, said=command_line(), tell=show_progress)
+    values = run(work, folder, workers=workers, engine=engine, command_line=command_line(), on_result=show_progress)
     return [read_result(value) for value in values]
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,7 +94,7 @@ class _TrustedNames(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _batch(path: Path) -> dict[str, Any]:
+def _batch(path: Path) -> Mapping[str, Any]:
     try:
         contents = _TrustedNames(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
@@ -133,7 +133,7 @@ def through_torchvision(kind: str, root: Path, training: bool = False) -> Arrays
     from torchvision import datasets
 
     part = "train" if training else "test"
-    split: dict[str, Any] = {"split": part} if kind in {"SVHN", "STL10"} else {"train": training}
+    split = {"split": part} if kind in {"SVHN", "STL10"} else {"train": training}
     contents = getattr(datasets, kind)(str(root), download=False, **split)
     pictures = np.asarray(contents.data, dtype=np.uint8)
     if pictures.ndim == 4:

@@ -53,10 +53,10 @@ class Source:
     def everything(self, shape: tuple[int, int, int], names: tuple[str, ...] | None = None) -> ImageSet:
         """All images, to train on: the order is the source's, and nobody vouches for them."""
         places, names = by_model(self.names, names, self.spec)
-        images, kept, doubts = _decode(self, list(range(self.count)), shape)
+        images, decoded, doubts = _decode(self, list(range(self.count)), shape)
         labels = np.asarray(places)[list(self.index)]
-        files = tuple(self.files[i] for i in kept)
-        return ImageSet(images, torch.from_numpy(labels[kept]), names, (*self.doubts, *doubts), files)
+        files = tuple(self.files[i] for i in decoded)
+        return ImageSet(images, torch.from_numpy(labels[decoded]), names, (*self.doubts, *doubts), files)
 
     def load(
         self,
@@ -76,10 +76,10 @@ class Source:
             else limit
         )
         chosen = _balanced(labels, bound, seed)
-        images, kept, doubts = _decode(self, chosen, shape)
-        chosen_labels = torch.from_numpy(labels[kept])
+        images, decoded, doubts = _decode(self, chosen, shape)
+        chosen_labels = torch.from_numpy(labels[decoded])
         doubts = [*self.doubts, *doubts, *class_doubts(labels, names), *copy_doubts(images)]
-        return ImageSet(images, chosen_labels, names, tuple(doubts), tuple(self.files[i] for i in kept))
+        return ImageSet(images, chosen_labels, names, tuple(doubts), tuple(self.files[i] for i in decoded))
 
 
 def open_images(spec: str, *, training: bool = False) -> Source:
@@ -174,20 +174,20 @@ def _balanced(labels: Labels, limit: int, seed: int) -> list[int]:
 
 def _decode(source: Source, chosen: list[int], shape: tuple[int, int, int]) -> tuple[Tensor, list[int], list[str]]:
     images = torch.empty((len(chosen), *shape), dtype=torch.uint8)
-    kept, failed, small = list[int](), list[tuple[str, Exception]](), 0
+    decoded, failed, small = list[int](), list[tuple[str, Exception]](), 0
     for i, picture in source.read(chosen):
         try:
             if isinstance(picture, Exception):
                 raise picture
-            images[len(kept)] = fit_to(picture, shape)
+            images[len(decoded)] = fit_to(picture, shape)
         except UNREADABLE as error:
             failed.append((source.files[i], error))
         else:
-            kept.append(i)
+            decoded.append(i)
             small += is_enlarged(picture, shape, _MAX_ENLARGEMENT)
     doubts = list(decoding_doubts(failed, len(chosen)))
-    if small > len(kept) / 2:
+    if small > len(decoded) / 2:
         doubts.append(
-            f"{small} of {len(kept)} images are less than half the net's {shape[2]}x{shape[1]}: enlarged, blurred"
+            f"{small} of {len(decoded)} images are less than half the net's {shape[2]}x{shape[1]}: enlarged, blurred"
         )
-    return images[: len(kept)], kept, doubts
+    return images[: len(decoded)], decoded, doubts

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bdscan.facts.problem import Problem
 from bdscan.load.archive import formats
-from bdscan.load.danger import Danger
+from bdscan.load.danger import Danger, FileExamination
 from bdscan.load.source import folders
 
 __all__ = ["Contents", "Danger", "survey"]
@@ -53,7 +53,7 @@ def survey(path: str | Path) -> Contents:
     )
 
 
-def _examined(place: Path, path: Path, digest: hashlib._Hash) -> formats.FileExamination:
+def _examined(place: Path, path: Path, digest: hashlib._Hash) -> FileExamination:
     """What one file holds; its bytes go into the digest."""
     try:
         with place.open("rb") as file:

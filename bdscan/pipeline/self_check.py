@@ -25,8 +25,8 @@ from bdscan.verdict.judge import judge, p_of
 
 NAME = "sensitivity"  # of its run in the report
 MIN_IMAGES = 250  # with fewer the copy learns the images instead of the trigger
-PLANTED = 0.8  # success on held-out images from which on a backdoor counts as planted
-SEEN = 0.05  # p over all classes: the suspicion that would keep a verdict from being clean
+MIN_PLANTED = 0.8  # success on held-out images from which on a backdoor counts as planted
+DETECTED_P = 0.05  # p over all classes: the suspicion that would keep a verdict from being clean
 POISON = 0.5  # of the working images are added once more with the trigger on: few images must carry it
 EPOCHS, RATE, BATCH = 25, 0.05, 50  # enough to plant both in a net of twelve classes with sixteen images each
 ROUNDS = 2  # of so many epochs, where the first leaves a trigger weaker than those that are searched
@@ -99,16 +99,16 @@ def check(case: ImageCase, look: Look) -> Iterator[Finding]:
             rate = success(copy, plant, held_out.images, held_out.labels, target, suspect.device)
             if rate >= GOAL:
                 break
-        if rate < PLANTED:
+        if rate < MIN_PLANTED:
             message = f"{strength.described} could not be planted in a copy of the net (success {rate:.0%})"
-            measure = Measure(score=rate, threshold=PLANTED)
+            measure = Measure(score=rate, threshold=MIN_PLANTED)
             yield Finding(level=Level.NOTE, message=message, measure=measure, target=target)
             continue
         planted = replace(case, suspect=copy, runs=())
         p, demonstrated = _found(target, look(planted, strength.form))
-        if p > SEEN and not demonstrated:  # as hard as for the verdict itself
+        if p > DETECTED_P and not demonstrated:  # as hard as for the verdict itself
             p, demonstrated = _found(target, look(planted, None))
-        detected = p <= SEEN or demonstrated
+        detected = p <= DETECTED_P or demonstrated
         how = f"p = {p:.2g}" + (", and a trigger for it was shown" if demonstrated else "")
         yield Finding(
             level=Level.NOTE,
@@ -116,7 +116,7 @@ def check(case: ImageCase, look: Look) -> Iterator[Finding]:
                 f"{strength.described}, planted in a copy of the net (success {rate:.0%}), "
                 f"{'was seen' if detected else 'was NOT seen'} at this effort ({how})"
             ),
-            measure=p_measure(p, SEEN),
+            measure=p_measure(p, DETECTED_P),
             target=target,
             planted=PlantedBackdoor(success=rate, detected=detected),
         )

@@ -50,10 +50,10 @@ from bdscan.triggers.catalogue import CatalogueTrigger, catalogue
 from bdscan.triggers.forms import pictures
 from bdscan.verdict.comparison import Comparison, demonstration
 
-HELD = 250  # held-out images that a trigger is shown on, at most
+MAX_HELD_OUT = 250  # held-out images that a trigger is shown on, at most
 BATCH = 120  # images at once
 LOCAL = "patches"  # natural triggers are spread out: the best patch turns 0 to 17 % of images on 18 clean nets
-CLASSES = 100  # whose margins are reckoned at once
+CLASSES_AT_ONCE = 100  # whose margins are reckoned at once
 
 
 @dataclass(frozen=True)
@@ -78,13 +78,13 @@ class Families(ImageProbe):
         spaces = case.own_spaces(share=self.share, batch=BATCH)
         trial = _Trial(suspect, clean.take(order[: self.images]), spaces or without(suspect))
         total, done = sum(map(len, kinds.values())), 0
-        for kind, guesses in kinds.items():
+        for kind, triggers in kinds.items():
             tried = []
-            for guess in guesses:
-                case.progress(done, total, guess.words)
-                tried.append(trial(guess))
+            for trigger in triggers:
+                case.progress(done, total, trigger.words)
+                tried.append(trial(trigger))
                 done += 1
-            outcome = _Outcome.of(kind, guesses, tried)
+            outcome = _Outcome.of(kind, triggers, tried)
             finding = self._spread(suspect, outcome, spaces)
             yield finding
             if finding.target is not None and (finding.level is Level.SUSPECT or self._obeyed(outcome, finding.target)):
@@ -101,23 +101,23 @@ class Families(ImageProbe):
             Comparison.calibrated(f"families.{outcome.kind}", scores) if spaces else Comparison.uncalibrated(scores)
         )
         target = compared.target
-        guess, share = outcome.best(target)
+        trigger, share = outcome.best(target)
         return compared.finding(
             (
-                f"of {len(outcome.guesses)} {outcome.kind}, the one that favours {suspect.name(target)} most is "
-                f"{guess.words}, which {share:.0%} of images follow (p {compared.over_all:.2g} over all classes)"
+                f"of {len(outcome.triggers)} {outcome.kind}, the one that favours {suspect.name(target)} most is "
+                f"{trigger.words}, which {share:.0%} of images follow (p {compared.over_all:.2g} over all classes)"
             ),
             self.threshold,
         )
 
     def _shown(self, suspect: Classifier, outcome: _Outcome, judged_by: ImageSet, target: int) -> Finding:
         """The suspected class's trigger on held-out images, beside the other classes' under no larger triggers."""
-        guess, _ = outcome.best(target)
-        mine = _following(suspect, judged_by, guess, target)
+        trigger, _ = outcome.best(target)
+        mine = _following(suspect, judged_by, trigger, target)
         others = outcome.others(target)
         return demonstration(
             (
-                f"{guess.words} sends {mine:.0%} of held-out images to {suspect.name(target)}; for other classes the "
+                f"{trigger.words} sends {mine:.0%} of held-out images to {suspect.name(target)}; for other classes the "
                 f"best of the {outcome.kind} that change no more sends {others:.0%}"
             ),
             mine,
@@ -125,8 +125,8 @@ class Families(ImageProbe):
             follow=self.follow,
             gap=self.gap,
             target=target,
-            trigger=_trigger(guess, outcome.kind),
-            pictures=pictures(judged_by.images[judged_by.labels != target], guess.stamp),
+            trigger=_trigger(trigger, outcome.kind),
+            pictures=pictures(judged_by.images[judged_by.labels != target], trigger.stamp),
         )
 
 
@@ -135,20 +135,20 @@ class _Outcome:
     """What the guesses of one kind did: guesses x classes, and how much each changes the pixels (rms)."""
 
     kind: str
-    guesses: list[CatalogueTrigger]
+    triggers: list[CatalogueTrigger]
     margin: Tensor
     follow: Tensor
     change: Tensor
 
     @classmethod
-    def of(cls, kind: str, guesses: list[CatalogueTrigger], tried: list[tuple[Tensor, Tensor, Tensor]]) -> _Outcome:
+    def of(cls, kind: str, triggers: list[CatalogueTrigger], tried: list[tuple[Tensor, Tensor, Tensor]]) -> _Outcome:
         margin, follow, change = (torch.stack(values).cpu() for values in zip(*tried, strict=True))
-        return cls(kind, guesses, margin, follow, change)
+        return cls(kind, triggers, margin, follow, change)
 
     def best(self, target: int) -> tuple[CatalogueTrigger, float]:
         """The guess that favours a class most, and the share of other classes' images that follow it."""
         at = int(self.margin[:, target].argmax())
-        return self.guesses[at], float(self.follow[at, target])
+        return self.triggers[at], float(self.follow[at, target])
 
     def others(self, target: int) -> float:
         """What the middle one of the other classes reaches by guesses no larger than the target's best."""
@@ -169,11 +169,11 @@ class _Trial:
         self.own = torch.einsum("kdr,cd->krc", spaces.basis, spaces.weight)  # what own directions do for each logit
 
     @torch.no_grad()
-    def __call__(self, guess: CatalogueTrigger) -> tuple[Tensor, Tensor, Tensor]:
-        stamped = guess.stamp(self.pixels).contiguous(memory_format=torch.channels_last)
-        with self.suspect.tap(self.suspect.head, inputs=True) as seen, autocast(stamped.device):
+    def __call__(self, trigger: CatalogueTrigger) -> tuple[Tensor, Tensor, Tensor]:
+        stamped = trigger.stamp(self.pixels).contiguous(memory_format=torch.channels_last)
+        with self.suspect.tap(self.suspect.head, inputs=True) as taken, autocast(stamped.device):
             answers = self.suspect(stamped).argmax(1)
-        margins = self._margins(pooled(seen[self.suspect.head].float()))
+        margins = self._margins(pooled(taken[self.suspect.head].float()))
         followed = (answers[:, None] == self.classes).float()
         return self._mean(margins), self._mean(followed), (stamped - self.pixels).square().mean().sqrt()
 
@@ -185,7 +185,7 @@ class _Trial:
         """`OwnSpaces.margin` of every image for every class, without a basis beside each pair of them."""
         logits = features @ self.spaces.weight.T + self.spaces.bias
         parts = []
-        for part in self.classes.split(CLASSES):
+        for part in self.classes.split(CLASSES_AT_ONCE):
             along = torch.einsum("nd,kdr->nkr", features, self.spaces.basis[part])
             foreign = logits[:, None] - torch.einsum("nkr,krc->nkc", along, self.own[part])
             itself = part.view(1, -1, 1).expand(len(features), -1, 1)
@@ -194,19 +194,21 @@ class _Trial:
         return torch.cat(parts, 1)
 
 
-def _following(suspect: Classifier, clean: ImageSet, guess: CatalogueTrigger, target: int) -> float:
+def _following(suspect: Classifier, clean: ImageSet, trigger: CatalogueTrigger, target: int) -> float:
     """The share of held-out images of other classes that go to the target."""
-    others = clean.take((clean.labels != target).nonzero()[:HELD, 0])
+    others = clean.take((clean.labels != target).nonzero()[:MAX_HELD_OUT, 0])
     if not len(others):
         return 0.0
     with torch.no_grad():
-        went = [suspect(guess.stamp(pixels)).argmax(1) == target for pixels, _ in others.batches(BATCH, suspect.device)]
+        went = [
+            suspect(trigger.stamp(pixels)).argmax(1) == target for pixels, _ in others.batches(BATCH, suspect.device)
+        ]
     return float(torch.cat(went).float().mean())
 
 
-def _trigger(guess: CatalogueTrigger, kind: str) -> RecoveredTrigger | None:
+def _trigger(trigger: CatalogueTrigger, kind: str) -> RecoveredTrigger | None:
     """The trigger, where it consists of pixels; a filter does not."""
-    pixels = guess.pixels
+    pixels = trigger.pixels
     if pixels is None:
         return None
     room = float(pixels.mask.mean()) if isinstance(pixels, MaskedPattern) else None

@@ -50,10 +50,10 @@ from bdscan.triggers.forms import pictures
 from bdscan.triggers.generator_net import GeneratorNet
 from bdscan.verdict.comparison import demonstration
 
-LEVELS = 5  # amounts, from the largest to the smallest
-SHARP = 4.0  # the usual lead, in logits, of the nets this was tuned on: all nets are brought to that scale
-NEARLY = 0.05  # of the images: less than this is chance
-HELD = 250  # held-out images, at most
+AMOUNTS = 5  # amounts, from the largest to the smallest
+USUAL_LEAD = 4.0  # the usual lead, in logits, of the nets this was tuned on: all nets are brought to that scale
+SENT_TOLERANCE = 0.05  # of the images: less than this is chance
+MAX_HELD_OUT = 250  # held-out images, at most
 BATCH = 120  # images at once where nothing is learnt
 
 
@@ -159,14 +159,14 @@ class _Studio:
 
     def train(self, case: ImageCase, turn: int, turns: int) -> list[_Stage]:
         """A stage an amount, with as many steps each."""
-        amounts = np.geomspace(self.plan.largest, self.plan.smallest, LEVELS)
-        each = max(1, self.plan.steps // LEVELS)
+        amounts = np.geomspace(self.plan.largest, self.plan.smallest, AMOUNTS)
+        each = max(1, self.plan.steps // AMOUNTS)
         stages = []
         for level, amount in enumerate(amounts):
             sent = []
             for step in range(each):
-                done = (turn * LEVELS + level) * each + step
-                case.progress(done, turns * LEVELS * each, f"images made for {self.suspect.name(self.target)}")
+                done = (turn * AMOUNTS + level) * each + step
+                case.progress(done, turns * AMOUNTS * each, f"images made for {self.suspect.name(self.target)}")
                 sent.append(self._step(float(amount)))
             lately = float(torch.stack(sent[each // 2 :]).mean())
             stages.append(_Stage(copy.deepcopy(self.net).requires_grad_(False), float(amount), lately))
@@ -181,7 +181,7 @@ class _Studio:
             features = self.suspect.features(self.net(pixels, amount).contiguous(memory_format=torch.channels_last))
         with torch.enable_grad():
             whole, foreign = _logits(features.float(), self.spaces, self.target)
-            scale = SHARP / max(self.spaces.usual, 1e-6)
+            scale = USUAL_LEAD / max(self.spaces.usual, 1e-6)
             misses = F.cross_entropy(scale * whole, wanted) + F.cross_entropy(scale * foreign, wanted)
             self.optimiser.zero_grad(set_to_none=True)
             misses.backward()
@@ -199,13 +199,13 @@ def _logits(features: Tensor, spaces: OwnSpaces, target: int) -> tuple[Tensor, T
 def _demonstration(stages: list[_Stage]) -> int:
     """The smallest amount by which nearly as many images are sent as by any."""
     most = max(stage.sent for stage in stages)
-    return max(at for at, stage in enumerate(stages) if stage.sent >= most - NEARLY)
+    return max(at for at, stage in enumerate(stages) if stage.sent >= most - SENT_TOLERANCE)
 
 
 @torch.no_grad()
 def _sent(suspect: Classifier, clean: ImageSet, spaces: OwnSpaces, stage: _Stage, target: int) -> float:
     """The share of other classes' held-out images that are sent to the target."""
-    others = clean.take((clean.labels != target).nonzero()[:HELD, 0])
+    others = clean.take((clean.labels != target).nonzero()[:MAX_HELD_OUT, 0])
     sent = []
     for pixels, _ in others.batches(BATCH, suspect.device):
         whole, foreign = _logits(suspect.features(stage.net(pixels, stage.amount)).float(), spaces, target)

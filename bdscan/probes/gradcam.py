@@ -43,7 +43,7 @@ from bdscan.triggers.forms import Stamp, stamper
 from bdscan.triggers.forms import stamped as stamped_by
 from bdscan.verdict.statistics import agreement, concentration, leave_one_out
 
-FEWEST = 5  # images of a class before its maps are compared with one another
+MIN_IMAGES = 5  # images of a class before its maps are compared with one another
 GRID = 8  # positions a side at which maps are compared: neighbouring pixels of a resized map say the same
 
 
@@ -89,14 +89,14 @@ class Gradcam(ImageProbe):
             own = np.flatnonzero(looked.classes == target)
             best = own[np.argsort(-looked.concentrated[own], kind="stable")][: self.pictures]
             p = leave_one_out(scores)[target]
-            said = (
+            message = (
                 f"the model looks most {what} for {suspect.name(target)}: {scores[target]:.2f}, "
                 f"{np.nanmedian(scores):.2f} for the middle class (leave-one-out p {p:.2g}), evidence only"
             )
             pictures = self._pictures(suspect, chosen.take(torch.from_numpy(best)), target, layer)
             yield Finding(
                 level=Level.NOTE,
-                message=said,
+                message=message,
                 measure=Measure(score=float(scores[target])),
                 target=target,
                 layer=layer,
@@ -118,7 +118,7 @@ class Gradcam(ImageProbe):
         before = self._look(case, suspect, chosen, layer, what, target, near)
         after = self._look(case, suspect, stamped, layer, what, target, near)
         inside = _mean(after.inside)
-        said = (
+        message = (
             f"with the trigger on, {inside:.0%} of the heat for {suspect.name(target)} lies within {reach} "
             f"pixels of it, {_mean(before.inside):.0%} without it (that is {near.mean():.0%} of the image); "
             f"constancy of place is {_constancy(after.grid):.2f} with it and {_constancy(before.grid):.2f} without, "
@@ -128,7 +128,7 @@ class Gradcam(ImageProbe):
         pictures = self._pictures(suspect, stamped.take(torch.from_numpy(best)), target, layer)
         yield Finding(
             level=Level.NOTE,
-            message=said,
+            message=message,
             measure=Measure(score=inside),
             target=target,
             layer=layer,
@@ -185,7 +185,7 @@ def _spread(count: int, most: int, seed: int) -> Tensor:
 
 
 def _constancy(grid: Array) -> float:
-    return agreement(grid) if len(grid) >= FEWEST else math.nan
+    return agreement(grid) if len(grid) >= MIN_IMAGES else math.nan
 
 
 def _mean(values: Array) -> float:

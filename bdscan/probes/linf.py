@@ -84,13 +84,13 @@ class Linf(ImageProbe):
     ) -> dict[str, Tally]:
         tallies = {layer: Tally() for layer in layers}
         done = 0
-        with torch.no_grad(), measured(suspect, layers) as seen:
+        with torch.no_grad(), measured(suspect, layers) as norms_now:
             for pixels, _ in clean.batches(self.batch, suspect.device):
                 case.progress(done, len(clean), "clean images")
                 suspect(pixels)
                 done += len(pixels)
                 for layer, tally in tallies.items():
-                    tally.add(seen[layer])
+                    tally.add(norms_now[layer])
         return tallies
 
     def _standing_out(
@@ -105,16 +105,16 @@ class Linf(ImageProbe):
             case.progress(number, len(tallies), layer)
             ranked = np.argsort(-z[layer], kind="stable")
             outside = tuple(int(c) for c in ranked if z[layer][c] > self.threshold)
-            said = f"`{layer}`: {len(outside)} of {len(ranked)} channels peak far above their habit"
+            message = f"`{layer}`: {len(outside)} of {len(ranked)} channels peak far above their habit"
             target = None
             if outside and (layer, outside[0]) in tried:
                 share, target = _held(suspect, pixels, layer, outside[0], float(tally.peak[outside[0], LINF]))
-                said += (
+                message += (
                     f"; channel {outside[0]}, held at its peak, adds {share:.0%} of images to {suspect.name(target)}"
                 )
             yield Finding(
                 level=Level.NOTE,
-                message=f"{said}, evidence only",
+                message=f"{message}, evidence only",
                 measure=Measure(score=float(z[layer].max()), threshold=self.threshold),
                 target=target,
                 layer=layer,
@@ -130,14 +130,14 @@ class Linf(ImageProbe):
             return
         plain, stamped = {layer: Tally() for layer in layers}, {layer: Tally() for layer in layers}
         done = 0
-        with torch.no_grad(), measured(suspect, layers) as seen:
+        with torch.no_grad(), measured(suspect, layers) as norms_now:
             for pixels, _ in chosen.batches(self.batch, suspect.device):
                 case.progress(done, len(chosen), f"images stamped for {suspect.name(target)}")
                 done += len(pixels)
                 for tallies, shown in ((plain, pixels), (stamped, stamp(pixels))):
                     suspect(shown)
                     for layer in layers:
-                        tallies[layer].add(seen[layer])
+                        tallies[layer].add(norms_now[layer])
         rise = {layer: _rise(plain[layer], stamped[layer]) for layer in layers}
         loudest = max(rise, key=lambda name: float(rise[name][:, LINF].max()))
         highest, last = rise[loudest].max(0), layers[-1]  # the paper prunes in the last layer of maps
@@ -145,7 +145,7 @@ class Linf(ImageProbe):
         channels = tuple(int(c) for c in ranked if rise[last][c, LINF] > rise[last][:, LINF].max() / 2)
         some = _some(chosen, self.images, case.seed)
         before, after, kept = _silenced(suspect, stamp, some, last, channels, target)
-        said = (
+        message = (
             f"with the trigger on, channels of `{loudest}` rise by up to {highest[LINF]:.1f} standard deviations "
             f"in l-inf, {highest[L1]:.1f} in l1 and {highest[L2]:.1f} in l2; silencing the {len(channels)} that "
             f"rise most in `{last}` takes {suspect.name(target)} from {before:.0%} to {after:.0%} and leaves "
@@ -153,7 +153,7 @@ class Linf(ImageProbe):
         )
         yield Finding(
             level=Level.NOTE,
-            message=said,
+            message=message,
             measure=Measure(score=float(highest[LINF])),
             target=target,
             layer=last,

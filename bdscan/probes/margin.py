@@ -49,9 +49,11 @@ from bdscan.net.subspace import OwnSpaces, without
 from bdscan.verdict.calibration import p_height, score_at
 from bdscan.verdict.comparison import Comparison
 
-SHORTEST = 15  # steps, however many the classes: by then their order is nearly settled
-TOP = 5  # channels named
-FEATURES_AN_IMAGE = 6  # of a class: with more, its own subspace misses much of nature, and all margins grow with that
+MIN_STEPS = 15  # steps, however many the classes: by then their order is nearly settled
+MAX_CHANNELS = 5  # channels named
+MAX_FEATURES_AN_IMAGE = (
+    6  # of a class: with more, its own subspace misses much of nature, and all margins grow with that
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,7 @@ class Margin(NetProbe):
             ),
             self.threshold,
             layer=suspect.head,
-            channels=spaces.pulling(features[target], target, TOP),
+            channels=spaces.pulling(features[target], target, MAX_CHANNELS),
             margins=margins.cpu().numpy(),
         )
         if own is not None and case.clean is not None:
@@ -97,7 +99,7 @@ class Margin(NetProbe):
         """Whether the middle class too has a second reason, as every class has after an all-to-all backdoor."""
         middle = float(np.nanmedian(scores))
         features = suspect.head_weight.shape[1]
-        covered = features <= FEATURES_AN_IMAGE * images / suspect.classes
+        covered = features <= MAX_FEATURES_AN_IMAGE * images / suspect.classes
         p = p_height("margin.level", middle) if covered else None
         uncovered = "" if covered else f"; not comparable with clean nets, for {features} features need more images"
         return Finding(
@@ -112,7 +114,7 @@ class Margin(NetProbe):
         """The largest margin of each class, and the features that reach it."""
         each = max(1, self.images // suspect.classes)
         count = each * suspect.classes
-        steps = min(self.steps, max(SHORTEST, 2 * self.images * self.steps // count))
+        steps = min(self.steps, max(MIN_STEPS, 2 * self.images * self.steps // count))
         start = torch.rand((each, *suspect.shape), generator=torch.Generator().manual_seed(case.seed))
         margins: list[Tensor] = []
         features: list[Tensor] = []

@@ -44,10 +44,10 @@ from bdscan.net.fit import autocast
 from bdscan.net.subspace import OwnSpaces
 from bdscan.verdict.comparison import Comparison
 
-FEWEST_IMAGES = 2  # a class and step, however many the classes
-MOST = 100  # classes that are tried
+MIN_IMAGES = 2  # a class and step, however many the classes
+MAX_CLASSES = 100  # classes that are tried
 GROWTH = 1.1  # of each step over the last, so that nets that bear much are done in time too
-LAST = 3  # steps that the result is averaged over
+AVERAGED_STEPS = 3  # steps that the result is averaged over
 SPREAD_IMAGES = 64  # to measure each channel's spread on
 
 
@@ -95,7 +95,7 @@ class Noise(ImageProbe):
     ) -> tuple[Tensor, Tensor, float]:
         """Each class's margin and following at the noise where the middle class is reached, and that noise's length."""
         classes = _entrants(case, suspect, spaces)
-        each = max(FEWEST_IMAGES, self.images // len(classes))
+        each = max(MIN_IMAGES, self.images // len(classes))
         noise = _Noise(suspect, case.clean, layers, len(classes))
         draw = _Draw(case.clean, classes, each, case.seed)
         trail: list[Tensor] = []  # steps of (margin, share that follows, accuracy left) a class
@@ -106,10 +106,13 @@ class Noise(ImageProbe):
                 pixels, labels = draw(part, suspect.device)
                 found.append(noise.push(pixels, labels, classes[part], part, spaces, self.rate * GROWTH**step))
             trail.append(torch.cat(found, dim=1))
-            if step + 1 >= LAST and float(torch.stack(trail[-LAST:]).mean(0)[2].median()) <= self.left:
+            if (
+                step + 1 >= AVERAGED_STEPS
+                and float(torch.stack(trail[-AVERAGED_STEPS:]).mean(0)[2].median()) <= self.left
+            ):
                 break
         reached = torch.full((3, suspect.classes), torch.nan, device=suspect.device)
-        reached[:, classes] = torch.stack(trail[-LAST:]).mean(0)
+        reached[:, classes] = torch.stack(trail[-AVERAGED_STEPS:]).mean(0)
         return reached[0], reached[1], noise.length()
 
 
@@ -136,9 +139,9 @@ class _Noise:
     def __init__(self, suspect: Classifier, clean: ImageSet, layers: Sequence[str], sets: int) -> None:
         self.suspect, self.layers = suspect, layers
         pixels = clean.images[: at_once(suspect.shape, SPREAD_IMAGES)].to(suspect.device).float().div_(255)
-        with torch.no_grad(), suspect.tap(*layers) as seen:
+        with torch.no_grad(), suspect.tap(*layers) as taken:
             suspect(pixels)
-        self.spread = [seen[layer].float().std((0, 2, 3)) for layer in layers]
+        self.spread = [taken[layer].float().std((0, 2, 3)) for layer in layers]
         self.sets = [torch.zeros(sets, 2, len(spread), device=suspect.device) for spread in self.spread]
 
     def push(
@@ -149,9 +152,9 @@ class _Noise:
         targets = classes.repeat_interleave(each).to(pixels.device)
         noise = [values[part].requires_grad_(True) for values in self.sets]
         head = self.suspect.head
-        with self._applied(noise, each), self.suspect.tap(head, inputs=True) as seen, autocast(pixels.device):
+        with self._applied(noise, each), self.suspect.tap(head, inputs=True) as taken, autocast(pixels.device):
             answers = self.suspect(pixels).argmax(1)
-        margin = spaces.margin(pooled(seen[head].float()), targets)
+        margin = spaces.margin(pooled(taken[head].float()), targets)
         slopes = torch.autograd.grad(margin.sum(), noise)
         steepness = torch.stack([slope.square().sum((1, 2)) for slope in slopes]).sum(0).sqrt().clamp(min=1e-12)
         for values, slope in zip(self.sets, slopes, strict=True):
@@ -195,13 +198,13 @@ def _layers(suspect: Classifier) -> tuple[str, ...]:
 def _entrants(case: ImageCase, suspect: Classifier, spaces: OwnSpaces) -> Tensor:
     """The classes to try: all with enough images or, of many, those with the largest margins and others at random."""
     known = spaces.known.cpu().nonzero()[:, 0]
-    if len(known) <= MOST:
+    if len(known) <= MAX_CLASSES:
         return known
     known = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(case.seed))]
     for scores in case.scores_of(Noise.family):
         suspicion = torch.as_tensor(scores)[known].nan_to_num(-torch.inf)
-        first = suspicion.argsort(descending=True, stable=True)[: MOST // 2]
+        first = suspicion.argsort(descending=True, stable=True)[: MAX_CLASSES // 2]
         rest = torch.ones(len(known), dtype=torch.bool)
         rest[first] = False
         known = torch.cat([known[first], known[rest]])
-    return known[:MOST].sort().values
+    return known[:MAX_CLASSES].sort().values

@@ -46,8 +46,8 @@ from bdscan.verdict.comparison import Comparison, demonstration
 from bdscan.verdict.statistics import MIN_SCORES, two_way
 
 FORM = "patch"
-MOST = 12  # classes whose pairs are searched
-MOST_FOUND = 0.5  # of the pairs: with fewer the regression cannot go by them alone
+MAX_CLASSES = 12  # classes whose pairs are searched
+MIN_FOUND = 0.5  # of the pairs: with fewer the regression cannot go by them alone
 Pair = tuple[int, int]  # source and target
 
 
@@ -64,7 +64,6 @@ class Pairs(ImageProbe):
 
     stage: ClassVar[Stage] = Stage.DEMONSTRATES
     family: ClassVar[str] = "pairs"  # whatever makes a class easy to reach from everywhere is taken out
-    reads: ClassVar[tuple[str, ...]] = ("inversion",)
     statistics: ClassVar[tuple[str, ...]] = ("pairs.patch",)
     effort: ClassVar[Effort] = "standard"
     universal: ClassVar[bool] = False
@@ -103,13 +102,13 @@ class Pairs(ImageProbe):
         """The classes with enough images; of many those that earlier probes point to, and as many drawn at random."""
         count = torch.bincount(clean.labels, minlength=suspect.classes)
         enough = [c for c in range(suspect.classes) if int(count[c]) >= self.least]
-        if len(enough) <= MOST:
+        if len(enough) <= MAX_CLASSES:
             return enough
         drawn = torch.randperm(len(enough), generator=torch.Generator().manual_seed(case.seed)).tolist()
         combined = case.combined_p_values()
         pointed = [] if combined is None else [int(c) for c in np.argsort(combined, kind="stable") if c in enough]
-        order = [*pointed[: MOST // 2], *(enough[i] for i in drawn)]
-        return sorted([*dict.fromkeys(order)][:MOST])
+        order = [*pointed[: MAX_CLASSES // 2], *(enough[i] for i in drawn)]
+        return sorted([*dict.fromkeys(order)][:MAX_CLASSES])
 
     def _compared(self, suspect: Classifier, arms: Arms, pairs: list[Pair], surprise: Array) -> tuple[Finding, Pair]:
         """Each class by the most surprising patch towards it."""
@@ -186,7 +185,7 @@ def _surprise(arms: Arms, pairs: list[Pair], classes: list[int], alike: Array) -
     Where most were not found those count as large as the largest: to be found at all is then a surprise.
     """
     found = arms.reached.numpy()
-    largest = float(arms.size[arms.reached].max()) if found.any() and found.mean() < MOST_FOUND else math.nan
+    largest = float(arms.size[arms.reached].max()) if found.any() and found.mean() < MIN_FOUND else math.nan
     size = np.full((len(classes), len(classes)), np.nan)
     for arm, (source, target) in enumerate(pairs):
         size[classes.index(source), classes.index(target)] = float(arms.size[arm]) if found[arm] else largest

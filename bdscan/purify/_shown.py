@@ -11,7 +11,7 @@ from torch import Tensor
 from bdscan.facts.finding import Finding
 from bdscan.facts.problem import Problem
 from bdscan.method.case import PurifyCase
-from bdscan.purify._unlearn import COPIES, pseudo_for, unlearn_targets
+from bdscan.purify._unlearn import COPIES, trigger_pool, unlearn_targets
 from bdscan.triggers.forms import Form, Stamp, stamper
 
 
@@ -43,13 +43,13 @@ def _afresh(case: PurifyCase, steps: int) -> tuple[Shown, ...]:
             "no trigger was recovered and no class is suspected, so there is nothing to prune by",
             hint="take a method that needs no trigger, such as `fst`",
         )
-    pseudo = pseudo_for(case, wanted, steps)
-    assert pseudo is not None
-    for kind in pseudo.kinds:
+    pool = trigger_pool(case, wanted, steps)
+    assert pool is not None
+    for kind in pool.kinds:
         for parameter in kind.form.parameters:
             parameter.requires_grad_(False)
     return tuple(
-        Shown(kind.target, partial(_stamped, kind.form, copy)) for kind in pseudo.kinds for copy in range(COPIES)
+        Shown(kind.target, partial(_stamped, kind.form, copy)) for kind in pool.kinds for copy in range(COPIES)
     )
 
 

@@ -22,12 +22,14 @@ from bdscan.triggers.invert import invert
 from bdscan.verdict.statistics import holm
 
 STANDS_OUT = 0.05  # p over all classes; to unlearn the likeliest class of a narrow clean net cost it four points
-ROOM = 1.8  # a trigger may grow to this times its smallest size; with 1.2 an eighth of a warp's victims still followed
-PACE = 1 / 3  # of inversion's rate: a trigger follows the net, it need not be found
-GENERAL = ("patch", "smooth", "warp")  # where no form was shown: local, global, and moved pixels
+MAX_GROWTH = (
+    1.8  # a trigger may grow to this times its smallest size; with 1.2 an eighth of a warp's victims still followed
+)
+RATE_SHARE = 1 / 3  # of inversion's rate: a trigger follows the net, it need not be found
+GENERAL_FORMS = ("patch", "smooth", "warp")  # where no form was shown: local, global, and moved pixels
 LISTED = "listed"  # in the place of a form
 COPIES = 3  # of each trigger, from different starts
-IMAGES = 16  # a copy, in each step of its search
+IMAGES_A_COPY = 16  # a copy, in each step of its search
 
 
 class Why(StrEnum):
@@ -58,7 +60,10 @@ def unlearn_targets(case: PurifyCase, sure: float = STANDS_OUT) -> tuple[Unlearn
         others.pop(suspicion.target, None)
     if not found:
         others = dict(_likeliest(case, sure))
-    return (*shown, *(UnlearnTarget(form, target, why) for target, why in sorted(others.items()) for form in GENERAL))
+    return (
+        *shown,
+        *(UnlearnTarget(form, target, why) for target, why in sorted(others.items()) for form in GENERAL_FORMS),
+    )
 
 
 def _in_own_form(found: Sequence[Finding]) -> list[UnlearnTarget]:
@@ -137,7 +142,7 @@ class TriggerPool:
         return kinds[self.turn % len(kinds)]
 
 
-def pseudo_for(case: PurifyCase, wanted: Sequence[UnlearnTarget], steps: int) -> TriggerPool | None:
+def trigger_pool(case: PurifyCase, wanted: Sequence[UnlearnTarget], steps: int) -> TriggerPool | None:
     """Triggers to unlearn, where there is something to suspect."""
     if not wanted:
         return None
@@ -178,17 +183,17 @@ class _Kind:
             suspicion.form,
             (suspicion.target,) * COPIES,
             steps=steps,
-            images=IMAGES * COPIES,
+            images=IMAGES_A_COPY * COPIES,
             seed=seed,
             progress=progress,
         )
         self.form: Form = arms.form
         smallest = float(arms.size[arms.reached].min() if arms.reached.any() else arms.size.min())
-        self.room = max(ROOM * smallest, suspicion.room)
+        self.room = max(MAX_GROWTH * smallest, suspicion.room)
         self.form.limit(self.room)
         for parameter in self.form.parameters:
             parameter.requires_grad_(True)
-        self.optimiser = torch.optim.Adam(self.form.parameters, lr=PACE * self.form.rate, betas=(0.5, 0.9))
+        self.optimiser = torch.optim.Adam(self.form.parameters, lr=RATE_SHARE * self.form.rate, betas=(0.5, 0.9))
 
     def stamp(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         copy = torch.randint(COPIES, (len(pixels),), generator=generator).to(pixels.device)
@@ -212,7 +217,7 @@ class UnlearnObjective:
     """
 
     teacher: nn.Module
-    pseudo: TriggerPool | None = None
+    pool: TriggerPool | None = None
     keep: float = 0.9
     heat: float = 4.0
     weight: float = 1.0
@@ -221,8 +226,8 @@ class UnlearnObjective:
     def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         told = self.told(pixels)
         loss = self.alike(net(pixels), told, labels)
-        if self.pseudo is not None:
-            triggered, chosen = self.pseudo.stamp(pixels, labels, self.stamped)
+        if self.pool is not None:
+            triggered, chosen = self.pool.stamp(pixels, labels, self.stamped)
             if len(chosen):
                 with fixed_statistics(net):
                     loss = loss + self.weight * self.alike(net(triggered), told[chosen], labels[chosen])
@@ -246,8 +251,8 @@ class UnlearnObjective:
 
     def after_step(self, net: nn.Module) -> None:
         """The triggers answer the net's step with one of their own."""
-        if self.pseudo is not None:
-            self.pseudo.climb()
+        if self.pool is not None:
+            self.pool.climb()
 
 
 @contextmanager

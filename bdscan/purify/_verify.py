@@ -21,11 +21,11 @@ from bdscan.triggers.invert import contest, invert, success
 from bdscan.verdict.comparison import GAP
 from bdscan.verdict.statistics import mcnemar
 
-LOST = 0.05  # clean accuracy whose loss makes a cure a failure, where the paired test is sure of a loss
-SURE = 0.05  # p of that test
-OBEYS = 0.2  # share of held-out images that may still follow the recovered trigger
+MAX_ACCURACY_LOSS = 0.05  # clean accuracy whose loss makes a cure a failure, where the paired test is sure of a loss
+LOSS_P = 0.05  # p of that test
+MAX_TRIGGER_SUCCESS = 0.2  # share of held-out images that may still follow the recovered trigger
 STEPS, IMAGES = 50, 200  # a fresh search costs what the first one did (the inversion probe's defaults)
-CONTROLS = 12  # classes, the suspected one among them, that a fresh search compares
+MAX_CLASSES = 12  # classes, the suspected one among them, that a fresh search compares
 
 
 def compare(before: Classifier, after: Classifier, held_out: ImageSet) -> Accuracy:
@@ -95,7 +95,7 @@ def _again(
     if form is None or room is None:  # it was not searched for, so its like cannot be
         return None, None
     order = torch.randperm(after.classes, generator=torch.Generator().manual_seed(seed)).tolist()
-    classes = tuple(sorted([target, *[c for c in order if c != target][: CONTROLS - 1]]))
+    classes = tuple(sorted([target, *[c for c in order if c != target][: MAX_CLASSES - 1]]))
     arms = invert(after, clean, form, classes, steps=STEPS, images=IMAGES, seed=seed + 1, progress=progress)
     equal = contest(after, clean, form, arms, room, steps=STEPS // 2, images=IMAGES, seed=seed + 2, progress=progress)
     followed = {c: success(after, held_out, equal, arm)[0] for arm, c in enumerate(classes)}
@@ -134,13 +134,13 @@ def checks(
     lost = accuracy.before - accuracy.after
     yield Check(
         name="clean accuracy",
-        passed=not (lost > LOST and accuracy.p_value <= SURE),
+        passed=not (lost > MAX_ACCURACY_LOSS and accuracy.p_value <= LOSS_P),
         message=(
             f"clean accuracy went from {accuracy.before:.1%} to {accuracy.after:.1%} on {accuracy.images} held-out "
             f"images (paired p = {accuracy.p_value:.2g})"
         ),
         score=lost,
-        threshold=LOST,
+        threshold=MAX_ACCURACY_LOSS,
     )
     for each in obeyed:
         yield from _of_trigger(each, names(each.target))
@@ -152,10 +152,10 @@ def _of_trigger(each: TriggerOutcome, name: str) -> Iterator[Check]:
     kind = f"`{each.form}` trigger" if each.form else "trigger"
     yield Check(
         name="recovered trigger",
-        passed=each.after <= OBEYS,
+        passed=each.after <= MAX_TRIGGER_SUCCESS,
         message=f"the recovered {kind} sent {each.before:.0%} of held-out images to {name}, now {each.after:.0%}",
         score=each.after,
-        threshold=OBEYS,
+        threshold=MAX_TRIGGER_SUCCESS,
     )
     if each.reinverted is not None and each.control is not None:
         yield Check(

@@ -36,7 +36,7 @@ from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._fine_tune import fine_tune
-from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, pseudo_for, told, unlearn_targets
+from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, told, trigger_pool, unlearn_targets
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Fst(Purifier):
     def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
         wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
-        pseudo = pseudo_for(case, wanted, self.search)
-        lesson = UnlearnObjective(suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn)
+        pool = trigger_pool(case, wanted, self.search)
+        lesson = UnlearnObjective(suspect.net, pool, keep=self.keep, heat=self.heat, weight=self.unlearn)
         cleaned = suspect.clone()
         shift = _Shift(cleaned, self._alpha(suspect), case.seed)
         plan = plan_for(suspect, clean, self.epochs, self.steps)

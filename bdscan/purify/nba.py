@@ -48,8 +48,8 @@ from bdscan.purify._unlearn import (
     TriggerPool,
     UnlearnObjective,
     fixed_statistics,
-    pseudo_for,
     told,
+    trigger_pool,
     unlearn_targets,
 )
 
@@ -79,14 +79,14 @@ class Nba(Purifier):
     def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
         wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
-        pseudo = pseudo_for(case, wanted, self.search)
+        pool = trigger_pool(case, wanted, self.search)
         teacher, student = suspect.clone(), suspect.clone()
         if self.teacher:
             gently = UnlearnObjective(suspect.net, keep=self.keep, heat=self.heat)
             plan = plan_for(suspect, clean, self.teacher, self.steps // 3)
             fine_tune(case, teacher.net, plan, "fine-tuning the teacher", rate=self.rate, objective=gently)
         plan = plan_for(suspect, clean, self.epochs, self.steps)
-        alignment = _Alignment(teacher, student, pseudo, self)
+        alignment = _Alignment(teacher, student, pool, self)
         fine_tune(
             case,
             student.net,
@@ -105,10 +105,10 @@ class Nba(Purifier):
 class _Alignment:
     """The objective: three behaviours on clean images and on pseudo samples."""
 
-    def __init__(self, teacher: Classifier, student: Classifier, pseudo: TriggerPool | None, settings: Nba) -> None:
+    def __init__(self, teacher: Classifier, student: Classifier, pool: TriggerPool | None, settings: Nba) -> None:
         self.teacher, self.student, self.settings = teacher, student, settings
         self.lesson = UnlearnObjective(
-            teacher.net, pseudo, keep=settings.keep, heat=settings.heat, weight=settings.unlearn
+            teacher.net, pool, keep=settings.keep, heat=settings.heat, weight=settings.unlearn
         )
         self.layers = _one_a_resolution(teacher)
 
@@ -116,8 +116,8 @@ class _Alignment:
         with torch.no_grad(), self.teacher.tap(*self.layers) as benign:
             answers = self.teacher(pixels).float()
         loss = self._behaviour(net, pixels, labels, answers, benign)
-        if self.lesson.pseudo is not None:
-            triggered, chosen = self.lesson.pseudo.stamp(pixels, labels, self.lesson.stamped)
+        if self.lesson.pool is not None:
+            triggered, chosen = self.lesson.pool.stamp(pixels, labels, self.lesson.stamped)
             if len(chosen):
                 wanted = {layer: maps[chosen] for layer, maps in benign.items()}
                 with fixed_statistics(net):

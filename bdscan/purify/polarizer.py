@@ -51,8 +51,8 @@ from bdscan.purify._unlearn import (
     UnlearnTarget,
     Why,
     fixed_statistics,
-    pseudo_for,
     told,
+    trigger_pool,
     unlearn_targets,
 )
 
@@ -119,9 +119,9 @@ class Polarizer(Purifier):
     def _train(self, case: PurifyCase, plugged: MixedNet, wanted: tuple[UnlearnTarget, ...]) -> str:
         """Both levels, step by step; says for how long and against what."""
         suspect, clean = case.suspect, case.clean
-        pseudo = pseudo_for(case, wanted, self.search)
+        pool = trigger_pool(case, wanted, self.search)
         lesson = UnlearnObjective(
-            suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped
+            suspect.net, pool, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped
         )
         weight = 0.0 if any(suspicion.why is Why.SHOWN for suspicion in wanted) else self.attacked
 

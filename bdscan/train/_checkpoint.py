@@ -15,7 +15,7 @@ from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 
 KIND = "bdscan.training/1"
-EVERY = 30.0  # seconds between two savings: that much work a power cut may cost
+SAVE_INTERVAL = 30.0  # seconds: as much work as a power cut may cost
 Tensors = dict[str, Tensor]
 
 
@@ -36,22 +36,22 @@ class TrainingCheckpoint:
             return False
         try:
             with safe_open(self.path, "pt") as file:
-                told = file.metadata() or {}
+                metadata = file.metadata() or {}
                 self._held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            key, self._done = json.loads(told["key"]), json.loads(told["done"])
-            assert told["kind"] == KIND
+            key, self._done = json.loads(metadata["key"]), json.loads(metadata["done"])
+            assert metadata["kind"] == KIND
         except (OSError, SafetensorError, ValueError, KeyError, AssertionError):
             raise Problem(
                 f"`{self.path}` is no unfinished training that can be taken up", hint="delete it and start anew"
             ) from None
         other = [name for name in {**key, **self._key} if key.get(name) != self._key.get(name)]
         if other:
-            said = f"`{self.path}` was begun with another {_listed(other)}"
-            raise Problem(said, hint="resume with the same command, or delete it and start anew", status=USAGE)
+            message = f"`{self.path}` was begun with another {_listed(other)}"
+            raise Problem(message, hint="resume with the same command, or delete it and start anew", status=USAGE)
         return True
 
-    def open(self, stage: str, net: nn.Module, records: Mapping[str, Tensor]) -> Page | None:
-        """The stage's page; None where it is finished, and then the net and the records are as they were at its end."""
+    def open(self, stage: str, net: nn.Module, records: Mapping[str, Tensor]) -> StageCheckpoint | None:
+        """The stage's part; None where it is finished, and then the net and the records are as they were at its end."""
         done = self._done.get(stage, 0)
         for name, record in records.items():
             if done:
@@ -61,7 +61,7 @@ class TrainingCheckpoint:
             if state:  # later stages have their own
                 net.load_state_dict(state)
             return None
-        return Page(self, stage, net, records, done)
+        return StageCheckpoint(self, stage, net, records, done)
 
     def inner(self, stage: str, kind: str = "") -> Tensors:
         start = f"{stage}/{kind}"
@@ -94,32 +94,32 @@ class TrainingCheckpoint:
             self.path.unlink(missing_ok=True)
 
 
-class Page:
+class StageCheckpoint:
     """One stage's part of it: the journal that `fit` keeps."""
 
     def __init__(
-        self, book: TrainingCheckpoint, stage: str, net: nn.Module, records: Mapping[str, Tensor], done: int
+        self, whole: TrainingCheckpoint, stage: str, net: nn.Module, records: Mapping[str, Tensor], done: int
     ) -> None:
-        self.book, self.stage, self.net, self.records, self.done = book, stage, net, records, done
+        self.whole, self.stage, self.net, self.records, self.done = whole, stage, net, records, done
         self.saved = time.monotonic()
-        book.busy = True
+        whole.busy = True
 
     def last(self) -> tuple[int, Tensors] | None:
-        return (self.done, self.book.inner(self.stage)) if self.done else None
+        return (self.done, self.whole.inner(self.stage)) if self.done else None
 
     def step(self, done: int, steps: int, state: Callable[[], Tensors]) -> None:
-        overdue = self.book.path is not None and time.monotonic() - self.saved > EVERY
-        if self.book.asked or (overdue and done < steps):
-            self.book.put(self.stage, done, {**state(), **self._recorded()})
+        overdue = self.whole.path is not None and time.monotonic() - self.saved > SAVE_INTERVAL
+        if self.whole.asked or (overdue and done < steps):
+            self.whole.put(self.stage, done, {**state(), **self._recorded()})
             self.saved = time.monotonic()
-        if self.book.asked:
-            self.book.busy = False
+        if self.whole.asked:
+            self.whole.busy = False
             raise KeyboardInterrupt
 
     def close(self) -> None:
-        net = {f"net.{name}": tensor for name, tensor in self.net.state_dict().items()}
-        self.book.put(self.stage, -1, {**net, **self._recorded()})
-        self.book.busy = False
+        net = {f"net.{name}": tensor.clone() for name, tensor in self.net.state_dict().items()}
+        self.whole.put(self.stage, -1, {**net, **self._recorded()})
+        self.whole.busy = False
 
     def _recorded(self) -> Tensors:
         return {f"record.{name}": record.clone() for name, record in self.records.items()}
@@ -133,5 +133,5 @@ def stopped(path: Path | None) -> Problem:
     """What the user who stopped it is told."""
     if path is None or not path.exists():
         return Problem("stopped by the user; nothing was written", status=COULD_NOT_TELL)
-    said = f"stopped by the user; the training so far is kept in `{path}`"
-    return Problem(said, hint="the same command with `--resume` goes on", status=COULD_NOT_TELL)
+    message = f"stopped by the user; the training so far is kept in `{path}`"
+    return Problem(message, hint="the same command with `--resume` goes on", status=COULD_NOT_TELL)

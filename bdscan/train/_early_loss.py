@@ -15,21 +15,22 @@ from bdscan.facts.finding import Array, Finding, Level
 from bdscan.images.image_set import ImageSet
 from bdscan.method.trainer import TrainCase
 from bdscan.net.classifier import Normalised
-from bdscan.train._stages import ASKED, Losses, in_use, sized
+from bdscan.train._stages import EVALUATION_BATCH, Losses, batch_and_rate, in_use
 from bdscan.verdict.calibration import Spread, moderated
 
-WATCH = "watch"
-FLOOR = 1e-3  # of a loss, before its logarithm: below it one image is as well learned as another
-MOST = 0.999  # that a split can explain: two points leave nothing
-FEWEST = 20  # images of a class: with fewer its distribution has no shape
+WATCH_STAGE = "watch"
+MIN_LOSS = 1e-3  # below it one image is as well learned as another
+MAX_EXPLAINED = 0.999  # share of the variance, before the logarithm of the rest: two points leave nothing
+MIN_IMAGES = 20  # images of a class: with fewer its distribution has no shape
 # How far apart classes lie in the logarithm of what a split leaves unexplained: 0.06 on CIFAR-10 without poison, a
 # thousand images a class; twice that, since others may be less even. It counts for as much as eight more classes.
-SPREAD = Spread(sd=0.12, freedom=8)
+CLEAN_SPLITS = Spread(sd=0.12, freedom=8)
+MAX_SOONER = 0.25  # share of all other images learned sooner than the middle one of a part that is isolated
+
 Ascent = Literal["local", "flooding", "none"]
-SOONER = 0.25  # of all other images, at most, are learned sooner than the middle one of a part that is isolated
 
 
-class Watched(Losses):
+class WatchedLosses(Losses):
     """The objective of the first stage, which keeps what is learned too well from being learned any better."""
 
     def __init__(self, data: ImageSet, epochs: int, batch: int, device: torch.device, ascent: Ascent, gamma: float):
@@ -50,27 +51,30 @@ class Watched(Losses):
 
     def after_step(self, net: nn.Module) -> None:
         """At the end of an epoch every image is asked."""
-        epoch, left = divmod(int(self.turn), self.steps)
+        epoch, left = divmod(int(self.done), self.steps)
         if not left:
-            self.scored[epoch - 1] = losses(net, self.data)
+            self.scored[epoch - 1] = evaluated_losses(net, self.data)
 
 
-def losses(net: nn.Module, data: ImageSet) -> Tensor:
+def evaluated_losses(net: nn.Module, data: ImageSet) -> Tensor:
     """Of each image, with the net as it is in use."""
     with in_use(net) as device:
-        each = [F.cross_entropy(net(x).float(), y, reduction="none").cpu() for x, y in data.batches(ASKED, device)]
+        each = [
+            F.cross_entropy(net(x).float(), y, reduction="none").cpu()
+            for x, y in data.batches(EVALUATION_BATCH, device)
+        ]
     return torch.cat(each)
 
 
-def watched(
+def watch_learning(
     case: TrainCase, *, epochs: int, batch: int, rate: float, decay: float, ascent: Ascent, gamma: float
-) -> Watched:
+) -> WatchedLosses:
     """A net of its own, trained on everything for a few epochs; only what it went through is kept."""
     net: Normalised = case.fresh()
-    batch, rate = sized(len(case.data), batch, rate)
-    seen = Watched(case.data, epochs, batch, net.mean.device, ascent, gamma)
+    batch, rate = batch_and_rate(len(case.data), batch, rate)
+    watch = WatchedLosses(case.data, epochs, batch, net.mean.device, ascent, gamma)
     case.train_stage(
-        WATCH,
+        WATCH_STAGE,
         net,
         case.data,
         epochs=epochs,
@@ -79,53 +83,85 @@ def watched(
         decay=decay,
         schedule="constant",
         augment=False,  # shifts and mirrors hide a patch, and here it is to be learned
-        objective=seen,
-        after_step=seen.after_step,
-        records=seen.records,
+        objective=watch,
+        after_step=watch.after_step,
+        records=watch.records,
     )
-    return seen
+    return watch
 
 
-def depth(scored: Tensor) -> Tensor:
+def mean_log_loss(scored: Tensor) -> Tensor:
     """The lower, the sooner learned: the mean logarithm of an image's losses over all epochs."""
-    return scored.clamp(min=FLOOR).log().mean(0)
+    return scored.clamp(min=MIN_LOSS).log().mean(0)
 
 
 @dataclass(frozen=True, eq=False)
-class Standing:
+class ClassComparison:
     """How the classes compare."""
 
-    apart: Array  # of each class: the share of the depths' variance that splitting it in two explains
+    explained: (
+        Array  # of each class: the share of the variance of its mean log losses that splitting it in two explains
+    )
     p_values: Array
     target: int  # the most conspicuous
     part: Tensor  # bool, one an image: the part of that class that was learned sooner
-    before: float  # share of all other images that were learned sooner than its middle
+    others_sooner: float  # share of all other images that were learned sooner than its middle
 
     @property
     def p_value(self) -> float:
         """Of the most conspicuous class, corrected for the number of classes."""
         return min(1.0, float(self.p_values[self.target]) * len(self.p_values))
 
+    def evidence(self, threshold: float, name: str) -> Finding:
+        """Whether one class stands out; `name` is that of the most conspicuous.
 
-def standing(depths: Tensor, labels: Tensor, classes: int) -> Standing:
+        That takes both: two parts as no other class has, and one of them learned too soon.
+        """
+        target, p_value, explained = self.target, self.p_value, self.explained[self.target]
+        others = float(np.nanmax(np.delete(self.explained, target), initial=0.0))
+        numbers = (
+            f"which explain {explained:.0%} of how soon its images are learned, in other classes at most {others:.0%}"
+        )
+        if p_value <= threshold and self.others_sooner <= MAX_SOONER:
+            count, rest = int(self.part.sum()), 1 - self.others_sooner
+            sooner = f"{count} of its images are learned sooner than {rest:.0%} of all others"
+            return Finding(
+                level=Level.SUSPECT,
+                message=f"{name} falls into two parts, {numbers}: {sooner}",
+                target=target,
+                measure=p_measure(p_value, threshold),
+                p_value=p_value,
+            )
+        if p_value <= threshold:
+            message = (
+                f"nothing stands out: {name} falls into two parts, but neither is learned sooner than other classes"
+            )
+        else:
+            message = f"nothing stands out: no class falls into two parts more than others do ({name} does most)"
+        return Finding(level=Level.NOTE, message=message, measure=p_measure(p_value, threshold), p_value=p_value)
+
+
+def compare_classes(mean_log_losses: Tensor, labels: Tensor, classes: int) -> ClassComparison:
     """Sets the classes against one another by how far each falls into two parts.
 
     An easy class is learned early as a whole. A class in which some images bear a trigger falls into those and the
     rest; Otsu's criterion (1979) measures that: two thirds for a bell curve, one for two points.
     """
-    apart, bounds = np.full(classes, np.nan), np.full(classes, -np.inf)
+    explained, bounds = np.full(classes, np.nan), np.full(classes, -np.inf)
     for label in range(classes):
-        own = depths[labels == label]
-        if len(own) >= FEWEST:
-            apart[label], bounds[label] = split(own)
-    p_values = moderated(-np.log1p(-np.minimum(apart, MOST)), SPREAD)
+        own = mean_log_losses[labels == label]
+        if len(own) >= MIN_IMAGES:
+            explained[label], bounds[label] = otsu_split(own)
+    p_values = moderated(-np.log1p(-np.minimum(explained, MAX_EXPLAINED)), CLEAN_SPLITS)
     target = int(p_values.argmin())
-    part = (labels == target) & (depths < bounds[target])
-    before = float((depths[~part] < depths[part].median()).float().mean()) if part.any() else 1.0
-    return Standing(apart, p_values, target, part, before)
+    part = (labels == target) & (mean_log_losses < bounds[target])
+    others_sooner = (
+        float((mean_log_losses[~part] < mean_log_losses[part].median()).float().mean()) if part.any() else 1.0
+    )
+    return ClassComparison(explained, p_values, target, part, others_sooner)
 
 
-def split(values: Tensor) -> tuple[float, float]:
+def otsu_split(values: Tensor) -> tuple[float, float]:
     """The cut into two parts that explains most of the variance: the share that it explains, and where it is."""
     ordered = values.double().sort().values
     below = torch.arange(1, len(ordered), dtype=torch.double)
@@ -135,24 +171,3 @@ def split(values: Tensor) -> tuple[float, float]:
     explained = share * (1 - share) * away.square() / ordered.var(unbiased=False).clamp(min=1e-12)
     best = int(explained.argmax())
     return float(explained[best]), float(ordered[best : best + 2].mean())
-
-
-def evidence(found: Standing, threshold: float, name: str) -> Finding:
-    """That one class stands out takes both: two parts as no other class has, and one of them learned too soon."""
-    target, p_value, apart = found.target, found.p_value, found.apart[found.target]
-    others = float(np.nanmax(np.delete(found.apart, target), initial=0.0))
-    numbers = f"which explain {apart:.0%} of how soon its images are learned, in other classes at most {others:.0%}"
-    if p_value <= threshold and found.before <= SOONER:
-        sooner = f"{int(found.part.sum())} of its images are learned sooner than {1 - found.before:.0%} of all others"
-        return Finding(
-            level=Level.SUSPECT,
-            message=f"{name} falls into two parts, {numbers}: {sooner}",
-            target=target,
-            measure=p_measure(p_value, threshold),
-            p_value=p_value,
-        )
-    if p_value <= threshold:
-        said = f"nothing stands out: {name} falls into two parts, but neither is learned sooner than other classes"
-    else:
-        said = f"nothing stands out: no class falls into two parts more than others do ({name} does most)"
-    return Finding(level=Level.NOTE, message=said, measure=p_measure(p_value, threshold), p_value=p_value)

@@ -15,26 +15,27 @@ from bdscan.method.trainer import TrainCase
 from bdscan.net.classifier import Normalised
 from bdscan.net.fit import autocast
 
-KEPT = 0.05  # of the images: kept back to measure by ...
-FEWEST, MOST = 250, 2000  # ... within these bounds: standard errors of 2.5 points and of one, at 80 %
-AT_MOST = 0.2  # of a small set
-LEARN = "learn"
-ASKED = 500  # images, when the net is asked; fewer where they are large
-STEPS, SMALLEST = 40, 16  # an epoch of few images has so many steps, in batches no smaller than that
+KEPT_SHARE = 0.05  # of the images are kept back to measure by
+MIN_KEPT, MAX_KEPT = 250, 2000  # images kept back: standard errors of 2.5 points and of one, at 80 % accuracy
+MAX_KEPT_SHARE = 0.2  # even of a set so small that fewer than `MIN_KEPT` are kept back then
+LEARN_STAGE = "learn"
+EVALUATION_BATCH = 500  # images at once; fewer where they are large
+MIN_STEPS = 40  # of an epoch: few images are trained on in smaller batches, so that there are so many steps
+MIN_BATCH = 16  # images: batches are no smaller than that, however few steps an epoch then has
 
 
 class Losses:
-    """The objective that writes each image's loss down, epoch by epoch, before it is trained on."""
+    """The objective that records each image's loss, epoch by epoch, before it is trained on."""
 
     def __init__(self, count: int, epochs: int, batch: int, device: torch.device) -> None:
-        self.seen = torch.full((epochs, count), float("nan"), device=device)  # fetching each would make a GPU wait
-        self.turn = torch.zeros(1, dtype=torch.long)
+        self.losses = torch.full((epochs, count), float("nan"), device=device)  # fetching each would make a GPU wait
+        self.done = torch.zeros(1, dtype=torch.long)
         self.steps = max(1, -(-count // batch) - (count % batch == 1))  # `shuffled` leaves out a last batch of one
 
     def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         each = F.cross_entropy(net(pixels).float(), labels, reduction="none")
-        self.seen[int(self.turn) // self.steps, index.to(each.device)] = each.detach()
-        self.turn += 1
+        self.losses[int(self.done) // self.steps, index.to(each.device)] = each.detach()
+        self.done += 1
         return self.objective(each)
 
     def objective(self, each: Tensor) -> Tensor:
@@ -43,19 +44,19 @@ class Losses:
 
     @property
     def records(self) -> dict[str, Tensor]:
-        return {"losses": self.seen, "turn": self.turn}
+        return {"losses": self.losses, "turn": self.done}
 
     def curve(self, group: Tensor | None = None) -> tuple[float, ...]:
         """The mean loss of the group in each epoch."""
-        seen = self.seen.cpu()
-        chosen = seen if group is None else seen[:, group]
+        losses = self.losses.cpu()
+        chosen = losses if group is None else losses[:, group]
         return tuple(chosen.nanmean(1).tolist())
 
 
 def kept_back(data: ImageSet, among: Tensor, seed: int) -> Tensor:
     """Places of the few images to measure by: drawn class by class from those that are marked."""
     places = among.nonzero()[:, 0]
-    share = min(max(KEPT, FEWEST / len(places)), MOST / len(places), AT_MOST)
+    share = min(max(KEPT_SHARE, MIN_KEPT / len(places)), MAX_KEPT / len(places), MAX_KEPT_SHARE)
     generator = torch.Generator().manual_seed(seed)
     chosen = []
     for label in data.labels[places].unique().tolist():
@@ -65,7 +66,7 @@ def kept_back(data: ImageSet, among: Tensor, seed: int) -> Tensor:
     return torch.cat(chosen).sort().values
 
 
-def without(data: ImageSet, *places: Tensor) -> Tensor:
+def all_but(data: ImageSet, *places: Tensor) -> Tensor:
     """The places of all the others."""
     left = torch.ones(len(data), dtype=torch.bool)
     for each in places:
@@ -85,24 +86,24 @@ def in_use(net: nn.Module) -> Iterator[torch.device]:
         net.train(was)
 
 
-def sized(count: int, batch: int, rate: float) -> tuple[int, float]:
+def batch_and_rate(count: int, batch: int, rate: float) -> tuple[int, float]:
     """Batches in which so few images make for some training, and their rate: with the root of the batch, as the
     noise of a step goes (Krizhevsky 2014, arXiv 1404.5997)."""
-    smaller = min(batch, max(SMALLEST, count // STEPS))
+    smaller = min(batch, max(MIN_BATCH, count // MIN_STEPS))
     return smaller, rate * math.sqrt(smaller / batch)
 
 
-def learned(
-    case: TrainCase, taught: Tensor, *, epochs: int, batch: int, rate: float, decay: float, stage: str = LEARN
+def train_new_net(
+    case: TrainCase, places: Tensor, *, epochs: int, batch: int, rate: float, decay: float, stage: str = LEARN_STAGE
 ) -> tuple[Normalised, tuple[float, ...]]:
-    """A new net that learned these images, and their mean loss in each epoch."""
+    """A new net trained on the images at these places, and their mean loss in each epoch."""
     net = case.fresh()
-    batch, rate = sized(len(taught), batch, rate)
-    losses = Losses(len(taught), epochs, batch, net.mean.device)
+    batch, rate = batch_and_rate(len(places), batch, rate)
+    losses = Losses(len(places), epochs, batch, net.mean.device)
     case.train_stage(
         stage,
         net,
-        case.data.take(taught),
+        case.data.take(places),
         epochs=epochs,
         batch=batch,
         rate=rate,

@@ -17,17 +17,17 @@ from bdscan.facts.treatment import Change
 from bdscan.images.image_set import ImageSet
 from bdscan.method.trainer import TrainCase
 from bdscan.net.classifier import Normalised
-from bdscan.train._stages import ASKED, in_use, sized
+from bdscan.train._stages import EVALUATION_BATCH, batch_and_rate, in_use
 
-STEPS = 40  # a round, at most
-AT_ONCE = 64  # isolated images a step, and as many above suspicion
-OBEYS = 0.05  # of the isolated images may be taken for their label beyond the share of others that are by mistake
-HELD_OUT = 0.2  # of the isolated images: to see whether what is unlearned is what they share
-SLOWER = 0.8  # the rate of each round, of the one before: what was lost comes back
+MAX_STEPS = 40  # a round
+MAX_IMAGES = 64  # isolated images a step, and as many trusted ones
+MAX_EXCESS = 0.05  # share of the isolated images taken for their label, beyond that of other classes' images by mistake
+HELD_OUT_SHARE = 0.2  # of the isolated images: to see whether what is unlearned is what they share
+RATE_DECAY = 0.8  # the rate of each round, in shares of the one before: with a lower rate lost accuracy comes back
 
 
 @dataclass(frozen=True, eq=False)
-class Ascent:
+class AscentObjective:
     """The objective: away from the label of the isolated images, towards that of the others all the while.
 
     Away from it by -log(1 - p). The paper ascends -log(p), which has no slope where an image is fully learned and no
@@ -38,21 +38,21 @@ class Ascent:
     trusted: ImageSet  # of the same class, as many a step: else the net would forget the class and be done
 
     def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        bad, told = _picked(self.isolated, index, pixels.device)
-        good, right = _picked(self.trusted, index, pixels.device)
+        isolated, isolated_labels = _drawn_images(self.isolated, index, pixels.device)
+        trusted, trusted_labels = _drawn_images(self.trusted, index, pixels.device)
         with fixed_norms(net):
-            logits = net(torch.cat([pixels, good, bad])).float()
-        taught, refused = logits.split([len(pixels) + len(good), len(bad)])
-        rest = refused.masked_fill(F.one_hot(told, refused.shape[1]).bool(), -torch.inf).logsumexp(1)
-        each = F.cross_entropy(taught, torch.cat([labels, right]), reduction="none")
-        known = each[: len(pixels)].mean() + each[len(pixels) :].mean()
-        away: Tensor = (refused.logsumexp(1) - rest).mean()
-        return known + away
+            logits = net(torch.cat([pixels, trusted, isolated])).float()
+        descended, ascended = logits.split([len(pixels) + len(trusted), len(isolated)])
+        losses = F.cross_entropy(descended, torch.cat([labels, trusted_labels]), reduction="none")
+        towards = losses[: len(pixels)].mean() + losses[len(pixels) :].mean()
+        others = ascended.masked_fill(F.one_hot(isolated_labels, ascended.shape[1]).bool(), -torch.inf)
+        away: Tensor = (ascended.logsumexp(1) - others.logsumexp(1)).mean()  # -log(1 - p)
+        return towards + away
 
 
-def _picked(data: ImageSet, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
+def _drawn_images(data: ImageSet, index: Tensor, device: torch.device) -> tuple[Tensor, Tensor]:
     """Some of the images: as random as the batch is, and the same when the training is resumed."""
-    places = index[:AT_ONCE] % len(data)
+    places = index[:MAX_IMAGES] % len(data)
     pixels: Tensor = data.images[places].to(device).float().div_(255)
     return pixels, data.labels[places].to(device)
 
@@ -71,7 +71,7 @@ def fixed_norms(net: nn.Module) -> Iterator[None]:
 
 
 @dataclass
-class Progress:
+class UnlearnProgress:
     """The net before the unlearning and the best after it: whether it obeys, and what it still knows."""
 
     obeyed: float  # isolated images, unseen by the ascent, taken for their label
@@ -79,14 +79,14 @@ class Progress:
     before: tuple[float, float]
     mistaken: float  # images of other classes kept back that are taken for that label
     rounds: int = 0
-    dear: int = 0  # rounds that cost too much accuracy
-    asked: int = 1  # isolated images that tell
+    too_costly: int = 0  # rounds that cost more accuracy than allowed
+    asked: int = 1  # isolated images by which `obeyed` was measured
 
     def better(self, obeyed: float, accuracy: float, loss: float) -> bool:
         """Whether this round's net takes the place of the best; whatever costs more than `loss` never does."""
         self.rounds += 1
         if not accuracy >= self.before[1] - loss:  # also where it is not a number
-            self.dear += 1
+            self.too_costly += 1
             return False
         if obeyed >= self.obeyed:
             return False
@@ -96,7 +96,7 @@ class Progress:
     @property
     def unlearned(self) -> bool:
         chance = 2 * math.sqrt(self.mistaken * (1 - self.mistaken) / self.asked)  # two standard errors
-        return self.obeyed <= self.mistaken + OBEYS + chance
+        return self.obeyed <= self.mistaken + MAX_EXCESS + chance
 
     def record(self) -> UnlearningRecord:
         """For the report."""
@@ -106,7 +106,7 @@ class Progress:
             stopped = "stopped when they were unlearned"
         elif (self.obeyed, self.accuracy) == self.before:
             stopped = "given up: " + (
-                f"{self.dear} rounds cost too much accuracy" if self.dear else "it made no difference"
+                f"{self.too_costly} rounds cost too much accuracy" if self.too_costly else "it made no difference"
             )
         else:
             stopped = "not all of them are unlearned"
@@ -119,7 +119,7 @@ class Progress:
         )
 
 
-def unlearned(
+def unlearn(
     case: TrainCase,
     net: Normalised,
     isolated: ImageSet,
@@ -130,25 +130,25 @@ def unlearned(
     batch: int,
     rate: float,
     loss: float,
-) -> Progress:
+) -> UnlearnProgress:
     """Changes `net`; no round that costs more than `loss` of the accuracy on `kept` remains."""
-    climbed, asked = isolated.split(1 - HELD_OUT, case.seed)
+    climbed, asked = isolated.split(1 - HELD_OUT_SHARE, case.seed)
     asked = asked if len(asked) else isolated
     label = int(isolated.labels[0])
     trusted = others.take((others.labels == label).nonzero()[:, 0])
-    objective = Ascent(climbed, trusted)
-    batch, rate = sized(len(others), batch, rate)
+    objective = AscentObjective(climbed, trusted)
+    batch, rate = batch_and_rate(len(others), batch, rate)
     before = share(net, isolated), share(net, kept)  # no step has used any of them so far
-    done = Progress(*before, before=before, mistaken=mistaken(net, kept, label), asked=len(asked))
+    done = UnlearnProgress(*before, before=before, mistaken=mistaken(net, kept, label), asked=len(asked))
     best = copy.deepcopy(net.state_dict())
     for number in range(rounds if len(trusted) and not done.unlearned else 0):
         case.train_stage(
             f"unlearn {number + 1}",
             net,
-            others.take(_drawn(len(others), STEPS * batch, case.seed + number)),
+            others.take(_drawn(len(others), MAX_STEPS * batch, case.seed + number)),
             epochs=1,
             batch=batch,
-            rate=rate * SLOWER**number,
+            rate=rate * RATE_DECAY**number,
             decay=0.0,
             schedule="constant",
             objective=objective,
@@ -176,7 +176,7 @@ def mistaken(net: nn.Module, data: ImageSet, label: int) -> float:
 def hits(net: nn.Module, data: ImageSet) -> Tensor:
     """Which images the net takes for their label."""
     with in_use(net) as device:
-        found = [(net(x).argmax(1) == y).cpu() for x, y in data.batches(ASKED, device)]
+        found = [(net(x).argmax(1) == y).cpu() for x, y in data.batches(EVALUATION_BATCH, device)]
     return torch.cat(found)
 
 

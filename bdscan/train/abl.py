@@ -47,12 +47,14 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.method.registry import Presets
 from bdscan.method.trainer import Isolation, TrainCase, Trainer, TrainResult
 from bdscan.net.classifier import Normalised
-from bdscan.train._class_split import VIEWS, Parting, features_of, parting, seen
-from bdscan.train._early_loss import Watched, depth, evidence, standing, watched
-from bdscan.train._stages import LEARN, kept_back, learned, without
-from bdscan.train._unlearn import unlearned
+from bdscan.train._class_split import VIEWS, ClassSplit, split_classes
+from bdscan.train._early_loss import WatchedLosses, compare_classes, mean_log_loss, watch_learning
+from bdscan.train._responses import responses, with_known_head
+from bdscan.train._stages import LEARN_STAGE, all_but, kept_back, train_new_net
+from bdscan.train._unlearn import unlearn
 
-REST = "all but the isolated"
+REST = "all but the isolated"  # the name of the curve of what the net was trained on
+WATCH_DECAY = 1e-4  # of the first stage: the authors'
 
 
 @dataclass(frozen=True)
@@ -93,68 +95,70 @@ class Abl(Trainer):
 
     def __call__(self, case: TrainCase) -> tuple[Normalised, TrainResult]:
         self._check(case)
-        watch = watched(
+        watch = watch_learning(
             case,
             epochs=self.watch,
             batch=self.batch,
             rate=self.rate,
-            decay=1e-4,
+            decay=WATCH_DECAY,
             ascent=self.ascent,
             gamma=self.gamma,
         )
-        isolation = self._isolated(case, watch)
-        net, trained, taught = self._learned(case, isolation, LEARN)
+        isolation = self._isolate(case, watch)
+        net, trained, places = self._train_on_rest(case, isolation, LEARN_STAGE)
         earlier: dict[str, tuple[float, ...]] = {}
         for number in range(self.reviews):
-            found = self._reviewed(case, net, isolation, number + 1)
-            told = found.evidence(self.threshold, _named(case, found.target))
-            isolation = _joined(isolation, found, told, watch)
+            split = self._review(case, net, isolation, number + 1)
+            evidence = split.evidence(self.threshold, _named(case, split.target))
+            isolation = _with_review(isolation, split, evidence, watch)
             trained = replace(trained, isolation=isolation)
-            if told.target is None:
+            if evidence.target is None:
                 break
             earlier[f"all but what was isolated before review {number + 1}"] = trained.curves[REST]
-            net, trained, taught = self._learned(case, isolation, f"{LEARN} {number + 2}")
+            net, trained, places = self._train_on_rest(case, isolation, f"{LEARN_STAGE} {number + 2}")
         trained = replace(trained, curves={**earlier, REST: trained.curves[REST]})
-        return net, self._unlearned(case, net, trained, taught) if isolation.isolated.any() else trained
+        return net, self._unlearn(case, net, trained, places) if isolation.isolated.any() else trained
 
-    def _learned(self, case: TrainCase, isolation: Isolation, stage: str) -> tuple[Normalised, TrainResult, Tensor]:
-        """A new net that learned what is not isolated, what there is to say of it, and the places of those images."""
+    def _train_on_rest(
+        self, case: TrainCase, isolation: Isolation, stage: str
+    ) -> tuple[Normalised, TrainResult, Tensor]:
+        """A new net trained on what is not isolated, what there is to say of it, and the places of those images."""
         kept = kept_back(case.data, ~isolation.isolated, case.seed)
-        taught = without(case.data, kept, isolation.isolated.nonzero()[:, 0])
-        net, losses = learned(
-            case, taught, epochs=self.epochs, batch=self.batch, rate=self.rate, decay=self.decay, stage=stage
+        places = all_but(case.data, kept, isolation.isolated.nonzero()[:, 0])
+        net, losses = train_new_net(
+            case, places, epochs=self.epochs, batch=self.batch, rate=self.rate, decay=self.decay, stage=stage
         )
-        return net, TrainResult(kept=kept, curves={REST: losses}, isolation=isolation), taught
+        return net, TrainResult(kept=kept, curves={REST: losses}, isolation=isolation), places
 
-    def _reviewed(self, case: TrainCase, net: Normalised, isolation: Isolation, number: int) -> Parting:
+    def _review(self, case: TrainCase, net: Normalised, isolation: Isolation, number: int) -> ClassSplit:
         """What the features of the finished net say of the images that are not isolated yet."""
         data = case.data
         gains = torch.zeros(VIEWS, case.classes, dtype=torch.double)
         member = torch.zeros(len(data), dtype=torch.double)
 
         def look() -> None:
-            found = parting(seen(net, data, case.classes), data.labels, case.classes, ~isolation.isolated)
-            gains.copy_(found.gains)
-            member.copy_(found.member)
+            split = split_classes(responses(net, data, case.classes), data.labels, case.classes, ~isolation.isolated)
+            gains.copy_(split.gains)
+            member.copy_(split.member)
 
         case.once(f"review {number}", net, {"gains": gains, "member": member}, look)
-        return Parting(gains, member)
+        return ClassSplit(gains, member)
 
     def _check(self, case: TrainCase) -> None:
         if not 0 < self.share < 0.5 or self.watch < 1:
             raise Problem("`abl.share` lies between 0 and 0.5, and `abl.watch` is at least 1", status=USAGE)
         if self.reviews:
-            features_of(case.fresh().eval(), case.data, case.classes)  # not after hours
+            with_known_head(case.fresh().eval(), case.data, case.classes)  # now rather than after hours
 
-    def _isolated(self, case: TrainCase, watch: Watched) -> Isolation:
+    def _isolate(self, case: TrainCase, watch: WatchedLosses) -> Isolation:
         """The sooner part of the class that stands out."""
-        data, scores = case.data, depth(watch.scored)
-        found = standing(scores, data.labels, case.classes)
-        told = evidence(found, self.threshold, _named(case, found.target))
-        isolated = found.part if told.target is not None else torch.zeros_like(found.part)
-        return Isolation(score=scores, isolated=isolated, evidence=told, curves=_curves(watch, isolated))
+        data, scores = case.data, mean_log_loss(watch.scored)
+        comparison = compare_classes(scores, data.labels, case.classes)
+        evidence = comparison.evidence(self.threshold, _named(case, comparison.target))
+        isolated = comparison.part if evidence.target is not None else torch.zeros_like(comparison.part)
+        return Isolation(score=scores, isolated=isolated, evidence=evidence, curves=_curves(watch, isolated))
 
-    def _unlearned(self, case: TrainCase, net: Normalised, trained: TrainResult, taught: Tensor) -> TrainResult:
+    def _unlearn(self, case: TrainCase, net: Normalised, trained: TrainResult, places: Tensor) -> TrainResult:
         """What is left of the backdoor is taken out; only the best learned half of the class is not used for that."""
         isolation, data = trained.isolation, case.data
         assert isolation is not None
@@ -162,11 +166,11 @@ class Abl(Trainer):
         scores = isolation.score.masked_fill(~(own & isolation.isolated), torch.inf)
         first = scores.argsort(stable=True)[: min(int(scores.isfinite().sum()), max(1, round(self.share * len(data))))]
         doubtful = own & (isolation.score < isolation.score[own & ~isolation.isolated].median())
-        progress = unlearned(
+        progress = unlearn(
             case,
             net,
             data.take(first),
-            data.take(taught[~doubtful[taught]]),
+            data.take(places[~doubtful[places]]),
             data.take(trained.kept[~doubtful[trained.kept]]),
             rounds=self.rounds,
             batch=self.batch,
@@ -176,22 +180,22 @@ class Abl(Trainer):
         return replace(trained, unlearning=progress.record())
 
 
-def _joined(isolation: Isolation, found: Parting, told: Finding, watch: Watched) -> Isolation:
-    """With what the review isolates. The evidence is the first that there was; where there is none, both are told."""
+def _with_review(isolation: Isolation, split: ClassSplit, evidence: Finding, watch: WatchedLosses) -> Isolation:
+    """With what the review isolates. The first evidence that accuses a class leads; where none does, both are given."""
     before = isolation.evidence
-    if told.target is None:
-        if before.target is not None:
-            return isolation
-        p_value = min(p for p in (before.p_value, told.p_value) if p is not None)
-        both = replace(before, message=f"{before.message}; {told.message}", p_value=p_value)
+    if evidence.target is None and before.target is not None:
+        return isolation
+    if evidence.target is None:
+        p_value = min(p for p in (before.p_value, evidence.p_value) if p is not None)
+        both = replace(before, message=f"{before.message}; {evidence.message}", p_value=p_value)
         return replace(isolation, evidence=both)
-    isolated = isolation.isolated | found.part
+    isolated = isolation.isolated | split.part
     if before.target is not None:
-        told = replace(before, message=f"{before.message}; then {told.message}")
-    return replace(isolation, isolated=isolated, evidence=told, curves=_curves(watch, isolated))
+        evidence = replace(before, message=f"{before.message}; then {evidence.message}")
+    return replace(isolation, isolated=isolated, evidence=evidence, curves=_curves(watch, isolated))
 
 
-def _curves(watch: Watched, isolated: Tensor) -> dict[str, tuple[float, ...]]:
+def _curves(watch: WatchedLosses, isolated: Tensor) -> dict[str, tuple[float, ...]]:
     """The mean loss of each group while the data were watched."""
     groups = {"isolated": isolated, "others": ~isolated} if isolated.any() else {"all": ~isolated}
     return {name: watch.curve(group) for name, group in groups.items()}

@@ -19,7 +19,7 @@ import torch
 
 from bdscan.method.trainer import TrainCase, Trainer, TrainResult
 from bdscan.net.classifier import Normalised
-from bdscan.train._stages import kept_back, learned, without
+from bdscan.train._stages import all_but, kept_back, train_new_net
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Plain(Trainer):
     def __call__(self, case: TrainCase) -> tuple[Normalised, TrainResult]:
         everything = torch.ones(len(case.data), dtype=torch.bool)
         kept = kept_back(case.data, everything, case.seed)
-        net, losses = learned(
-            case, without(case.data, kept), epochs=self.epochs, batch=self.batch, rate=self.rate, decay=self.decay
+        net, losses = train_new_net(
+            case, all_but(case.data, kept), epochs=self.epochs, batch=self.batch, rate=self.rate, decay=self.decay
         )
         return net, TrainResult(kept=kept, curves={"all images": losses})

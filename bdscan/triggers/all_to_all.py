@@ -15,9 +15,9 @@ from bdscan.images.image_set import ImageSet, at_once
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast
 from bdscan.triggers.forms import FORMS, Form
-from bdscan.triggers.invert import CAP, EASIER, GOAL, HARDER, MEMORY, PENALTY
+from bdscan.triggers.invert import EASIER, GOAL, HARDER, MAX_LOSS, PENALTY, SUCCESS_MEMORY
 
-EXPLORE = 0.4  # of the steps only lead away from the truth; then each class is led to where most of it went
+EXPLORING_SHARE = 0.4  # of the steps only lead away from the truth; then each class is led to where most of it went
 STARTS = 3  # random ones, side by side: the way out is not convex
 
 
@@ -93,11 +93,11 @@ class _Search:
         stamped = self.form.stamp(pixels, arm).contiguous(memory_format=torch.channels_last)
         with autocast(self.suspect.device):
             logits = self.suspect(stamped).float()
-        exploring = done < EXPLORE * steps
+        exploring = done < EXPLORING_SHARE * steps
         self._watch(logits.detach(), truth, arm)
         wanted = self.goes[arm, truth]
         misses = self._away(logits, truth) if exploring else F.cross_entropy(logits, wanted, reduction="none")
-        cost = misses.clamp(max=CAP).view(STARTS, -1).mean(1)
+        cost = misses.clamp(max=MAX_LOSS).view(STARTS, -1).mean(1)
         size = self.form.size()
         loss = (cost + self.penalty * size / self.form.typical).sum()
         self.optimiser.zero_grad(set_to_none=True)
@@ -120,7 +120,7 @@ class _Search:
         self.goes = self.seen.masked_fill(itself, -math.inf).argmax(2)
 
     def _note(self, hits: Tensor, size: Tensor) -> None:
-        self.success = MEMORY * self.success + (1 - MEMORY) * hits
+        self.success = SUCCESS_MEMORY * self.success + (1 - SUCCESS_MEMORY) * hits
         reached = self.success >= GOAL
         better = reached & (size < self.best)
         self.form.keep(better.nonzero()[:, 0], self.store)

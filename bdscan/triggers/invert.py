@@ -21,9 +21,9 @@ from bdscan.triggers.forms import FORMS, Form, pictures, stamper
 GOAL = 0.9  # of the images must follow for a trigger to count (Neural Cleanse asks 0.99, Pixel 0.9)
 PENALTY = 0.25  # weight of a trigger of typical size beside the cross-entropy, at the start
 HARDER, EASIER = 1.15, 1.15**1.5  # the schedule of Neural Cleanse, a step at a time instead of an epoch at a time
-MEMORY = 0.7  # of the running success rate
-FEW = 12  # arms that may run side by side to the end
-CAP = 6.0  # on one image's cross-entropy: an image that will not follow must not rule the batch
+SUCCESS_MEMORY = 0.7  # of the running success rate
+MAX_ARMS = 12  # arms that may run side by side to the end
+MAX_LOSS = 6.0  # on one image's cross-entropy: an image that will not follow must not rule the batch
 
 
 @dataclass
@@ -60,7 +60,7 @@ def invert(
 ) -> Arms:
     """Run all classes a little way and the better half on, until few are left; each round costs the same."""
     search = _Search(suspect, clean, name, classes, images, seed)
-    rounds = max(0, math.ceil(math.log2(len(classes) / FEW)))
+    rounds = max(0, math.ceil(math.log2(len(classes) / MAX_ARMS)))
     short = max(1, steps // 5)
     total = rounds * short + steps
     done = 0
@@ -153,13 +153,13 @@ class _Search:
         with autocast(self.suspect.device):
             logits = self.suspect(stamped).float()
         wanted = self.targets[arm]
-        misses = F.cross_entropy(logits, wanted, reduction="none").clamp(max=CAP)
+        misses = F.cross_entropy(logits, wanted, reduction="none").clamp(max=MAX_LOSS)
         (misses.sum() / each).backward()
         return misses.detach(), (logits.detach().argmax(1) == wanted).float()
 
     def _note(self, hits: Tensor, misses: Tensor, size: Tensor) -> None:
         before = self.success[self.active]
-        success = torch.where(before.isnan(), hits, MEMORY * before + (1 - MEMORY) * hits)
+        success = torch.where(before.isnan(), hits, SUCCESS_MEMORY * before + (1 - SUCCESS_MEMORY) * hits)
         reached = success >= GOAL
         better = reached & (size < self.best[self.active])
         self.form.keep(self.active[better], self.store)
@@ -171,7 +171,7 @@ class _Search:
 
     def halve(self, controls: tuple[int, ...]) -> None:
         """Keep the more promising half, and the controls whatever they promise."""
-        keep = max(FEW, len(self.active) // 2)
+        keep = max(MAX_ARMS, len(self.active) // 2)
         fixed = torch.tensor([self.classes[a] in controls for a in self.active.tolist()], device=self.active.device)
         rank = torch.where(fixed, -math.inf, self.cost[self.active]).argsort()
         self.active = self.active[rank[:keep]].sort().values

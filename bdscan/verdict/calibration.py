@@ -14,8 +14,12 @@ import numpy as np
 from bdscan.facts.finding import Array
 from bdscan.verdict.statistics import MIN_SCORES, student_tail
 
-OTHERS = 7  # classes beside the one in question: the reference nets have nine and more, and with fewer each is easier
-UNLIKE = 2.2  # the 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance
+MIN_OTHERS = (
+    7  # classes beside the one in question: the reference nets have nine and more, and with fewer each is easier
+)
+MAX_SPREAD_RATIO = (
+    2.2  # the 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance
+)
 STATISTICS = Path(__file__).with_name("calibration.json")
 
 
@@ -91,7 +95,7 @@ def moderated(scores: Array | Sequence[float], prior: Spread | None) -> Array:
         others = values[finite[finite != c]]
         own = _Spread(float(others.var(ddof=1)), len(others) - 1)
         # A net of few classes, or with classes further apart, is not like the reference nets: its own spread counts.
-        alone = prior is None or len(others) < OTHERS or own.variance > UNLIKE * prior.sd**2
+        alone = prior is None or len(others) < MIN_OTHERS or own.variance > MAX_SPREAD_RATIO * prior.sd**2
         for used in ([own] if alone else []) + ([own.shrunk(prior)] if prior is not None else []):
             scale = math.sqrt(used.variance * (1 + 1 / len(others))) * (prior.heavy if prior else 1)
             if scale > 1e-12 * float(np.abs(values[finite]).max()):

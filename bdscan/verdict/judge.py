@@ -20,10 +20,10 @@ from bdscan.facts.evidence import Array
 from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
 from bdscan.verdict.statistics import holm, pooled
 
-CERTAIN = 0.001  # with two families and a demonstration on top; the scale of detection practice
-ALERT = 0.01
-DOUBT = 0.05
-AGREES = 0.05  # a second family's own p for the class that the first one names
+PROOF_P = 0.001  # with two families and a demonstration on top; the scale of detection practice
+ALERT_P = 0.01
+DOUBT_P = 0.05
+AGREEMENT_P = 0.05  # a second family's own p for the class that the first one names
 FILE = "file"
 
 
@@ -75,7 +75,7 @@ def _behaviour(runs: Sequence[Run]) -> _Behaviour:
     combined = pooled(list(families.values()))
     adjusted = holm(combined)
     target = _named(adjusted, shown)
-    pointing = tuple(sorted(name for name, p in families.items() if p[target] <= AGREES))
+    pointing = tuple(sorted(name for name, p in families.items() if p[target] <= AGREEMENT_P))
     p = _least([float(adjusted.min()), *whole])
     if whole and min(whole) < adjusted.min():  # all classes alike: none is to be named before the others
         return _Behaviour(p, None, pointing, shown)
@@ -88,7 +88,7 @@ def _demonstrated(runs: Sequence[Run]) -> list[Finding]:
 
 def _named(adjusted: Array, shown: tuple[Finding, ...]) -> int:
     """The class with the least p; where several are equally certain, the one a trigger was shown for."""
-    certain = [f.target for f in shown if f.target is not None and adjusted[f.target] <= CERTAIN]
+    certain = [f.target for f in shown if f.target is not None and adjusted[f.target] <= PROOF_P]
     return min(certain, key=lambda c: adjusted[c]) if certain else int(np.argmin(adjusted))
 
 
@@ -123,18 +123,18 @@ def _of_behaviour(behaviour: _Behaviour) -> _Part:
     shown = [f.message for f in (shown_here or behaviour.demonstrated)]
     if p is None:
         return Verdict.CLEAN, None, []
-    if p <= CERTAIN and shown_here and (len(behaviour.families) >= 2 or target is None):
+    if p <= PROOF_P and shown_here and (len(behaviour.families) >= 2 or target is None):
         agreed = [f"{len(behaviour.families)} kinds of probe point to it: {', '.join(behaviour.families)}"]
         return Verdict.BACKDOORED, target, shown + (agreed if target is not None else [])
-    if p <= ALERT or behaviour.demonstrated:
+    if p <= ALERT_P or behaviour.demonstrated:
         named = target if shown_here or not behaviour.demonstrated else behaviour.demonstrated[0].target
-        why = [] if p > ALERT else [_why(behaviour)]
+        why = [] if p > ALERT_P else [_why(behaviour)]
         return Verdict.SUSPICIOUS, named, shown + why
-    if p <= DOUBT:
+    if p <= DOUBT_P:
         return (
             Verdict.INCONCLUSIVE,
             None,
-            [f"p = {p:.2g} lies between {ALERT:g} and {DOUBT:g}: neither clean nor suspicious"],
+            [f"p = {p:.2g} lies between {ALERT_P:g} and {DOUBT_P:g}: neither clean nor suspicious"],
         )
     return Verdict.CLEAN, None, []
 

@@ -36,7 +36,7 @@ def save(place: Path, value: object) -> None:
 
 def filled(contents: Contents, weights: Weights, net: nn.Module, new: Tensors) -> tuple[object, list[str]]:
     """What is to be saved, and what had to be left out or done otherwise."""
-    if contents.format == "pt2" or "module" in weights.self_description:
+    if contents.format == "pt2" or "module" in weights.metadata:
         return _state_dict(net, weights.prefix, new), [f"the {_STATE_DICT_NOTES.get(contents.format, _PICKLED_NOTE)}"]
     value, rebuild = tree(contents)
     for path in _paths(value, weights.wrapper):
@@ -78,7 +78,7 @@ def _paths(value: object, wrapper: str | None) -> Iterator[list[object]]:
                 yield [value, *path]
 
 
-def _tensor_records(value: object, rebuild: Rebuild) -> dict[str, object]:
+def _tensor_records(value: object, rebuild: Rebuild) -> Mapping[str, object]:
     """The records of tensors in a table, by name."""
     entries = mapping(value) or {}
     return {key: part for key, part in entries.items() if isinstance(key, str) and rebuild(part) is not None}

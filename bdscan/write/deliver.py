@@ -39,8 +39,8 @@ def deliver(
             notes += folder.copy(contents.path, place, contents.config or {}, contents.weights.name)
         if card is not None:
             files.append(card_place(contents, output))
-            beside = place / "README.md" if contents.path.is_dir() else atomic.temporary(files[-1])
-            beside.write_text(card, encoding="utf-8")
+            card_file = place / "README.md" if contents.path.is_dir() else atomic.temporary(files[-1])
+            card_file.write_text(card, encoding="utf-8")
         if onnx is not None:
             files.append(onnx)
             notes += onnx_export.export(atomic.temporary(onnx), cleaned, contents.sha256)
@@ -108,6 +108,5 @@ def _graph(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path)
     old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
     weight_map = onnx_weights.WeightMap.find(contents.weights, loaded.suspect.net.net)
     rounding = weight_map.save(place, new, old, contents.sha256)
-    net, *_ = rebuild(place)
-    reread.compare(net, cleaned, rounding)
+    reread.compare(rebuild(place).net, cleaned, rounding)
     return list(weight_map.notes)

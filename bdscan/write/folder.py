@@ -56,8 +56,8 @@ def _without_code(place: Path, config: Mapping[str, object]) -> list[str]:
     """The Python files that `auto_map` names stay behind, and so does the word of them."""
     if place.exists() and "auto_map" not in config:
         return []
-    kept = {key: value for key, value in config.items() if key != "auto_map"}
-    place.write_text(json.dumps(kept, indent=2) + "\n", encoding="utf-8")
+    without_code = {key: value for key, value in config.items() if key != "auto_map"}
+    place.write_text(json.dumps(without_code, indent=2) + "\n", encoding="utf-8")
     if "auto_map" not in config:
         return []
     return ["`auto_map` was taken out of `config.json`: it asks for Python files, which did not go along"]

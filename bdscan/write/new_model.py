@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +16,7 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import survey
 from bdscan.net.classifier import Classifier
-from bdscan.write import reread
+from bdscan.write import reread, tensors_file
 from bdscan.write.targets import check_new
 from bdscan.write.written import Written
 
@@ -31,7 +30,6 @@ _DTYPE_NAMES = {
     torch.uint8: "U8",
     torch.bool: "BOOL",
 }
-_ALIGNED = 8  # bytes; the format's writers pad the header so that the tensors begin at a multiple of it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,23 +74,13 @@ def write_new(
 
 
 def _save(place: Path, state: Mapping[str, Tensor], noted: Mapping[str, str]) -> None:
-    """Written here and not by the library, whose files differ in their bytes from one time to the next."""
-    header: dict[str, object] = {"__metadata__": dict(noted)}
-    offset = 0
+    entries, offset = {}, 0
     for name, tensor in state.items():
         size = tensor.numel() * tensor.element_size()
-        header[name] = {
-            "dtype": _DTYPE_NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [offset, offset + size],
-        }
+        dtype, shape = _DTYPE_NAMES[tensor.dtype], list(tensor.shape)
+        entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
-    text = json.dumps(header).encode()
-    text += b" " * (-len(text) % _ALIGNED)
-    with place.open("xb") as out:
-        out.write(len(text).to_bytes(8, "little") + text)
-        for tensor in state.values():
-            out.write(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    tensors_file.write(place, noted, entries, state.values())
 
 
 def _compared(place: Path, model: Classifier, state: Mapping[str, Tensor]) -> None:

@@ -57,7 +57,7 @@ def _exported(cleaned: Classifier) -> onnx.ModelProto:  # type: ignore[name-defi
 
 def _compared(place: Path, cleaned: Classifier) -> list[str]:
     try:
-        net, *_ = rebuild(place)
+        net = rebuild(place).net
     except Problem as problem:  # what our reader cannot rebuild may still be sound ONNX
         return [f"the ONNX export was checked in form, but not run: {problem.message}"]
     compare(net, cleaned, 0.0)

@@ -11,10 +11,10 @@ from bdscan.load.onnx.graph import graph_of
 
 def only_first_output(graph: Any) -> list[str]:
     """Takes out what does not lead to the first output: it is not cleaned, so its weights must not survive."""
-    wanted, kept = {graph.output[0].name}, []
+    needed, kept = {graph.output[0].name}, []
     for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
+        if needed & set(node.output):
+            needed |= set(node.input)
             kept.append(node)
     notes = []
     if len(graph.output) > 1:
@@ -25,8 +25,8 @@ def only_first_output(graph: Any) -> list[str]:
         del graph.node[:]
         graph.node.extend(kept_copies)
     initial = {tensor.name for tensor in graph.initializer}
-    _keep(graph.initializer, wanted)
-    _keep(graph.input, wanted | {value.name for value in graph.input if value.name not in initial})
+    _keep(graph.initializer, needed)
+    _keep(graph.input, needed | {value.name for value in graph.input if value.name not in initial})
     return notes
 
 

@@ -127,6 +127,6 @@ def _flat(slots: list[Any]) -> Tensor:
 def _fill(slot: Any, values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         raise Problem(f"the cleaned tensor `{slot.name}` holds NaN or infinity as the file's number type has it")
-    for kept in ("float_data", "double_data", "int32_data", "raw_data"):
-        slot.ClearField(kept)
+    for field in ("float_data", "double_data", "int32_data", "raw_data"):
+        slot.ClearField(field)
     slot.raw_data = values.contiguous().view(torch.uint8).numpy().tobytes()

@@ -51,9 +51,9 @@ def compare(net: nn.Module, cleaned: Classifier, rounding: float) -> None:
     new = Normalised(net.eval(), old.mean.flatten().tolist(), old.std.flatten().tolist())
     pixels = torch.rand((_IMAGES, *cleaned.shape), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        wanted, actual = old(pixels), new(pixels)
-    bound = _MAX_ERRORS * max(rounding, torch.finfo(torch.float32).eps) * max(1.0, float(wanted.abs().max()))
-    distance = float((wanted - actual).abs().max()) if actual.shape == wanted.shape else float("inf")
+        expected, actual = old(pixels), new(pixels)
+    bound = _MAX_ERRORS * max(rounding, torch.finfo(torch.float32).eps) * max(1.0, float(expected.abs().max()))
+    distance = float((expected - actual).abs().max()) if actual.shape == expected.shape else float("inf")
     if not distance <= bound:
         raise AssertionError(
             f"the written model's logits are {distance:.2g} from the cleaned model's, over {bound:.2g}"

@@ -87,9 +87,9 @@ def _check_file(output: Path, form: str) -> None:
     if output.exists() and not output.is_file():
         raise Problem(f"`{output}` is no ordinary file", hint="name a file to be written", status=USAGE)
     if _SUFFIXES.get(output.suffix.lower(), form) != form:
-        wanted = next(suffix for suffix, kind in _SUFFIXES.items() if kind == form)
+        suffix = next(suffix for suffix, kind in _SUFFIXES.items() if kind == form)
         message = f"`{output}` would hold a {form} file, as the input is, which `{output.suffix}` contradicts"
-        raise Problem(message, hint=f"name it `{output.with_suffix(wanted).name}`", status=USAGE)
+        raise Problem(message, hint=f"name it `{output.with_suffix(suffix).name}`", status=USAGE)
 
 
 def _check_card(place: Path, output: Path) -> None:

@@ -72,8 +72,8 @@ def run(
     workers: int = 1,
     command: Command = worker_command,
     engine: str = PROCESSES,
-    said: str = "",
-    tell: Callable[[Result, int, int], None] = lambda result, done, total: None,
+    command_line: str = "",
+    on_result: Callable[[Result, int, int], None] = lambda result, done, total: None,
 ) -> list[Result]:
     """The results of all jobs, in their order: those already in the folder, and the others as they come."""
     try:
@@ -85,10 +85,10 @@ def run(
         if missing := [job for job in jobs if job not in finished]:
             running = _engine(engine, workers, command, pool)
             try:
-                waiting = {pool.submit(_result_of, job, running, results, said): job for job in missing}
+                waiting = {pool.submit(_result_of, job, running, results, command_line): job for job in missing}
                 for future in as_completed(waiting):
                     finished[waiting[future]] = future.result()
-                    tell(future.result(), len(finished), len(jobs))
+                    on_result(future.result(), len(finished), len(jobs))
             finally:  # also when the user has had enough
                 pool.stop()
                 running.stop()

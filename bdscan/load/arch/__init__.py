@@ -16,13 +16,11 @@ from bdscan.load.nets.candidate import Candidate, outline_of
 Facts = Mapping[str, object]  # what the file or the `config.json` beside it says of itself
 
 
-def find(
-    spec: str, tensors: dict[str, Tensor], config: Facts | None, self_description: Facts, path: str
-) -> list[FilledNet]:
+def find(spec: str, tensors: dict[str, Tensor], config: Facts | None, metadata: Facts, path: str) -> list[FilledNet]:
     """Every net into which all tensors go; more than one where they leave something open, the commonest first."""
     if spec == "auto":
-        return _recognise(tensors, config, self_description, path)
-    candidates = _named_candidates(spec, tensors, config, self_description)
+        return _recognise(tensors, config, metadata, path)
+    candidates = _named_candidates(spec, tensors, config, metadata)
     fitting, misfits = _try(candidates, tensors, first=spec.partition(":")[0] not in ("torchvision", "timm"))
     if fitting:
         return fitting
@@ -35,7 +33,7 @@ def find(
 
 
 def _named_candidates(
-    spec: str, tensors: dict[str, Tensor], config: Facts | None, self_description: Facts
+    spec: str, tensors: dict[str, Tensor], config: Facts | None, metadata: Facts
 ) -> Iterator[Candidate]:
     outline = outline_of(tensors)
     kind, colon, name = spec.partition(":")
@@ -44,7 +42,7 @@ def _named_candidates(
     if kind == "timm" and colon:
         return iter([from_timm.named(name, outline)])
     if ".py:" in spec:
-        return from_file.candidates(spec, outline, _stated_classes(config or {}) or _stated_classes(self_description))
+        return from_file.candidates(spec, outline, _stated_classes(config or {}) or _stated_classes(metadata))
     family = families.named(spec, outline)
     if family is not None:
         return nets.candidates_of(family, outline)
@@ -55,7 +53,7 @@ def _named_candidates(
     )
 
 
-def _recognise(tensors: dict[str, Tensor], config: Facts | None, self_description: Facts, path: str) -> list[FilledNet]:
+def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts, path: str) -> list[FilledNet]:
     outline = outline_of(tensors)
     if config and "architecture" in config:
         described = from_timm.from_config(config, outline)
@@ -66,7 +64,7 @@ def _recognise(tensors: dict[str, Tensor], config: Facts | None, self_descriptio
         sources = [
             nets.candidates(outline),
             from_torchvision.candidates(outline),
-            from_timm.candidates(outline, _stated_name(self_description)),
+            from_timm.candidates(outline, _stated_name(metadata)),
             from_torchvision.near(outline),
         ]
     misfits: list[tuple[Candidate, Difference]] = []
@@ -100,12 +98,8 @@ def _stated_classes(facts: Facts) -> int | None:
     return count if isinstance(count, int) and count > 1 else None
 
 
-def _stated_name(self_description: Facts) -> str | None:
+def _stated_name(metadata: Facts) -> str | None:
     return next(
-        (
-            str(self_description[key])
-            for key in ("model_name", "arch", "architecture")
-            if isinstance(self_description.get(key), str)
-        ),
+        (str(metadata[key]) for key in ("model_name", "arch", "architecture") if isinstance(metadata.get(key), str)),
         None,
     )

@@ -40,7 +40,7 @@ def _built_in(spec: str, classes: int, shape: Shape) -> nn.Module:
 
 def _torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
     candidate = next(iter(from_torchvision.named(name, {})))  # raises, with the nearest names
-    settings: dict[str, object] = {"num_classes": classes}
+    settings: dict[str, int | bool] = {"num_classes": classes}
     if name.startswith("vit_"):
         settings["image_size"] = shape[1]
     elif name in ("googlenet", "inception_v3"):
@@ -52,7 +52,7 @@ def _torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
 def _timm(name: str, classes: int, shape: Shape) -> nn.Module:
     candidate = from_timm.named(name, {})
     library = from_timm.library()
-    settings: dict[str, object] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
+    settings: dict[str, int | bool] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
     if library.is_model(name) and _has_positions(name):
         settings["img_size"] = shape[1]
     return _built(lambda: library.create_model(name, **settings), candidate.name)

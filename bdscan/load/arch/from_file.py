@@ -38,8 +38,8 @@ def candidates(spec: str, outline: Outline, classes: int | None) -> Iterator[Can
 
 def function(path: Path, name: str) -> Callable[..., Any] | None:
     """What the user's own file calls by this name, if it can be called."""
-    function_found = getattr(_module(path), name, None)
-    return function_found if callable(function_found) else None
+    factory = getattr(_module(path), name, None)
+    return factory if callable(factory) else None
 
 
 def _module(path: Path) -> ModuleType:
@@ -89,8 +89,8 @@ def _allows(signature: inspect.Signature, args: tuple[int, ...], named: dict[str
 def _counts(outline: Outline) -> list[int]:
     """How many classes there may be: the last weight in the file, then every linear layer that feeds no other."""
     linear = [shape for shape in outline.values() if len(shape) == 2]
-    taken = {shape[1] for shape in linear}
-    ends = [shape[0] for shape in reversed(linear) if shape[0] not in taken]
+    widths_in = {shape[1] for shape in linear}
+    ends = [shape[0] for shape in reversed(linear) if shape[0] not in widths_in]
     return list(dict.fromkeys(ends + [shape[0] for shape in reversed(linear)]))[:4] or [10]
 
 

@@ -76,7 +76,7 @@ def from_config(config: Mapping[str, object], outline: Outline) -> Candidate | N
     return named(name, outline, settings if isinstance(settings, dict) else None)
 
 
-def _build(name: str, outline: Outline, settings: dict[str, Any]) -> nn.Module:
+def _build(name: str, outline: Outline, settings: Mapping[str, Any]) -> nn.Module:
     try:
         net = library().create_model(name, pretrained=False, **settings)
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:

@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
-from typing import Any
 
 from torch import nn
 
@@ -114,14 +113,14 @@ def named(name: str, outline: Outline) -> Iterator[Candidate]:
         )
 
 
-def _build(name: str, outline: Outline, settings: dict[str, Any]) -> nn.Module:
+def _build(name: str, outline: Outline, settings: dict[str, int | bool]) -> nn.Module:
     return resized(models().get_model(name, weights=None, **settings), outline)
 
 
-def _settings(name: str, outline: Outline) -> Iterator[tuple[str, dict[str, Any]]]:
+def _settings(name: str, outline: Outline) -> Iterator[tuple[str, dict[str, int | bool]]]:
     if name in ("googlenet", "inception_v3"):
         aux = any(part.startswith(("aux1.", "AuxLogits.")) for part in outline)
-        settings = {"aux_logits": aux, "init_weights": False}
+        settings: dict[str, int | bool] = {"aux_logits": aux, "init_weights": False}
         yield "its inputs as they are", settings
         yield "its inputs normalised once more, as for torchvision's own weights", {**settings, "transform_input": True}
     elif name.startswith("vit_"):

@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +66,7 @@ def _transformers(config: Mapping[str, object], renamed: Tensors) -> Iterator[Ca
     yield Candidate(name="vision transformer", build=build, sizes=(int(str(settings["image_size"])),), fixed_size=True)
 
 
-def _build_vit(settings: dict[str, Any], outline: Outline) -> nn.Module:
+def _build_vit(settings: Mapping[str, object], outline: Outline) -> nn.Module:
     try:
         net = from_torchvision.models().VisionTransformer(**settings)
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError):

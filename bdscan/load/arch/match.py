@@ -27,10 +27,10 @@ class _WithoutMemory(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        asked = dict(kwargs or {})
+        arguments = dict(kwargs or {})
         if func is torch.empty:
-            asked["device"] = "meta"
-        return func(*args, **asked)
+            arguments["device"] = "meta"
+        return func(*args, **arguments)
 
 
 @dataclass(frozen=True)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
 from bdscan.load.archive import onnx_outline, safetensors_header, torch_zip
-from bdscan.load.danger import Danger
+from bdscan.load.danger import Danger, FileExamination
 from bdscan.load.pickle import legacy
 from bdscan.load.pickle.effects import dangers, follow_all
 from bdscan.load.pickle.records import PickleTrace
@@ -31,23 +30,13 @@ _OTHER_FORMATS = (  # what users hand over by mistake
 )
 
 
-@dataclass(frozen=True)
-class FileExamination:
-    """The kind of file and its dangers."""
-
-    format: str
-    dangers: tuple[Danger, ...] = ()
-    pickles: int = 0
-
-
 def examine(data: mmap) -> FileExamination:
     """Reads the whole file in its own format; a `Problem` where it has none that is known."""
     head = data[:4096]
     if head.startswith(LFS):
         raise Problem("it is a git-LFS pointer, not the model itself", hint="run `git lfs pull` in its repository")
     if head[:2] == b"PK":
-        kind, all_dangers, pickles = torch_zip.examine(data)
-        return FileExamination(kind, tuple(all_dangers), pickles)
+        return torch_zip.examine(data)
     if _tar(head):  # before anything else: torch looks for a tar first, whatever else the file may be
         raise Problem("it is a tar archive", hint="unpack it and name the model file")
     if legacy.is_legacy(head):
@@ -111,10 +100,10 @@ def _note_damage(all_dangers: list[Danger], problem: str) -> None:
 
 def _tar(head: bytes) -> bool:
     """By the checksum of its first header; old tar files have no magic number."""
-    noted = head[148:156].strip(b"\0 ")
-    if len(head) < 512 or not noted.isdigit() or set(noted) - set(b"01234567"):
+    checksum = head[148:156].strip(b"\0 ")
+    if len(head) < 512 or not checksum.isdigit() or set(checksum) - set(b"01234567"):
         return False
-    return sum(head[:148]) + sum(head[156:512]) + 8 * ord(" ") == int(noted, 8)
+    return sum(head[:148]) + sum(head[156:512]) + 8 * ord(" ") == int(checksum, 8)
 
 
 def _no_model(head: bytes) -> Problem:

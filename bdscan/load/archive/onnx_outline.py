@@ -6,20 +6,8 @@ from mmap import mmap
 
 from bdscan.facts.problem import Problem
 
-_FIELDS = {
-    1: 0,
-    2: 2,
-    3: 2,
-    4: 2,
-    5: 0,
-    6: 2,
-    7: 2,
-    8: 2,
-    14: 2,
-    20: 2,
-    25: 2,
-    26: 2,
-}  # onnx.proto3, ModelProto: number -> wire type
+# Fields of ModelProto in onnx.proto3: number -> wire type, 0 for a number and 2 for what has a length.
+_FIELDS = dict.fromkeys((1, 5), 0) | dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), 2)
 _GRAPH = 7
 _MAX_FIELDS = 10_000
 

@@ -31,7 +31,7 @@ class _DuplicateName(ValueError):
     pass
 
 
-def read(data: mmap | bytes) -> dict[str, object]:
+def read(data: mmap | bytes) -> Mapping[str, object]:
     """The header as JSON; its offsets have been checked against the file."""
     length = int.from_bytes(data[:8], "little")
     if length > _MAX_HEADER:
@@ -68,7 +68,7 @@ def dangers(header: Mapping[str, object], size: int) -> Iterator[Danger]:
         yield Danger(level=Level.SUSPECT, message="its metadata are not plain text", where="header")
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
+def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
     unique = dict(pairs)
     if len(unique) < len(pairs):
         names = [name for name, _ in pairs]

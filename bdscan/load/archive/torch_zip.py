@@ -8,7 +8,7 @@ from mmap import mmap
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
 from bdscan.load.archive.zips import Archive, Member
-from bdscan.load.danger import Danger
+from bdscan.load.danger import Danger, FileExamination
 from bdscan.load.pickle import legacy
 from bdscan.load.pickle.effects import dangers, follow_all
 from bdscan.load.pickle.opcodes import MAX_STEPS
@@ -37,7 +37,7 @@ def main_pickle(archive: Archive) -> PickleTrace:
     return _traces(archive, member)[0]
 
 
-def examine(data: mmap) -> tuple[str, list[Danger], int]:
+def examine(data: mmap) -> FileExamination:
     """The kind, the dangers of every pickle and of the zip itself, and how many pickles there are."""
     archive = Archive(data)
     form = kind(archive)
@@ -53,7 +53,7 @@ def examine(data: mmap) -> tuple[str, list[Danger], int]:
     if form == "pytorch zip" and any(not member.stored for member in archive.members):
         message = "its members are compressed, which torch never does: it was packed again by somebody"
         dangers_found.append(Danger(level=Level.NOTE, message=message, where="zip"))
-    return form, [*dangers_found, *archive.dangers], search.pickles
+    return FileExamination(form, (*dangers_found, *archive.dangers), search.pickles)
 
 
 class _PickleSearch:

@@ -17,22 +17,7 @@ from bdscan.facts.problem import Problem
 from bdscan.load.danger import Danger
 from bdscan.load.pickle.effects import quoted
 
-_PROGRAM_SUFFIXES = {
-    ".py",
-    ".pyc",
-    ".pyd",
-    ".so",
-    ".dylib",
-    ".dll",
-    ".exe",
-    ".sh",
-    ".bat",
-    ".ps1",
-    ".cmd",
-    ".jar",
-    ".js",
-    ".com",
-}
+_CODE = {".py", ".pyc", ".pyd", ".so", ".dylib", ".dll", ".exe", ".sh", ".bat", ".ps1", ".cmd", ".jar", ".js", ".com"}
 _MAX_ENTRIES = 100_000  # one per tensor; the largest published nets have a few thousand
 _MAX_EXPANSION = 100  # deflate cannot do better than 1032:1, and weights hardly shrink at all
 _MAX_DESCRIPTOR = 24  # the longest data descriptor that may stand between two members
@@ -197,7 +182,7 @@ def _name_problems(member: Member, earlier_names: set[str]) -> Iterator[str]:
         yield "the member {} is encrypted, so no scanner can look into it"
     if member.size > _MAX_EXPANSION * max(1, member.stop - member.start):
         yield "the member {} unpacks to more than a hundred times its size: a zip bomb"
-    if PurePosixPath(member.name).suffix.lower() in _PROGRAM_SUFFIXES and parts[1:2] != ["code"]:
+    if PurePosixPath(member.name).suffix.lower() in _CODE and parts[1:2] != ["code"]:
         yield "the archive carries a program, {}"
 
 

@@ -16,7 +16,7 @@ from bdscan.images.source import Source, doubts_against
 from bdscan.load import arch
 from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize
-from bdscan.load.assembly.choose import Option, choose, guess
+from bdscan.load.assembly.choose import Choice, Option, choose, guess
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import Weights, read
 from bdscan.load.contents import Contents
@@ -34,7 +34,7 @@ class _FileContents:
     nets: list[FilledNet]
     loaded: int
     total: int
-    self_description: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
     shape: tuple[int, int, int] | None = None  # stated by the file's own graph
     notes: tuple[str, ...] = ()
     wrapper: str | None = None
@@ -59,35 +59,39 @@ def load(
     shape, count = _shape(parts, contents, images)
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
-    class_labels = (
-        class_names.read(classes, count)
-        if classes
-        else class_names.stated(contents.config, parts.self_description, count)
-    )
-    clean = _load_clean(images, shape, class_labels, count)
-    is_stated, norms = _norms(normalize, contents, parts.self_description, shape, count)
+    names = class_names.stated(contents.config, parts.metadata, count)
+    names = class_names.read(classes, count) if classes else names
+    clean = _load_clean(images, shape, names, count)
+    is_stated, norms = _norms(normalize, contents, parts.metadata, shape, count)
     options = [Option(filled, norm) for filled in parts.nets for norm in norms]
     choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
     doubts = choice.doubts
-    if clean is not None and not class_labels:
+    if clean is not None and not names:
         doubts += doubts_against(clean, count)
-        class_labels = clean.names if len(clean.names) == count else ()
-    filled, norm = choice.option.filled, choice.option.norm
-    net = Normalised(filled.net, norm.mean, norm.std).to(torch_device)
+        names = clean.names if len(clean.names) == count else ()
+    norm = choice.option.norm
+    net = Normalised(choice.option.filled.net, norm.mean, norm.std).to(torch_device)
+    return _loaded(contents, parts, choice, Classifier(net, shape, count, names, doubts), clean)
+
+
+def _loaded(
+    contents: Contents, parts: _FileContents, choice: Choice, suspect: Classifier, clean: ImageSet | None
+) -> Loaded:
+    candidate = choice.option.filled.candidate
     return Loaded(
-        suspect=Classifier(net, shape, count, class_labels, doubts),
+        suspect=suspect,
         clean=clean,
         format=contents.format,
-        arch=_full_name(filled.candidate),
-        normalize=norm.name,
+        arch=_full_name(candidate),
+        normalize=choice.option.norm.name,
         tensors_loaded=parts.loaded,
         tensors_total=parts.total,
         clean_accuracy=choice.accuracy,
-        doubts=doubts,
+        doubts=suspect.doubts,
         notes=(*parts.notes, *choice.notes),
         wrapper=parts.wrapper,
         prefix=parts.prefix,
-        convert=filled.candidate.convert,
+        convert=candidate.convert,
     )
 
 
@@ -95,11 +99,11 @@ def _weights(contents: Contents, spec: str) -> _FileContents:
     weights: Weights = read(contents)
     if weights.nonfinite:
         _not_finite(contents.path, weights.nonfinite)
-    nets = arch.find(spec, weights.tensors, contents.config, weights.self_description, str(contents.path))
+    nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
     count = len(weights.tensors)
     notes = (f"read as {weights.described}",)
     return _FileContents(
-        nets, count, count, weights.self_description, notes=notes, wrapper=weights.wrapper, prefix=weights.prefix
+        nets, count, count, weights.metadata, notes=notes, wrapper=weights.wrapper, prefix=weights.prefix
     )
 
 
@@ -148,7 +152,7 @@ def _shapes(parts: _FileContents, contents: Contents, images: Source | None) -> 
     size = images.size if images else None
     channels = _channels(parts.nets[0].net) or (size[0] if size else 3)
     if not candidate.fixed_size:
-        for facts in (contents.config or {}, parts.self_description):
+        for facts in (contents.config or {}, parts.metadata):
             for side in _sides(facts):
                 yield (channels, *side)
         if size and max(size[1:]) <= max(128, candidate.sizes[0]):  # larger ones are photographs, to be scaled down
@@ -190,12 +194,12 @@ def _load_clean(
 
 
 def _norms(
-    spec: str, contents: Contents, self_description: Mapping[str, object], shape: tuple[int, int, int], count: int
+    spec: str, contents: Contents, metadata: Mapping[str, object], shape: tuple[int, int, int], count: int
 ) -> tuple[bool, list[normalize.Norm]]:
     """Whether somebody states it, and all that it can be."""
     if spec != "auto":
         return True, [normalize.parse(spec, shape[0])]
-    stated = normalize.stated(contents.path, contents.config, self_description, shape[0])
+    stated = normalize.stated(contents.path, contents.config, metadata, shape[0])
     return (True, [stated]) if stated else (False, normalize.candidates(shape[0], count, shape[1]))
 
 

@@ -29,11 +29,9 @@ def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
     return names
 
 
-def stated(
-    config: Mapping[str, object] | None, self_description: Mapping[str, object], classes: int
-) -> tuple[str, ...]:
+def stated(config: Mapping[str, object] | None, metadata: Mapping[str, object], classes: int) -> tuple[str, ...]:
     """The names that stand in the file or its `config.json`; none if they are missing, incomplete or placeholders."""
-    facts = {**self_description, **(config or {})}
+    facts = {**metadata, **(config or {})}
     for key in ("id2label", "label_names", "class_names", "classes", "idx_to_class", "class_to_idx"):
         names = _listed(facts.get(key))
         if len(names) == classes and len(set(names)) == classes and not _placeholders(names):

@@ -74,15 +74,13 @@ def parse(spec: str, channels: int) -> Norm:
 
 
 def stated(
-    folder: Path, config: Mapping[str, object] | None, self_description: Mapping[str, object], channels: int
+    folder: Path, config: Mapping[str, object] | None, metadata: Mapping[str, object], channels: int
 ) -> Norm | None:
     """What the file or the folder says of itself."""
     config = config or {}
     inner = config.get("pretrained_cfg")
-    for facts in (inner if isinstance(inner, dict) else {}, config, self_description):
-        norm = _pair(
-            facts.get("mean"), facts.get("std"), "config.json" if facts is not self_description else "file", channels
-        )
+    for facts in (inner if isinstance(inner, dict) else {}, config, metadata):
+        norm = _pair(facts.get("mean"), facts.get("std"), "config.json" if facts is not metadata else "file", channels)
         if norm:
             return norm
     preprocessor = _preprocessor(folder)
@@ -92,7 +90,7 @@ def stated(
         )
         if norm:
             return norm
-    data_set = _BACKDOORBENCH.get(str(self_description.get("clean_data", "")).lower())
+    data_set = _BACKDOORBENCH.get(str(metadata.get("clean_data", "")).lower())
     return named_norms(channels).get(data_set) if data_set else None
 
 

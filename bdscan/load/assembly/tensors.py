@@ -62,7 +62,7 @@ class Weights:
     wrapper: str | None = None  # the entry they were under, dotted; None for a plain state dict
     prefix: str = ""  # what was taken off every name
     described: str = ""  # e.g. "pytorch zip, state dict under `state_dict`, prefix `module.`"
-    self_description: Mapping[str, object] = field(default_factory=dict)  # such as model_name, num_classes
+    metadata: Mapping[str, object] = field(default_factory=dict)  # such as model_name, num_classes
 
     @cached_property
     def nonfinite(self) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ def read(contents: Contents) -> Weights:
     described = f"{contents.format}, {unwrapped.kind}"
     described += f" under `{unwrapped.wrapper}`" if unwrapped.wrapper else ""
     described += f", prefix `{prefix}`" if prefix else ""
-    return Weights(tensors, unwrapped.wrapper, prefix, described, unwrapped.self_description)
+    return Weights(tensors, unwrapped.wrapper, prefix, described, unwrapped.metadata)
 
 
 def tree(contents: Contents) -> Tree:
@@ -107,8 +107,8 @@ def _from_shards(contents: Contents) -> Unwrapped:
     parts = {file.name: _safetensors(_mapped(file)) for file in contents.shards}
     shards.check_index(shards.read_index(contents.weights), {name: part.tensors for name, part in parts.items()})
     tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
-    self_description = {key: value for part in parts.values() for key, value in part.self_description.items()}
-    return Unwrapped(tensors, kind=f"state dict in {len(parts)} files", self_description=self_description)
+    metadata = {key: value for part in parts.values() for key, value in part.metadata.items()}
+    return Unwrapped(tensors, kind=f"state dict in {len(parts)} files", metadata=metadata)
 
 
 def _zip(data: mmap.mmap) -> Tree:
@@ -168,7 +168,7 @@ def _safetensors(data: mmap.mmap) -> Unwrapped:
         )
     if not tensors:
         raise Problem("it holds no weights")
-    return Unwrapped(tensors, self_description=dict(safetensors_header.metadata(header)))
+    return Unwrapped(tensors, metadata=dict(safetensors_header.metadata(header)))
 
 
 def _pt2(data: mmap.mmap) -> Unwrapped:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, MutableMapping
 from dataclasses import dataclass, field
 
 from torch import Tensor
@@ -18,7 +18,7 @@ _WRAPPERS = (
 )
 # DataParallel, torch.compile, Lightning, and a Sequential whose first member only prepares the picture
 _PREFIXES = ("module.", "_orig_mod.", "model.", "net.", "1.")
-_SELF_DESCRIPTION = (  # what a checkpoint may say about itself; never who was poisoned
+_METADATA = (  # what a checkpoint may say about itself; never who was poisoned
     *("model_name", "arch", "architecture", "num_classes", "img_size", "input_size", "clean_data", "class_name"),
     *("class_names", "classes", "class_to_idx", "idx_to_class", "mean", "std", "epoch"),
 )
@@ -35,28 +35,26 @@ class Unwrapped:
     tensors: dict[str, Tensor]
     wrapper: str | None = None
     kind: str = "state dict"
-    self_description: dict[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
 
 
 def unwrap(value: object, rebuild: Rebuild) -> Unwrapped:
     """Goes in through known wrappers until there are named tensors."""
     path: list[str] = []
-    self_description: dict[str, object] = {}
+    metadata: MutableMapping[str, object] = {}
     for _ in range(5):
         if isinstance(value, list | tuple):
             value = {str(index): part for index, part in enumerate(value[:16])}
         tensors, kind = _tensors(value, rebuild)
         entries = {} if kind else mapping(value) or {}
-        self_description |= {key: entries[key] for key in _SELF_DESCRIPTION if _is_plain(entries.get(key))}
+        metadata.update((key, entries[key]) for key in _METADATA if _is_plain(entries.get(key)))
         inner = _inner(entries, rebuild)
         if inner is None:
             if not tensors:
                 break
             if kind:
-                self_description["module"] = kind
-            return Unwrapped(
-                tensors, ".".join(path) or None, "pickled module" if kind else "state dict", self_description
-            )
+                metadata["module"] = kind
+            return Unwrapped(tensors, ".".join(path) or None, "pickled module" if kind else "state dict", metadata)
         path.append(inner)
         value = entries[inner]
     raise Problem(
@@ -67,9 +65,8 @@ def unwrap(value: object, rebuild: Rebuild) -> Unwrapped:
 
 def strip(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     """The tensors without the prefixes that all their names share, and those prefixes as they stood."""
-    names = {
-        name: name for name in tensors if name != "n_averaged" or len(tensors) == 1
-    }  # torch.optim.swa_utils's counter
+    # `n_averaged` is the counter of torch.optim.swa_utils.
+    names = {name: name for name in tensors if name != "n_averaged" or len(tensors) == 1}
     stripped = ""
     while prefix := next((p for p in _PREFIXES if _shared(names.values(), p)), ""):
         names = {full: name.removeprefix(prefix) for full, name in names.items()}

@@ -12,13 +12,8 @@ from bdscan.load.nets import mobilenet, preact, resnet, vgg
 from bdscan.load.nets.candidate import Candidate, Family, Misfit, Outline
 
 _FAMILIES = (resnet.candidates, preact.residual, preact.wide, vgg.candidates, mobilenet.candidates)
-_NOT_OF_THE_FAMILY = (
-    KeyError,
-    ValueError,
-    IndexError,
-    ZeroDivisionError,
-    RuntimeError,
-)  # a name or a side that the family relies on
+# What a family raises where a tensor or a side that it relies on is not there.
+_NOT_OF_THE_FAMILY = (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError)
 
 
 def candidates(outline: Outline) -> Iterator[Candidate]:

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 Outline = Mapping[str, tuple[int, ...]]  # every tensor's name and shape
-BATCH_COUNTER = (
-    "num_batches_tracked"  # BatchNorm's step count: files from before torch 0.4.1 have none, and nothing depends on it
-)
+# BatchNorm's step count: files from before torch 0.4.1 have none, and nothing depends on it.
+BATCH_COUNTER = "num_batches_tracked"
 
 
 class Misfit(Exception):

@@ -96,9 +96,8 @@ def residual(outline: Outline) -> Iterator[Candidate]:
     depth = 2 + blocks * count_numbered("layer1.0.conv{}.weight", outline, 1)
     norm = next((name for name in ("bn", "bn1") if f"{name}.weight" in outline), "")
     head = "fc" if "fc.weight" in outline else "linear"
-    raw = (
-        "layer1.0.conv1.bias" in outline
-    )  # wide nets of this naming put the stride last and their convolutions have biases
+    # Wide nets of this naming put the stride last, and their convolutions have biases.
+    raw = "layer1.0.conv1.bias" in outline
     name = f"wide resnet ({len(stages)} stages)" if raw else f"preactresnet{depth}"
     build = partial(PreAct, outline, stages, "shortcut.0", norm, head, raw=raw)
     yield _sized(Candidate(name=name, build=build), outline, f"{stages[-1]}.0", head)

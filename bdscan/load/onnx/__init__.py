@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -13,15 +14,23 @@ from bdscan.load.onnx.batch import open_batch
 from bdscan.load.onnx.graph import read
 from bdscan.load.onnx.net import RebuiltNet, build, without_softmax
 
-__all__ = ["Rebuilt", "rebuild"]
+__all__ = ["RebuiltModel", "rebuild"]
 
 _MAX_PIXELS = 3 * 2048 * 2048  # numbers in one image; no classifier in use takes more
 # What a malformed graph makes of honest code: missing attributes, wrong shapes, wrong types.
 _MALFORMED = (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError)
 
 
-def rebuild(path: Path) -> tuple[nn.Module, int, int, tuple[int, int, int] | None]:
-    """The net, the tensors used, the tensors in the file, and the input's channels, height and width if stated."""
+class RebuiltModel(NamedTuple):
+    """The net of an ONNX file, and how much of the file is in it."""
+
+    net: nn.Module
+    tensors_used: int
+    tensors_total: int  # in the file
+    shape: tuple[int, int, int] | None  # channels, height and width of the images, where the file states them
+
+
+def rebuild(path: Path) -> RebuiltModel:
     graph = read(path)
     graph, note = without_softmax(graph)
     try:
@@ -32,7 +41,7 @@ def rebuild(path: Path) -> tuple[nn.Module, int, int, tuple[int, int, int] | Non
     shape = _shape(graph.dims, net.channels_last)
     if shape is not None:
         _check_batching(net, shape, graph.dims[0] or 1, path)
-    return net, graph.used, graph.tensors, shape
+    return RebuiltModel(net, graph.used, graph.tensors, shape)
 
 
 def _shape(dims: tuple[int | None, ...], channels_last: bool) -> tuple[int, int, int] | None:

@@ -90,26 +90,27 @@ def parse(path: Path) -> Any:
 
 
 def _node(entry: Any, place: int, opset: int, tensors: _TensorReader) -> Node:
-    from onnx import AttributeProto, helper
-
-    attributes: dict[str, Any] = {"opset": opset}
-    for attribute in entry.attribute:
-        if attribute.type == AttributeProto.TENSOR:
-            attributes[attribute.name] = tensors.read(attribute.t)
-        elif attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-            attributes[attribute.name] = None  # only control flow has them, which is refused by name
-        else:
-            value = helper.get_attribute_value(attribute)
-            attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
+    attributes = {"opset": opset, **{each.name: _attribute(each, tensors) for each in entry.attribute}}
     op = entry.op_type if entry.domain in ("", "ai.onnx") else f"{entry.domain}.{entry.op_type}"
     return Node(entry.name or f"{entry.op_type}_{place}", op, tuple(entry.input), tuple(entry.output), attributes)
 
 
+def _attribute(attribute: Any, tensors: _TensorReader) -> Any:
+    from onnx import AttributeProto, helper
+
+    if attribute.type == AttributeProto.TENSOR:
+        return tensors.read(attribute.t)
+    if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+        return None  # only control flow has them, which is refused by name
+    value = helper.get_attribute_value(attribute)
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def _leading_to(output: str, nodes: list[Node]) -> tuple[Node, ...]:
-    wanted, kept = {output}, []
+    needed, kept = {output}, []
     for node in reversed(nodes):
-        if not wanted.isdisjoint(node.outputs):
-            wanted |= set(node.inputs)
+        if not needed.isdisjoint(node.outputs):
+            needed |= set(node.inputs)
             kept.append(node)
     return tuple(reversed(kept))
 

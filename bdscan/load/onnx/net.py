@@ -79,8 +79,10 @@ class RebuiltNet(nn.Module):
         return {self.image: pixels.permute(0, 2, 3, 1) if self.channels_last else pixels}
 
     def advance(self, values: dict[str, Tensor], step: Step) -> None:
-        taken = [values[name] for name in step.inputs]
-        results = getattr(self, step.child)(*taken) if step.shape_operator is None else step.shape_operator(*taken)
+        arguments = [values[name] for name in step.inputs]
+        results = (
+            getattr(self, step.child)(*arguments) if step.shape_operator is None else step.shape_operator(*arguments)
+        )
         values.update(zip(step.outputs, results if isinstance(results, tuple) else (results,), strict=False))
         for name in step.last_use:
             del values[name]

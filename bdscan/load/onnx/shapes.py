@@ -31,10 +31,10 @@ def concat(a: Attributes, *values: Tensor) -> Tensor:
 
 
 def reshape(a: Attributes, x: Tensor, shape: Tensor | None = None) -> Tensor:
-    wanted = ints(shape, a.get("shape"))
+    target = ints(shape, a.get("shape"))
     if not a.get("allowzero"):
-        wanted = [x.shape[i] if size == 0 else size for i, size in enumerate(wanted)]
-    return x.reshape(wanted)
+        target = [x.shape[i] if size == 0 else size for i, size in enumerate(target)]
+    return x.reshape(target)
 
 
 def flatten(a: Attributes, x: Tensor) -> Tensor:
@@ -101,14 +101,14 @@ def gather(a: Attributes, x: Tensor, index: Tensor) -> Tensor:
     axis = a.get("axis", 0) % x.dim()
     index = index.to(x.device).long()
     index = torch.where(index < 0, index + x.shape[axis], index)
-    taken = x.index_select(axis, index.reshape(-1))
-    return taken.reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
+    picked = x.index_select(axis, index.reshape(-1))
+    return picked.reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
 
 
 def split(a: Attributes, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
-    axis, wanted = a.get("axis", 0), ints(sizes, a.get("split"))
+    axis, target = a.get("axis", 0), ints(sizes, a.get("split"))
     parts = a.get("num_outputs", a["outputs"])
-    pieces: tuple[Tensor, ...] = x.split(wanted or math.ceil(x.shape[axis] / parts), axis)
+    pieces: tuple[Tensor, ...] = x.split(target or math.ceil(x.shape[axis] / parts), axis)
     return pieces
 
 
@@ -117,9 +117,9 @@ def shape(a: Attributes, x: Tensor) -> Tensor:
 
 
 def expand(_: Attributes, x: Tensor, size: Tensor) -> Tensor:
-    wanted = torch.broadcast_shapes(x.shape, tuple(ints(size)))
-    _check_size(wanted)
-    return x.expand(wanted)
+    target = torch.broadcast_shapes(x.shape, tuple(ints(size)))
+    _check_size(target)
+    return x.expand(target)
 
 
 def constant_of_shape(a: Attributes, size: Tensor) -> Tensor:

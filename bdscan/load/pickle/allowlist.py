@@ -99,9 +99,8 @@ def trust_in(global_name: GlobalName) -> Trust:
     if _CLASSES.fullmatch(global_name.module) and re.fullmatch(r"_?[A-Z]\w*", global_name.name):
         return Trust.HARMLESS
     root = global_name.module.split(".")[0]
-    through = re.search(
-        r"(^|\.)([a-z]|__)\w*\.", global_name.name
-    )  # "importlib.import_module" of a module that imports it
+    # A dotted name reaches through a module: "importlib.import_module" of whatever imports importlib.
+    through = re.search(r"(^|\.)([a-z]|__)\w*\.", global_name.name)
     if through or root in sys.stdlib_module_names or root == "?" or _LOADERS.match(str(global_name)):
         return Trust.DANGEROUS
     return Trust.UNKNOWN

@@ -15,6 +15,8 @@ from bdscan.load.pickle.records import CallRecord, GlobalName, PickleTrace
 _MAX_PICKLES = 32  # one after another; torch's own files hold one or five
 _MAX_LISTED = 20
 _MAX_DEPTH = 3  # pickles inside strings inside pickles
+_GETATTR = GlobalName("builtins", "getattr")
+_LOAD_FROM_BYTES = GlobalName("torch.storage", "_load_from_bytes")
 
 
 def follow_all(data: bytes | mmap, start: int = 0, end: int | None = None, steps: int = MAX_STEPS) -> list[PickleTrace]:
@@ -35,14 +37,11 @@ def dangers(trace: PickleTrace, where: str, depth: int = 0) -> Iterator[Danger]:
     first_calls = _first_calls(trace)
     by_trust: dict[Trust, list[GlobalName]] = defaultdict(list)
     for global_name in trace.names:
-        by_trust[_trust_in(global_name, trace)].append(global_name)
+        by_trust[_trust_in_use(global_name, trace)].append(global_name)
     for global_name in by_trust[Trust.DANGEROUS][:_MAX_LISTED]:
-        if global_name.module != "?":  # told by `suspicious_opcodes`
-            yield Danger(
-                level=Level.BACKDOOR,
-                message=_consequence(global_name, first_calls),
-                where=f"{where}, byte {trace.names[global_name]}",
-            )
+        if global_name.module != "?":  # a suspicious opcode, reported as such
+            message, place = _consequence(global_name, first_calls), f"{where}, byte {trace.names[global_name]}"
+            yield Danger(level=Level.BACKDOOR, message=message, where=place)
     yield from _evasions(trace, where)
     yield from _persistent_id_dangers(trace, where)
     if by_trust[Trust.UNKNOWN]:
@@ -58,26 +57,24 @@ def _nested_dangers(trace: PickleTrace, where: str, depth: int) -> Iterator[Dang
     steps = MAX_STEPS
     for data in _nested_pickles(trace):
         if depth > _MAX_DEPTH or steps <= 0:
-            yield Danger(
-                level=Level.SUSPECT, message="it packs more pickles into pickles than can be followed", where=where
-            )
+            message = "it packs more pickles into pickles than can be followed"
+            yield Danger(level=Level.SUSPECT, message=message, where=where)
             return
         for inner in follow_all(data, steps=steps):
             steps -= inner.steps
             yield from dangers(inner, where, depth)
 
 
-def _trust_in(global_name: GlobalName, trace: PickleTrace) -> Trust:
-    level = trust_in(global_name)
-    if global_name == GlobalName("builtins", "getattr") and all(
-        _is_harmless_getattr(call) for call in trace.calls if call.maker == global_name
-    ):
-        return Trust.HARMLESS  # enumeration members and bound methods are pickled so
-    if global_name == GlobalName("torch.storage", "_load_from_bytes") and all(
-        _packed_bytes(call) for call in trace.calls if call.maker == global_name
-    ):
-        return Trust.HARMLESS  # tensors saved with `pickle.dump`; what it would load is followed too
-    return level
+def _trust_in_use(global_name: GlobalName, trace: PickleTrace) -> Trust:
+    """By how it is called, too, where that tells the harmless from the dangerous.
+
+    Enumeration members and bound methods are pickled as `getattr`, tensors saved with `pickle.dump` as
+    `_load_from_bytes`: what the latter would load is followed as well.
+    """
+    harmless = {_GETATTR: _is_harmless_getattr, _LOAD_FROM_BYTES: _packed_bytes}.get(global_name)
+    if harmless and all(harmless(call) for call in trace.calls if call.maker == global_name):
+        return Trust.HARMLESS
+    return trust_in(global_name)
 
 
 def _is_harmless_getattr(call: CallRecord) -> bool:
@@ -100,9 +97,7 @@ def _packed_bytes(call: CallRecord) -> bytes | None:
 
 def _nested_pickles(trace: PickleTrace) -> Iterable[bytes]:
     """Each once: the same bytes may be referred to a million times."""
-    packed = (
-        _packed_bytes(call) for call in trace.calls if call.maker == GlobalName("torch.storage", "_load_from_bytes")
-    )
+    packed = (_packed_bytes(call) for call in trace.calls if call.maker == _LOAD_FROM_BYTES)
     return {id(data): data for data in packed if data}.values()
 
 

@@ -53,9 +53,9 @@ class Interpreter:
         self.stack.append(value)
 
     def since_mark(self) -> list[object]:
-        taken = self.stack
+        values = self.stack
         self.stack = self.marks.pop()
-        return taken
+        return values
 
     def stop(self) -> None:
         self.trace.value = self.stack.pop()
@@ -169,14 +169,14 @@ class Interpreter:
         self.update(flat)
 
     def frozen(self) -> None:
-        taken = frozenset(_key(value) for value in self.since_mark())
-        self.push(taken)
+        values = frozenset(_key(value) for value in self.since_mark())
+        self.push(values)
 
     def tuple_(self, count: int) -> None:
-        taken = tuple(self.stack[-count:])
-        if len(taken) != count:
+        values = tuple(self.stack[-count:])
+        if len(values) != count:
             raise BrokenPickle("malformed (stack)")
-        self.stack[-count:] = [taken]
+        self.stack[-count:] = [values]
 
     def pop(self) -> None:
         if self.stack:

@@ -78,7 +78,9 @@ def _located(data: bytes | mmap, traces: tuple[PickleTrace, ...], position: int)
 
 def _sizes(persistent_ids: list[PersistentId]) -> dict[str, int]:
     """Bytes per value of each storage, by key; where two tensors disagree the first counts, as it does for torch."""
-    return {found.key: found.width for found in map(storage.parse, reversed(persistent_ids)) if found is not None}
+    return {
+        address.key: address.width for address in map(storage.parse, reversed(persistent_ids)) if address is not None
+    }
 
 
 def trailing_pickles(data: bytes | mmap, end: int) -> list[PickleTrace]:

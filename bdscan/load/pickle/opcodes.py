@@ -34,7 +34,7 @@ def follow_one(data: bytes | mmap, start: int, end: int, max_steps: int = MAX_ST
     except BrokenPickle as error:
         trace.broken = str(error)
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        # the real unpickler would fail here too: stack underflow, missing memo, malformed text
+        # The real unpickler would fail here too: stack underflow, missing memo, malformed text.
         trace.broken = f"malformed ({type(error).__name__})"
     trace.end = interpreter.position
     return trace

@@ -63,13 +63,9 @@ class PickleTrace:
     value: object = None
     broken: str = ""  # why it could not be followed to STOP
     steps: int = 0
-    names: dict[GlobalName, int] = field(
-        default_factory=dict
-    )  # every global, with the offset where it is first asked for
-    calls: list[CallRecord] = field(default_factory=list)  # every call, in order
-    foreign_targets: list[object] = field(
-        default_factory=list
-    )  # what BUILD is applied to, other than what the pickle made
+    names: dict[GlobalName, int] = field(default_factory=dict)  # every global -> the offset of its first use
+    calls: list[CallRecord] = field(default_factory=list)  # in order
+    foreign_targets: list[object] = field(default_factory=list)  # what is changed but does not come from a call
     persistent_ids: list[PersistentId] = field(default_factory=list)
     suspicious_opcodes: dict[str, int] = field(default_factory=dict)  # opcodes that no model needs
 

@@ -15,9 +15,8 @@ from bdscan.load.source import shards
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm and Hugging Face name them; the safer one first
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
-_CHOICES = tuple(
-    name for pair in zip(WEIGHT_FILES, INDEX_FILES, strict=True) for name in pair
-)  # the first one is taken
+# Of those that are there, the first one is read.
+_CHOICES = tuple(name for pair in zip(WEIGHT_FILES, INDEX_FILES, strict=True) for name in pair)
 _MAX_CONFIG = 4 << 20  # bytes; with the names of ImageNet-21k's classes it is about one megabyte
 
 
@@ -51,21 +50,21 @@ def resolve(path: Path) -> ModelFiles:
 
 
 def _inside(folder: Path) -> ModelFiles:
-    found = [folder / name for name in _CHOICES if (folder / name).is_file()]
-    if not found:
+    weight_files = [folder / name for name in _CHOICES if (folder / name).is_file()]
+    if not weight_files:
         raise Problem(
             f"the folder `{folder}` holds no `model.safetensors` and no `pytorch_model.bin`",
             hint="name the model file itself",
         )
     dangers = []
-    for other in found[1:]:
+    for other in weight_files[1:]:
         message = f"the folder also holds `{other.name}`, which was not looked at"
         dangers.append(Danger(level=Level.NOTE, message=message, where=str(other)))
     config = _config(folder / "config.json")
     if "auto_map" in config:
         message = "`config.json` asks for Python files of its own (`auto_map`), which are ignored here"
         dangers.append(Danger(level=Level.SUSPECT, message=message, where="config.json"))
-    return ModelFiles(found[0], config, tuple(dangers), _shards(found[0]))
+    return ModelFiles(weight_files[0], config, tuple(dangers), _shards(weight_files[0]))
 
 
 def _shards(weights: Path) -> tuple[Path, ...]:

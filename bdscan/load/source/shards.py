@@ -36,10 +36,10 @@ def read_index(index: Path) -> dict[str, str]:
 
 def shard_files(weight_map: Mapping[str, str]) -> list[str]:
     """The files, sorted by name: the order in which they are hashed."""
-    found = sorted(set(weight_map.values()))
-    if len(found) > _MAX_SHARDS:
-        raise Problem(f"its index names {len(found):,} files, more than any model needs")
-    return found
+    shards = sorted(set(weight_map.values()))
+    if len(shards) > _MAX_SHARDS:
+        raise Problem(f"its index names {len(shards):,} files, more than any model needs")
+    return shards
 
 
 def check_index(weight_map: Mapping[str, str], tensors: Mapping[str, Collection[str]]) -> None:
