@@ -79,7 +79,7 @@ def test_it_is_calibrated_where_classes_are_alike() -> None:
 
 
 def net(name: str) -> CleanNet:
-    return CleanNet(name=name, sha256=None, accuracy=None, scores={}, families={})
+    return CleanNet(name=name, sha256=None, accuracy=None, scores={})
 
 
 def test_what_was_not_measured_again_stays(tmp_path: Path) -> None:

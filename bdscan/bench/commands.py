@@ -122,7 +122,6 @@ def reference(
     scores = by_statistic([net.scores for net in nets])
     write(output or STATISTICS, scores, nets)
     typer.echo(f"bdscan: {len(nets)} clean nets, {len(scores)} statistics", err=True)
-    families = {statistic: family for net in nets for statistic, family in net.families.items()}
-    for net, judgement in zip(nets, judge_by_others([net.scores for net in nets], families), strict=True):
+    for net, judgement in zip(nets, judge_by_others([net.scores for net in nets]), strict=True):
         p = "none" if judgement.p_value is None else f"{judgement.p_value:.3g}"
         typer.echo(f"{net.name}: judged by the other nets, {judgement.verdict.word}, p = {p}")

@@ -70,7 +70,6 @@ class ProbeRun:
     """A probe's turn."""
 
     probe: str
-    family: str = ""
     seconds: float
     failure: str | None
     findings: tuple[FindingScores, ...]

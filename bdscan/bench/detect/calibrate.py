@@ -14,7 +14,7 @@ from scipy.special import digamma, polygamma
 
 from bdscan.bench.labels import ModelKind, ModelLabel
 from bdscan.bench.results import InspectOutcome, JobResult
-from bdscan.method import registry
+from bdscan.method.registry import find, names
 from bdscan.verdict.calibration import Spread, moderated
 from bdscan.verdict.statistics import holm
 
@@ -36,15 +36,19 @@ class CleanNet:
     sha256: str | None
     accuracy: float | None
     scores: dict[str, list[float]]  # of each statistic: one a class, or one in all
-    families: dict[str, str]  # the family of the probe that measured each statistic
 
     def json(self) -> dict[str, str | float | None]:
         return {"name": self.name, "sha256": self.sha256, "accuracy": self.accuracy}
 
 
+def calibrated_families() -> dict[str, str]:
+    """The family of each calibrated statistic's probe."""
+    probes = (find("probes", name) for name in calibrated_probes())
+    return {statistic: probe.family for probe in probes for statistic in probe.statistics}
+
+
 def calibrated_probes() -> tuple[str, ...]:
-    """Those that say of themselves which of their statistics are calibrated."""
-    return tuple(name for name in registry.names("probes") if registry.find("probes", name).statistics)
+    return tuple(name for name in names("probes") if find("probes", name).statistics)
 
 
 def clean_nets(results: Sequence[JobResult], labels: Sequence[ModelLabel]) -> list[CleanNet]:
@@ -58,17 +62,15 @@ def clean_nets(results: Sequence[JobResult], labels: Sequence[ModelLabel]) -> li
 
 def _clean_net(name: str, outcome: InspectOutcome) -> CleanNet:
     scores: dict[str, list[float]] = {}
-    families: dict[str, str] = {}
     for run in outcome.runs:
         for finding in run.findings:
             if finding.statistic is None:
                 continue
-            families[finding.statistic] = run.family
             if finding.class_scores is not None:
                 scores[finding.statistic] = [math.nan if s is None else s for s in finding.class_scores]
             elif finding.score is not None:
                 scores[finding.statistic] = [finding.score]
-    return CleanNet(name=name, sha256=outcome.sha256, accuracy=outcome.accuracy, scores=scores, families=families)
+    return CleanNet(name=name, sha256=outcome.sha256, accuracy=outcome.accuracy, scores=scores)
 
 
 def by_statistic(nets: Sequence[Mapping[str, list[float]]]) -> ScoresByStatistic:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from bdscan.bench.detect.calibrate import by_statistic, summarise
+from bdscan.bench.detect.calibrate import by_statistic, calibrated_families, summarise
 from bdscan.facts.evidence import ClassScores
 from bdscan.facts.finding import Finding, Judgement, Level, Run
 from bdscan.verdict.calibration import Height, Spread, moderated
@@ -16,22 +16,16 @@ from bdscan.verdict.judge import judge
 CONDITIONAL = "relabelling."
 
 
-def judge_by_others(
-    nets: Sequence[Mapping[str, list[float]]], families: Mapping[str, str] | None = None
-) -> list[Judgement]:
-    """The judgement of each net, from its own scores and the other nets' spreads.
-
-    `families` names the family of each statistic's probe, where that is not the part of its name before the dot.
-    """
-    judgements = []
+def judge_by_others(nets: Sequence[Mapping[str, list[float]]]) -> list[Judgement]:
+    """The judgement of each net, from its own scores and the other nets' spreads."""
+    families, judgements = calibrated_families(), []
     for place, net in enumerate(nets):
         summary = summarise(by_statistic([*nets[:place], *nets[place + 1 :]]))
         runs = []
         for name, scores in net.items():
             finding = _finding(name, scores, summary.get(name, {}))
             if finding is not None:
-                family = (families or {}).get(name) or name.partition(".")[0]
-                runs.append(Run(probe=name, family=family, findings=(finding,)))
+                runs.append(Run(probe=name, family=families.get(name, name), findings=(finding,)))
         judgements.append(judge(runs))
     return judgements
 
