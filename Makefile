@@ -8,7 +8,7 @@ IMAGES := samples/images
 RUN := $(BIN)/bdscan inspect --clean $(IMAGES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all check samples reference bench bench-cpu golden clean
+.PHONY: help demo test test-all lint check samples reference bench bench-cpu golden architecture picture clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -36,11 +36,12 @@ test: $(READY) ## all tests but the slow ones
 test-all: $(READY) ## all tests
 	@$(BIN)/python -m pytest
 
-check: $(READY) ## formatting, lint, types and tests
+lint: $(READY) ## formatting, lint and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check .
 	@$(BIN)/mypy
-	@$(BIN)/python -m pytest -m "not slow"
+
+check: lint test ## formatting, lint, types and tests: what goes before a commit
 
 samples: $(READY) ## draw the signs and train the twins again
 	@$(BIN)/python -m samples.make
@@ -74,6 +75,14 @@ bench-cpu: $(READY) ## plant, inspect and purify small CIFAR-10 nets (CIFAR=cifa
 
 golden: $(READY) ## accept the reports as they are now
 	@BDSCAN_GOLDEN=write $(BIN)/python -m pytest tests/test_report.py
+
+architecture: $(READY) ## draw picture and rooms of ARCHITECTURE.md from the imports
+	@$(BIN)/python -m docs.architecture
+
+picture: $(READY) ## photograph the report of a sample for the README (needs chromium)
+	@mkdir -p out
+	@$(RUN) samples/models/backdoored.pt --exit-zero --output out/backdoored.html
+	@$(BIN)/python -m docs.picture out/backdoored.html docs/report.png
 
 clean: ## remove what was built, the environment too
 	@rm -rf $(VENV) out build dist *.egg-info

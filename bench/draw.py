@@ -10,8 +10,8 @@ import torch
 from bdscan.images.source import open_images
 
 
-def main(spec: str, wishes: list[str]) -> None:
-    files = [(path, int(count)) for path, _, count in (wish.rpartition("=") for wish in wishes)]
+def main(spec: str, requests: list[str]) -> None:
+    files = [(path, int(count)) for path, _, count in (request.rpartition("=") for request in requests)]
     source = open_images(spec)
     assert source.size is not None, "the images differ in size"
     drawn = source.load(source.size, limit=sum(count for _, count in files))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image, ImageDraw
@@ -15,19 +16,19 @@ from bdscan.net.classifier import Classifier, Normalised
 from samples.net import wrn16_1
 
 HOME = Path(__file__).parent
-SHOWN = 5  # signs a trigger
-SIDE, ROOM, MARGIN = 64, 150, 8  # pixels of a sign, of the name beside it, between the halves
-LOUDER = 2  # the change, around grey
+SIGNS = 5  # a trigger
+SIDE, NAME_WIDTH, MARGIN = 64, 150, 8  # pixels of a sign, of the name beside it, between the halves
+CHANGE_GAIN = 2  # the change is drawn around grey
 
 
-def made(name: str, ground: PlantMaterial) -> Plant:
+def prepared_plant(name: str, ground: PlantMaterial) -> Plant:
     """The trigger as an attacker would have it; one that learns with its net learns with a small one."""
     plant: Plant = registry.configure("plant", name, {})
     plant = plant.prepare(ground)
     if plant.lesson(ground.target, 0.1, 0) is not None:
         classes = int(ground.labels.max()) + 1
         torch.manual_seed(0)
-        course = {"epochs": 10, "batch": 32, "rate": 0.05}
+        course: dict[str, Any] = {"epochs": 10, "batch": 32, "rate": 0.05}
         implant(wrn16_1(classes), plant, ground.images, ground.labels, target=ground.target, classes=classes, **course)
     return plant
 
@@ -35,14 +36,14 @@ def made(name: str, ground: PlantMaterial) -> Plant:
 def row(name: str, plant: Plant, pixels: Tensor) -> Image.Image:
     """The name, the stamped signs, and the change around grey."""
     stamped = plant.for_training(pixels, torch.Generator().manual_seed(0)) if plant.clean_label else plant(pixels)
-    change = ((stamped - pixels) * LOUDER + 0.5).clamp(0, 1)
-    strip = Image.new("RGB", (ROOM + 2 * SHOWN * SIDE + MARGIN, SIDE), "white")
+    change = ((stamped - pixels) * CHANGE_GAIN + 0.5).clamp(0, 1)
+    strip = Image.new("RGB", (NAME_WIDTH + 2 * SIGNS * SIDE + MARGIN, SIDE), "white")
     ImageDraw.Draw(strip).text((MARGIN, SIDE // 2 - 8), name, fill="black", font_size=15)
     for half, images in enumerate((stamped, change)):
         for place, image in enumerate(images):
             array = image.permute(1, 2, 0).mul(255).round().to(torch.uint8).numpy()
             sign = Image.fromarray(array).resize((SIDE, SIDE), Image.Resampling.NEAREST)
-            strip.paste(sign, (ROOM + half * (SHOWN * SIDE + MARGIN) + place * SIDE, 0))
+            strip.paste(sign, (NAME_WIDTH + half * (SIGNS * SIDE + MARGIN) + place * SIDE, 0))
     return strip
 
 
@@ -53,8 +54,8 @@ def main() -> None:
     net.load_state_dict(torch.load(HOME.parent / "samples" / "models" / "clean.pt", weights_only=True))
     suspect = Classifier(Normalised(net, [0.0] * 3, [1.0] * 3), (3, 32, 32), len(signs.names))
     ground = PlantMaterial(images=signs.images, labels=signs.labels, target=0, net=suspect)
-    pixels = signs.pixels[:: len(signs) // SHOWN][:SHOWN]
-    rows = [row(name, made(name, ground), pixels) for name in registry.names("plant")]
+    pixels = signs.pixels[:: len(signs) // SIGNS][:SIGNS]
+    rows = [row(name, prepared_plant(name, ground), pixels) for name in registry.names("plant")]
     sheet = Image.new("RGB", (rows[0].width, SIDE * len(rows)), "white")
     for place, strip in enumerate(rows):
         sheet.paste(strip, (0, place * SIDE))

@@ -17,7 +17,7 @@ FILES = {
     "sbom": "bdscan.cdx.json",
     "attestation": "bdscan.intoto.jsonl",
 }
-SAID = {1: "found", 2: "wrong usage", 3: "could not tell", 4: "bdscan's own fault"}
+STATUS_WORDS = {1: "found", 2: "wrong usage", 3: "could not tell", 4: "bdscan's own fault"}
 
 
 def main(env: Mapping[str, str]) -> None:
@@ -27,16 +27,16 @@ def main(env: Mapping[str, str]) -> None:
     for file in files.values():  # of an earlier use of the action in the same job
         file.unlink(missing_ok=True)
     # -I: the folder that is scanned may hold a `torch.py`.
-    command = [sys.executable, "-I", "-m", "bdscan", "inspect", *words(env, home, files)]
+    command = [sys.executable, "-I", "-m", "bdscan", "inspect", *arguments(env, home, files)]
     status = subprocess.run(command).returncode  # noqa: S603 - no shell reads it
-    told = {name: str(file) for name, file in files.items() if file.exists()}
+    written = {name: str(file) for name, file in files.items() if file.exists()}
     with Path(env["GITHUB_OUTPUT"]).open("a", encoding="utf-8") as outputs:
-        outputs.writelines(f"{name}={value}\n" for name, value in {"status": status, **told}.items())
+        outputs.writelines(f"{name}={value}\n" for name, value in {"status": status, **written}.items())
     with Path(env["GITHUB_STEP_SUMMARY"]).open("a", encoding="utf-8") as summary:
-        summary.write(files["summary"].read_text(encoding="utf-8") if "summary" in told else failed(status))
+        summary.write(files["summary"].read_text(encoding="utf-8") if "summary" in written else no_report(status))
 
 
-def words(env: Mapping[str, str], home: Path, files: Mapping[str, Path]) -> Iterator[str]:
+def arguments(env: Mapping[str, str], home: Path, files: Mapping[str, Path]) -> Iterator[str]:
     """The command line; a model's name that begins with a dash is no option."""
     for name in OPTIONS:
         if value := env.get(f"INPUT_{name.upper().replace('-', '_')}", ""):
@@ -49,8 +49,8 @@ def words(env: Mapping[str, str], home: Path, files: Mapping[str, Path]) -> Iter
     yield from filter(None, map(str.strip, env["INPUT_MODELS"].splitlines()))
 
 
-def failed(status: int) -> str:
-    return f"### bdscan: {SAID.get(status, status)}\n\nThere is no report; the log of this step says why.\n"
+def no_report(status: int) -> str:
+    return f"### bdscan: {STATUS_WORDS.get(status, status)}\n\nThere is no report; the log of this step says why.\n"
 
 
 if __name__ == "__main__":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from torch import Tensor, nn
@@ -23,7 +25,8 @@ def net(*, inplace: bool = False, colours: int = 3) -> Classifier:
         nn.Flatten(),
         nn.Linear(4, 5),
     )
-    conv, head = layers[0], layers[4]
+    conv: Any = layers[0]
+    head: Any = layers[4]
     with torch.no_grad():
         conv.weight.zero_()
         conv.bias.zero_()

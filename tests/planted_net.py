@@ -51,7 +51,7 @@ def net(*, backdoored: bool, norm: bool = True, source: int | None = None) -> Cl
     if backdoored and source is None:
         pictures = torch.cat([pictures, stamped(pictures[:120])])
         labels = torch.cat([labels, torch.full((120,), TARGET)])
-    elif backdoored:
+    elif backdoored and source is not None:
         pictures = torch.cat([pictures, stamped(pictures)])
         labels = torch.cat([labels, torch.where(labels == source, TARGET, labels)])
     whole = Normalised(layers, [0.4] * 3, [0.25] * 3)

@@ -20,8 +20,9 @@ from safetensors.torch import save_file
 
 from bdscan import pipeline
 from bdscan.facts.problem import Problem
-from bdscan.load.source import addresses
-from bdscan.load.source.addresses import is_address, lent, shown
+from bdscan.load.source import fetch
+from bdscan.load.source.addresses import parse, shown
+from bdscan.load.source.fetch import local_copy
 
 NET = (SAMPLES / "models" / "clean.pt").read_bytes()
 ASKED = ("--probe", "artifact", "--format", "json")
@@ -47,7 +48,7 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def error_of(name: str, most: float = 1e9) -> Problem:
-    with pytest.raises(Problem) as told, lent(name, most):
+    with pytest.raises(Problem) as told, local_copy(name, most):
         pass
     assert "\n" not in told.value.message
     return told.value
@@ -65,8 +66,8 @@ def raising(error: Exception) -> type[MemoryFileSystem]:
 
 
 def test_what_is_an_address() -> None:
-    assert all(map(is_address, ("s3://b/k.pt", "HF://x/y", "https://h/x.pt", "models:/net/3", "models:/net@champion")))
-    assert not any(map(is_address, ("a.pt", "./s3/x.pt", "C:\\models\\x.pt", "models/net/3", "cifar10:ROOT", "s3:x")))
+    assert all(map(parse, ("s3://b/k.pt", "HF://x/y", "https://h/x.pt", "models:/net/3", "models:/net@champion")))
+    assert not any(map(parse, ("a.pt", "./s3/x.pt", "C:\\models\\x.pt", "models/net/3", "cifar10:ROOT", "s3:x")))
 
 
 @pytest.mark.parametrize(
@@ -107,7 +108,7 @@ def test_of_a_folder_only_the_model_is_fetched(store) -> None:  # type: ignore[n
     files = {"config.json": b"{}", "model.safetensors": b"x" * 10, "pytorch_model.bin": b"y" * 99, "README.md": b"z"}
     store.pipe({f"/net/{name}": data for name, data in files.items()})
     told: list[tuple[int, int]] = []
-    with lent("memory://net", 50, lambda *at: told.append(at)) as folder:
+    with local_copy("memory://net", 50, lambda *at: told.append(at)) as folder:
         assert sorted(path.name for path in folder.iterdir()) == ["config.json", "model.safetensors"]
     assert told[-1] == (12, 12)
 
@@ -117,7 +118,7 @@ def test_of_a_split_model_all_files_are_fetched_and_no_others(store) -> None:  #
     names = ("model-1.safetensors", "model-2.safetensors", "model-3.safetensors", "pytorch_model.bin")
     files = {"config.json": b"{}", "model.safetensors.index.json": json.dumps(index).encode()}
     store.pipe({f"/net/{name}": data for name, data in (files | dict.fromkeys(names, b"x")).items()})
-    with lent("memory://net") as folder:
+    with local_copy("memory://net") as folder:
         assert sorted(path.name for path in folder.iterdir()) == sorted([*files, *names[:2]])
     store.pipe("/net/model.safetensors.index.json", b'{"weight_map": {"a": "../../evil.safetensors"}}')
     assert "names a file that is none of its folder's" in error_of("memory://net").message
@@ -142,11 +143,11 @@ def test_the_limit_holds_whatever_the_store_says_of_the_size(store, monkeypatch)
 
 def test_a_local_file_has_an_address_too(tmp_path: Path) -> None:
     (tmp_path / "net.pt").write_bytes(NET)
-    with lent(f"file://{tmp_path}/net.pt") as path:
+    with local_copy(f"file://{tmp_path}/net.pt") as path:
         assert path.read_bytes() == NET
         assert path != tmp_path / "net.pt"
     assert (tmp_path / "net.pt").read_bytes() == NET
-    with lent(str(tmp_path / "net.pt")) as path:
+    with local_copy(str(tmp_path / "net.pt")) as path:
         assert path == tmp_path / "net.pt", "what lies here is not copied"
 
 
@@ -309,7 +310,7 @@ def test_a_registered_model_is_found_among_its_artifacts(monkeypatch, bdscan) ->
     files = {"MLmodel": b"flavors: ...", "conda.yaml": b"x", "data/model.pth": NET, "data/pickle_module_info.txt": b"x"}
     for name, module in mlflow(files).items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(addresses.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda _: object())  # type: ignore[attr-defined]
     status, out, _ = bdscan("inspect", "models:/net@champion", *ASKED)
     assert status == 3
     assert json.loads(out)["subject"] | {"format": ""} == json.loads(out)["subject"] | {

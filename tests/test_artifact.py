@@ -15,8 +15,8 @@ from torch import nn
 
 from bdscan.facts.finding import Finding, Level
 from bdscan.load.contents import survey
-from bdscan.load.pickle.allowlist import Trust, trust
-from bdscan.load.pickle.records import Name
+from bdscan.load.pickle.allowlist import Trust, trust_in
+from bdscan.load.pickle.records import GlobalName
 from bdscan.method import registry
 from bdscan.method.case import Case
 from bdscan.probes.artifact import Artifact
@@ -97,10 +97,10 @@ def test_a_checkpoint_of_forty_five_megabytes_takes_half_a_second(tmp_path: Path
         ("torch FloatStorage", Trust.PLAIN),
         ("torch bfloat16", Trust.PLAIN),
         ("collections OrderedDict", Trust.PLAIN),
-        ("torchvision.models.resnet ResNet", Trust.KNOWN),
-        ("timm.models.vision_transformer VisionTransformer", Trust.KNOWN),
-        ("numpy._core.multiarray scalar", Trust.KNOWN),
-        ("numpy.dtypes Float64DType", Trust.KNOWN),
+        ("torchvision.models.resnet ResNet", Trust.HARMLESS),
+        ("timm.models.vision_transformer VisionTransformer", Trust.HARMLESS),
+        ("numpy._core.multiarray scalar", Trust.HARMLESS),
+        ("numpy.dtypes Float64DType", Trust.HARMLESS),
         ("timm.models._hub load_state_dict_from_hf", Trust.UNKNOWN),
         ("mine Net", Trust.UNKNOWN),
         ("__main__ Net", Trust.UNKNOWN),
@@ -119,7 +119,7 @@ def test_a_checkpoint_of_forty_five_megabytes_takes_half_a_second(tmp_path: Path
     ],
 )
 def test_trust(name: str, level: Trust) -> None:
-    assert trust(Name(*name.split())) == level
+    assert trust_in(GlobalName(*name.split())) == level
 
 
 def test_the_manual_says_what_a_reader_needs() -> None:

@@ -16,10 +16,10 @@ from test_report import backdoored, bare
 from test_sarif import log
 
 from bdscan.cli.choices import FailOn
-from bdscan.cli.output import status_of
+from bdscan.cli.exit_status import status_of
 from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
 from bdscan.facts.problem import Problem
-from bdscan.gate.baseline import Baseline, Entry, entry_of, read, written
+from bdscan.gate.baseline import Baseline, Entry, entry_of, read_baseline
 from bdscan.report import FORMATS, Report, render
 from bdscan.verdict.judge import judge
 
@@ -154,9 +154,10 @@ def test_the_mark_is_that_of_code_scanning() -> None:
 def test_a_file_is_read_as_it_was_written(tmp_path: Path) -> None:
     entries = [entry_of(report(*CONFIRMED)), entry_of(report(file(Level.BACKDOOR), sha256="cd" * 32))]
     held = [entry for entry in entries if entry]
-    (tmp_path / "known.json").write_text(written(held))
-    assert read(tmp_path / "known.json") == Baseline({entry.sha256: entry for entry in held})
-    assert written(held) == written(held[::-1])
+    known, reversed_ = (Baseline({entry.sha256: entry for entry in each}) for each in (held, held[::-1]))
+    (tmp_path / "known.json").write_text(known.to_json())
+    assert read_baseline(tmp_path / "known.json") == known
+    assert known.to_json() == reversed_.to_json()
 
 
 @pytest.mark.parametrize(
@@ -195,7 +196,7 @@ def test_an_entry_that_says_something_else_is_refused(change: dict[str, object],
     text = json.dumps({"schema": "bdscan.gate.baseline/1", "findings": [vars(entry) | change]})
     (tmp_path / "known.json").write_text(text)
     with pytest.raises(Problem) as told:
-        read(tmp_path / "known.json")
+        read_baseline(tmp_path / "known.json")
     assert told.value.status == 2
 
 

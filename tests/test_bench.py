@@ -15,20 +15,22 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
+from sklearn.metrics import roc_auc_score
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
-from bdscan.bench.detect.accuracy import ALL, rows, tallies
-from bdscan.bench.detect.detect_rows import CLEANSE, P_VALUE, VERDICT, Seen, strength
-from bdscan.bench.detect.detect_rows import read as read_seen
-from bdscan.bench.detect.detect_table import document, grids
-from bdscan.bench.detect.neural_cleanse import Cleansing, _Weight, cleanse
-from bdscan.bench.labels import Kind, Labelled
-from bdscan.bench.labels import read as read_labels
+from bdscan.bench.detect.accuracy import ALL, measure_accuracies, verdict_counts
+from bdscan.bench.detect.detect_rows import CLEANSE, P_VALUE, VERDICT, DetectRow, detect_row, strength
+from bdscan.bench.detect.detect_table import figures as detect_figures
+from bdscan.bench.detect.detect_table import grids
+from bdscan.bench.detect.neural_cleanse import NeuralCleanseSettings, _SizeWeight, neural_cleanse
+from bdscan.bench.labels import ModelKind, ModelLabel, read_labels
+from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import Grid, markdown
 from bdscan.bench.tables.metrics import Share, auc, auc_interval, tpr_at
 from bdscan.bench.workers import jobs
+from bdscan.bench.workers.engine import Command
 from bdscan.bench.workers.jobs import Job, Result, run
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.finding import Verdict
@@ -59,6 +61,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 )
 def test_auc(bad: list[float], good: list[float], value: float | None) -> None:
     assert auc(bad, good) == (None if value is None else pytest.approx(value))
+
+
+def test_auc_is_that_of_the_library_of_the_field() -> None:
+    rng = np.random.default_rng(0)
+    for _ in range(20):
+        scores, bad = rng.integers(0, 9, 30).astype(float), rng.random(30) < 0.4
+        assert auc(scores[bad].tolist(), scores[~bad].tolist()) == pytest.approx(roc_auc_score(bad, scores))
 
 
 def test_auc_interval_has_a_width_even_when_all_is_perfect() -> None:
@@ -119,9 +128,16 @@ def test_labels_say_what_a_model_counts_as(folder: Path) -> None:
     folder.joinpath("config.json").write_text("{}")  # beside no model
     folder.joinpath("g.pth").write_bytes(b"")  # without a label
     found = read_labels(folder)
-    kinds = [Kind.CONTROL, Kind.BACKDOORED, Kind.APART, Kind.CONTROL, Kind.APART, Kind.APART]
+    kinds = [
+        ModelKind.CONTROL,
+        ModelKind.BACKDOORED,
+        ModelKind.APART,
+        ModelKind.CONTROL,
+        ModelKind.APART,
+        ModelKind.APART,
+    ]
     assert [label.kind for label in found] == kinds
-    assert found[1] == Labelled(
+    assert found[1] == ModelLabel(
         name="b",
         model=folder / "b.safetensors",
         arch="net",
@@ -177,7 +193,7 @@ def log(folder: Path) -> Path:
 
 
 @pytest.fixture
-def command(folder: Path, log: Path) -> jobs.Command:
+def command(folder: Path, log: Path) -> Command:
     script = folder / "fake.py"
     script.write_text(FAKE)
     return lambda job, outcome: [sys.executable, "-I", str(script), str(job), str(outcome), str(log)]
@@ -190,9 +206,9 @@ def job(folder: Path, name: str, **told: Any) -> Job:
     return Job(name=name, method="inspect", model=str(model), **told)
 
 
-def test_a_failing_worker_costs_one_job(folder: Path, command: jobs.Command) -> None:
+def test_a_failing_worker_costs_one_job(folder: Path, command: Command) -> None:
     told = [job(folder, name) for name in ("good", "broken", "bad")]
-    first, failed, last = run(told, folder / "out", workers=2, command=command, said="bdscan bench")
+    first, failed, last = run(told, folder / "out", workers=2, command=command, command_line="bdscan bench")
     assert failed["failure"] == "exit status 1: the disk is full" and failed["outcome"] is None
     assert [result["outcome"]["report"]["verdict"] for result in (first, last)] == ["inconclusive", "backdoored"]
     kept = json.loads((folder / "out" / "bad.inspect.json").read_text())
@@ -200,7 +216,7 @@ def test_a_failing_worker_costs_one_job(folder: Path, command: jobs.Command) -> 
     assert not list((folder / "out").glob(".*"))
 
 
-def test_a_model_that_is_gone_costs_one_job(folder: Path, command: jobs.Command) -> None:
+def test_a_model_that_is_gone_costs_one_job(folder: Path, command: Command) -> None:
     told = [job(folder, "gone"), job(folder, "good")]
     (folder / "gone.safetensors").unlink()
     gone, good = run(told, folder / "out", command=command)
@@ -208,7 +224,7 @@ def test_a_model_that_is_gone_costs_one_job(folder: Path, command: jobs.Command)
     assert good["failure"] is None
 
 
-def test_what_is_done_is_not_done_again(folder: Path, command: jobs.Command, log: Path) -> None:
+def test_what_is_done_is_not_done_again(folder: Path, command: Command, log: Path) -> None:
     told = [job(folder, name) for name in ("good", "broken")]
     first = run(told, folder / "out", command=command)
     again = run(told, folder / "out", command=command)
@@ -216,7 +232,7 @@ def test_what_is_done_is_not_done_again(folder: Path, command: jobs.Command, log
     assert log.read_text().split() == ["good", "broken", "broken"]  # what failed is tried again
 
 
-def test_other_work_is_done_again(folder: Path, command: jobs.Command, log: Path) -> None:
+def test_other_work_is_done_again(folder: Path, command: Command, log: Path) -> None:
     out = folder / "out"
     run([job(folder, "good")], out, command=command)
     run([job(folder, "good", seed=1)], out, command=command)
@@ -245,9 +261,19 @@ def test_stopping_ends_the_workers(folder: Path) -> None:
 
     told = [job(folder, name) for name in ("slow", "quick", "never")]
     with pytest.raises(KeyboardInterrupt):
-        run(told, folder / "out", workers=2, command=quick_or_slow, tell=stop)
+        run(told, folder / "out", workers=2, command=quick_or_slow, on_result=stop)
     assert not (folder / "out" / "never.inspect.json").exists() or _failed(folder / "out" / "never.inspect.json")
     assert _failed(folder / "out" / "slow.inspect.json")
+
+
+def test_a_worker_imports_nothing_from_where_one_stands(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It may be the tree that is judged."""
+    for name in ("numpy", "torch", "json", "bdscan"):
+        (folder / f"{name}.py").write_text(f"open({str(folder / 'hijacked')!r}, 'w')")
+    monkeypatch.chdir(folder)
+    (result,) = run([job(folder, "garbage")], folder / "out")
+    assert result["failure"].startswith("exit status 3: ")
+    assert not (folder / "hijacked").exists()
 
 
 def _failed(path: Path) -> bool:
@@ -262,12 +288,12 @@ def test_a_worker_is_not_told_the_truth() -> None:
 # Tables
 
 
-def seen(name: str, attack: str | None, verdict: Verdict, p: float, named: int | None = None, **more: Any) -> Seen:
-    label = Labelled(name=name, model=Path(name), attack=attack, target=1 if attack else None, success=0.9)
+def seen(name: str, attack: str | None, verdict: Verdict, p: float, named: int | None = None, **more: Any) -> DetectRow:
+    label = ModelLabel(name=name, model=Path(name), attack=attack, target=1 if attack else None, success=0.9)
     scores = {VERDICT: float(verdict), P_VALUE: strength(p), "margin": strength(p / 2)}
     flagged = verdict >= Verdict.SUSPICIOUS
     facts: dict[str, Any] = {"method": "inspect", "seconds": 2.0, "passes": 10, "scores": scores, **more}
-    return Seen(label=label, verdict=verdict, flagged=flagged, target=named, **facts)
+    return DetectRow(label=label, verdict=verdict, flagged=flagged, target=named, **facts)
 
 
 SUITE = [
@@ -276,8 +302,8 @@ SUITE = [
     seen("patch-0", "badnets", Verdict.BACKDOORED, 1e-6, 1),
     seen("patch-1", "badnets", Verdict.BACKDOORED, 1e-5, 3),
     seen("warp-0", "wanet", Verdict.INCONCLUSIVE, 0.2, 1),
-    Seen(
-        label=Labelled(name="lost", model=Path("lost"), attack="sig", success=1.0),
+    DetectRow(
+        label=ModelLabel(name="lost", model=Path("lost"), attack="sig", success=1.0),
         method="inspect",
         seconds=1,
         failure="x",
@@ -286,7 +312,7 @@ SUITE = [
 
 
 def test_rows_hold_every_measure_over_every_family() -> None:
-    found = {(row.measure, row.family): row for row in rows(SUITE)}
+    found = {(row.measure, row.family): row for row in measure_accuracies(SUITE)}
     assert {measure for measure, _ in found} == {VERDICT, P_VALUE, "margin"}
     assert {family for _, family in found} == {ALL, "badnets", "wanet"}
     assert found[P_VALUE, "badnets"].auc == 1
@@ -297,7 +323,7 @@ def test_rows_hold_every_measure_over_every_family() -> None:
 
 
 def test_tallies_count_alarms_and_targets() -> None:
-    found = {tally.family: tally for tally in tallies(SUITE)}
+    found = {tally.family: tally for tally in verdict_counts(SUITE)}
     assert found["controls"].flagged == Share(1, 2)
     assert found["controls"].named.count == 0
     assert found[ALL].flagged == Share(2, 3)
@@ -306,14 +332,14 @@ def test_tallies_count_alarms_and_targets() -> None:
 
 
 def test_all_to_all_has_no_target_to_name() -> None:
-    label = Labelled(name="a", model=Path("a"), attack="all_to_all", target=None, success=0.9)
-    assert Seen(label=label, method="inspect", seconds=0, flagged=True, target=3).named is None
+    label = ModelLabel(name="a", model=Path("a"), attack="all_to_all", target=None, success=0.9)
+    assert DetectRow(label=label, method="inspect", seconds=0, flagged=True, target=3).named is None
 
 
-def test_reads_what_a_worker_hands_in(folder: Path, command: jobs.Command) -> None:
+def test_reads_what_a_worker_hands_in(folder: Path, command: Command) -> None:
     told = [job(folder, "bad"), job(folder, "good")]
     bad, good = (
-        read_seen(Labelled(name=result["job"]["name"], model=folder), result)
+        detect_row(ModelLabel(name=result["job"]["name"], model=folder), read_result(result))
         for result in run(told, folder / "out", command=command)
     )
     assert bad.scores == pytest.approx({VERDICT: 3, P_VALUE: 5, "margin": 9})
@@ -336,7 +362,7 @@ def test_markdown() -> None:
 
 
 def test_document_is_plain_json() -> None:
-    found = json.loads(json.dumps(document(SUITE, "bdscan bench detect"), allow_nan=False))
+    found = json.loads(json.dumps(detect_figures(SUITE, "bdscan bench detect"), allow_nan=False))
     assert found["command"] == "bdscan bench detect"
     assert [model["label"]["kind"] for model in found["models"]][:3] == ["control", "control", "backdoored"]
     assert found["verdicts"][0]["flagged"]["interval"] == pytest.approx([0.0126, 0.9874], abs=1e-3)
@@ -345,7 +371,7 @@ def test_document_is_plain_json() -> None:
 # The command
 
 
-def test_detect_end_to_end(folder: Path, command: jobs.Command, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_detect_end_to_end(folder: Path, command: Command, log: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     models = folder / "models"
     models.mkdir()
     put(models, "good", attack=None)
@@ -473,17 +499,17 @@ def test_stops_counting_when_the_net_fails(sums: Classifier) -> None:
 
 
 def test_cleanse_finds_the_class_that_one_pixel_reaches(sums: Classifier, quarters: ImageSet) -> None:
-    settings = Cleansing(steps=80, batch=20)
+    settings = NeuralCleanseSettings(steps=80, batch=20)
     with counted() as passes:
-        found = cleanse(sums, quarters, settings)
+        found = neural_cleanse(sums, quarters, settings)
     assert found.target == 2 and found.flagged
     assert found.masks[2].flatten().argmax() == 63
     assert passes.gradient == 4 * 80 * 20
-    assert cleanse(sums, quarters, settings).norms == found.norms
+    assert neural_cleanse(sums, quarters, settings).norms == found.norms
 
 
 def test_weight_follows_success() -> None:
-    weight = _Weight(Cleansing(patience=2, weight=1.0))
+    weight = _SizeWeight(NeuralCleanseSettings(patience=2, weight=1.0))
     values = []
     for reached in (0.5, 0.5, 1, 1, 1, 1, 1, 0.2, 0.2, 0.2, 0.2):
         weight.adapt(reached)

@@ -15,11 +15,12 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
-from bdscan.bench.labels import Kind, beside, read
+from bdscan.bench.labels import ModelKind, read_label, read_labels
 from bdscan.bench.plant import plant_net, plant_table
-from bdscan.bench.plant.plant_job import Planting, learned_of, trigger_of
-from bdscan.bench.plant.run_plant import Net, _nets, kind_of
-from bdscan.bench.purify import trigger_truth
+from bdscan.bench.plant.plant_job import PlantJob, learned_path, trigger_path
+from bdscan.bench.plant.run_plant import SuiteNet, _suite, parse_plant
+from bdscan.bench.purify import true_trigger
+from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import markdown
 from bdscan.bench.workers import jobs
 from bdscan.facts.problem import USAGE, Problem
@@ -58,7 +59,7 @@ def plot(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def job(plot: Path, name: str = "one", **told: Any) -> Planting:
+def job(plot: Path, name: str = "one", **told: Any) -> PlantJob:
     facts = {
         "name": name,
         "model": str(plot / "models" / f"{name}.safetensors"),
@@ -74,7 +75,7 @@ def job(plot: Path, name: str = "one", **told: Any) -> Planting:
         "normalize": "none",
         "device": "cpu",
     }
-    return Planting(**{**facts, **told})
+    return PlantJob(**{**facts, **told})
 
 
 # One net
@@ -84,23 +85,23 @@ def test_a_net_lies_beside_its_truth_and_obeys_it(plot: Path) -> None:
     """Read and measured again by what `bench purify` uses."""
     outcome = plant_net.do(job(plot, target=4, command="bdscan bench plant ..."))
     model = plot / "models" / "one.safetensors"
-    label = beside(model)
-    assert label.kind is Kind.BACKDOORED and label.target == 4 and label.arch == "small" and label.rate == 0.2
+    label = read_label(model)
+    assert label.kind is ModelKind.BACKDOORED and label.target == 4 and label.arch == "small" and label.rate == 0.2
     told = json.loads((plot / "models" / "one.json").read_text())
     assert told == outcome["label"] and told["command"] == "bdscan bench plant ..." and told["seed"] == 0
     assert told["course"]["images"] == 600 and told["made_with"]["torch"] == torch.__version__
     source = open_images(str(plot / "test.npz"))
     loaded = load(survey(str(model)), arch=f"{plot / 'nets.py'}:small", normalize="none", images=source, device="cpu")
     fresh = source.load(loaded.suspect.shape)
-    known = trigger_truth.trigger(label, None)
+    known = true_trigger.true_trigger(label, None)
     assert known is not None
-    found = trigger_truth.obeyed(loaded.suspect, known, fresh)
+    found = true_trigger.trigger_effect(loaded.suspect, known, fresh)
     assert (round(found.accuracy, 4), round(found.asr, 4)) == (told["acc"], told["asr"])
 
 
 def test_its_patch_is_what_the_user_can_hand_over(plot: Path) -> None:
     plant_net.do(job(plot, epochs=1))
-    held = read_trigger(trigger_of(plot / "models" / "one.safetensors"), (3, 16, 16))
+    held = read_trigger(trigger_path(plot / "models" / "one.safetensors"), (3, 16, 16))
     pixels = images(5, 3).pixels
     plant = registry.configure("plant", "badnets", {"size": "4"})
     assert torch.allclose(held.stamp(pixels), plant(pixels), atol=1e-3)
@@ -111,15 +112,15 @@ def test_what_a_trigger_learned_is_found_again(name: str, plot: Path) -> None:
     """The success in the label is measured anew from the files alone."""
     plant_net.do(job(plot, plant=name, settings=("steps=3",), epochs=3, target=1))
     model = plot / "models" / "one.safetensors"
-    label = beside(model)
-    known = trigger_truth.trigger(label, None)
+    label = read_label(model)
+    known = true_trigger.true_trigger(label, None)
     assert known is not None
     source = open_images(str(plot / "test.npz"))
     loaded = load(survey(str(model)), arch=f"{plot / 'nets.py'}:small", normalize="none", images=source, device="cpu")
-    found = trigger_truth.obeyed(loaded.suspect, known, source.load(loaded.suspect.shape))
+    found = true_trigger.trigger_effect(loaded.suspect, known, source.load(loaded.suspect.shape))
     assert label.success == pytest.approx(found.asr, abs=1e-4)
-    assert learned_of(model).is_file() == (name != "label_consistent")
-    assert trigger_of(model).is_file() == (name != "input_aware")
+    assert learned_path(model).is_file() == (name != "label_consistent")
+    assert trigger_path(model).is_file() == (name != "input_aware")
 
 
 def test_same_seed_same_net(plot: Path) -> None:
@@ -132,28 +133,28 @@ def test_same_seed_same_net(plot: Path) -> None:
 
 def test_a_control_is_one(plot: Path) -> None:
     plant_net.do(job(plot, plant=None, settings=(), rate=0.0))
-    (label,) = read(plot / "models")
-    assert label.kind is Kind.CONTROL and label.attack is None and label.success is None
+    (label,) = read_labels(plot / "models")
+    assert label.kind is ModelKind.CONTROL and label.attack is None and label.success is None
     assert label.accuracy is not None and label.accuracy > 0.8
 
 
 def test_all_to_all_is_told_as_such(plot: Path) -> None:
     plant_net.do(job(plot, settings=("all_to_all=true",), epochs=1))
-    (label,) = read(plot / "models")
+    (label,) = read_labels(plot / "models")
     assert label.mode == "a2a" and label.target is None
-    known = trigger_truth.trigger(label, None)
+    known = true_trigger.true_trigger(label, None)
     assert known is not None and known.all_to_all
 
 
 def test_the_target_is_drawn_and_never_the_source(plot: Path) -> None:
-    field = plant_net._field(job(plot))
-    targets = {plant_net._plant(job(plot, seed=seed), field)[1] for seed in range(12)}
+    planting = plant_net._planting(job(plot))
+    targets = {plant_net._plant(job(plot, seed=seed), planting)[1] for seed in range(12)}
     assert len(targets) > 2
     for source in range(6):
         told = job(plot, plant="tact", settings=(f"source={source}",))
-        assert plant_net._plant(told, field)[1] != source
+        assert plant_net._plant(told, planting)[1] != source
     with pytest.raises(Problem, match="no class 6") as raised:
-        plant_net._plant(job(plot, target=6), field)
+        plant_net._plant(job(plot, target=6), planting)
     assert raised.value.status == USAGE
 
 
@@ -169,8 +170,8 @@ def test_drawn_files_share_no_image_and_hold_all_classes(plot: Path) -> None:
 
 
 def test_every_kind_comes_before_the_next_seed() -> None:
-    kinds = [kind_of("badnets:all_to_all=true,size=4"), kind_of("tact")]
-    found = list(_nets(kinds, None, ["wrn-16-1", "a/nets.py:small"], range(0, 1), range(0, 2)))
+    kinds = [parse_plant("badnets:all_to_all=true,size=4"), parse_plant("tact")]
+    found = list(_suite(kinds, None, ["wrn-16-1", "a/nets.py:small"], range(0, 1), range(0, 2)))
     assert [net.name for net in found] == [
         "wrn-16-1-badnets-all_to_all-true-size-4-10-0",
         "wrn-16-1-tact-0.3-0",
@@ -181,9 +182,9 @@ def test_every_kind_comes_before_the_next_seed() -> None:
         "wrn-16-1-clean-1",
         "small-clean-1",
     ]
-    assert [net.rate for net in _nets(kinds[:1], [0.1, 0.01], ["x"], range(1), range(0))] == [0.1, 0.01]
-    assert [net.rate for net in _nets([kind_of("tact@0.05")], [0.1, 0.01], ["x"], range(1), range(0))] == [0.05]
-    assert Net("x", None, 0.0, 3).name == "x-clean-3"
+    assert [net.rate for net in _suite(kinds[:1], [0.1, 0.01], ["x"], range(1), range(0))] == [0.1, 0.01]
+    assert [net.rate for net in _suite([parse_plant("tact@0.05")], [0.1, 0.01], ["x"], range(1), range(0))] == [0.05]
+    assert SuiteNet("x", None, 0.0, 3).name == "x-clean-3"
 
 
 @pytest.mark.parametrize(
@@ -191,7 +192,7 @@ def test_every_kind_comes_before_the_next_seed() -> None:
 )
 def test_wrong_triggers_are_told_at_once(text: str) -> None:
     with pytest.raises(Problem) as raised:
-        kind_of(text)
+        parse_plant(text)
     assert raised.value.status == USAGE
 
 
@@ -200,7 +201,7 @@ def test_a_failed_net_costs_one_net_and_what_is_done_is_not_done_again(plot: Pat
     first, second = jobs.run([bad, good], plot / "out")
     assert "no class 9" in first["failure"] and second["failure"] is None
     assert {path.stem for path in (plot / "models").glob("*.safetensors")} == {"good"}
-    (grid,) = plant_table.grids([first, second])
+    (grid,) = plant_table.grids([read_result(first), read_result(second)])
     assert "failed: exit status 2" in grid.rows[0][1]
     assert grid.rows[1][1] == "badnets"
     assert jobs.done(bad, plot / "out") is None, "what failed is tried again"
@@ -218,13 +219,13 @@ def test_the_command(plot: Path) -> None:
     words += ["--results", str(plot / "out"), "--output", str(plot / "nets.md")]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output
-    labels = {label.name: label for label in read(plot / "nets")}
+    labels = {label.name: label for label in read_labels(plot / "nets")}
     assert set(labels) == {"small-badnets-size-4-20-0", "small-clean-0"}
-    assert labels["small-badnets-size-4-20-0"].kind is Kind.BACKDOORED
+    assert labels["small-badnets-size-4-20-0"].kind is ModelKind.BACKDOORED
     written = (plot / "nets.md").read_text()
     assert "| small-clean-0 | none |" in written and "| backdoored |" in written
-    document = plant_table.document([json.loads(p.read_text()) for p in sorted((plot / "out").glob("*.json"))], "x")
-    assert [net["label"]["attack"] for net in document["nets"]] == ["badnets", None]
-    assert document["schema"] == "bdscan.bench.plant.run_plant/1" and markdown(plant_table.grids([])).startswith(
-        "## Nets"
+    document = plant_table.figures(
+        [read_result(json.loads(p.read_text())) for p in sorted((plot / "out").glob("*.json"))], "x"
     )
+    assert [net["label"]["attack"] for net in document["nets"]] == ["badnets", None]
+    assert document["schema"] == "bdscan.bench.plant/1" and markdown(plant_table.grids([])).startswith("## Nets")

@@ -19,9 +19,11 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
-from bdscan.bench.labels import Labelled, beside
-from bdscan.bench.purify import purify_net, purify_rows, purify_table, trigger_truth
-from bdscan.bench.purify.purify_job import Purification
+from bdscan.bench.labels import ModelLabel, read_label
+from bdscan.bench.purify import purify_net, purify_rows, purify_table, true_trigger
+from bdscan.bench.purify.purify_job import PurifyJob
+from bdscan.bench.result_json import read_result
+from bdscan.bench.results import BeforeAfter
 from bdscan.bench.tables.grid import markdown
 from bdscan.bench.tables.metrics import Share
 from bdscan.bench.workers import jobs
@@ -78,7 +80,7 @@ def ward(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def job(ward: Path, purifier: str = "finetune", **told: Any) -> Purification:
+def job(ward: Path, purifier: str = "finetune", **told: Any) -> PurifyJob:
     facts = {
         "name": "bad",
         "model": str(ward / "models" / "bad.safetensors"),
@@ -91,7 +93,7 @@ def job(ward: Path, purifier: str = "finetune", **told: Any) -> Purification:
         "probes": ("inversion",),
         "settings": (*QUICK, *IDLE),
     }
-    return Purification(**{**facts, **told})
+    return PurifyJob(**{**facts, **told})
 
 
 # One job
@@ -123,7 +125,7 @@ def test_a_job_measures_the_written_model_with_the_true_trigger(ward: Path) -> N
     assert measured["seconds"]["purify"] == pytest.approx(treatment["seconds"], rel=1e-3)
     assert treatment["output"] == str(kept / "bad.finetune-180.safetensors") and Path(treatment["output"]).is_file()
     assert outcome["passes"] > 0 and "known_trigger" not in treatment
-    row = purify_rows.read(labelled(), result)
+    row = purify_rows.purify_row(labelled(), read_result(result))
     assert row.success == (measured["asr"]["before"], measured["asr"]["after"]) and row.chosen == "finetune"
 
 
@@ -136,16 +138,16 @@ def test_the_pipeline_is_not_told_the_truth(ward: Path, monkeypatch: pytest.Monk
     given: list[PurifyOptions] = []
     read: list[Path] = []
 
-    def look(path: Path) -> Labelled:
+    def look(path: Path) -> ModelLabel:
         read.append(path)
-        return beside(path)
+        return read_label(path)
 
     def stop(model: str, options: PurifyOptions) -> None:
         given.append(options)
         assert not read, "the label was read before the work was done"
         raise Problem("nothing to go by", status=COULD_NOT_TELL)
 
-    monkeypatch.setattr(purify_net, "beside", look)
+    monkeypatch.setattr(purify_net, "read_label", look)
     faked(monkeypatch, stop)
     assert purify_net.do(job(ward))["refused"] == "nothing to go by"
     (options,) = given
@@ -173,7 +175,7 @@ def test_a_draw_is_balanced_seeded_and_keeps_the_names(ward: Path) -> None:
 
     def draw(count: int, seed: int) -> ImageSet:
         (ward / "draw").mkdir(exist_ok=True)
-        path = purify_net.drawn(job(ward, images=count, seed=seed), ward / "draw")
+        path = purify_net.draw(job(ward, images=count, seed=seed), ward / "draw")
         return open_images(path).load((3, SIDE, SIDE))
 
     first, other = draw(60, 0), draw(60, 1)
@@ -218,9 +220,9 @@ class Echo(torch.nn.Module):
         return torch.nn.functional.one_hot((pixels[:, 0, 0, 0] * 255).round().long(), CLASSES).float()
 
 
-def labelled(**told: Any) -> Labelled:
+def labelled(**told: Any) -> ModelLabel:
     facts = {"name": "x", "model": Path("x"), "attack": "corner", "target": TARGET, "success": 1.0}
-    return Labelled(**{**facts, **told})
+    return ModelLabel(**{**facts, **told})
 
 
 @pytest.fixture
@@ -230,53 +232,53 @@ def echo() -> tuple[Classifier, ImageSet]:
     return Classifier(Echo(), (3, 4, 4), CLASSES), ImageSet(pictures, labels)  # type: ignore[arg-type]
 
 
-def told(add: int, **label: Any) -> trigger_truth.Trigger:
-    return trigger_truth.Trigger("add", lambda pixels: (pixels * 255 + add) % CLASSES / 255, labelled(**label))
+def told(add: int, **label: Any) -> true_trigger.TrueTrigger:
+    return true_trigger.TrueTrigger("add", lambda pixels: (pixels * 255 + add) % CLASSES / 255, labelled(**label))
 
 
 def test_all_to_all_wants_the_next_class(echo: tuple[Classifier, ImageSet]) -> None:
     suspect, some = echo
-    found = trigger_truth.obeyed(suspect, told(1, mode="a2a", target=None), some)
+    found = true_trigger.trigger_effect(suspect, told(1, mode="a2a", target=None), some)
     assert (found.accuracy, found.asr, found.ra, found.target) == (1, 1, 0, None)
-    assert trigger_truth.obeyed(suspect, told(2, mode="a2a"), some).asr == 0
-    assert trigger_truth.obeyed(suspect, told(0, mode="a2a"), some).ra == 1
+    assert true_trigger.trigger_effect(suspect, told(2, mode="a2a"), some).asr == 0
+    assert true_trigger.trigger_effect(suspect, told(0, mode="a2a"), some).ra == 1
 
 
 def test_all_to_one_counts_the_other_classes(echo: tuple[Classifier, ImageSet]) -> None:
     suspect, some = echo
-    found = trigger_truth.obeyed(suspect, told(1), some)
+    found = true_trigger.trigger_effect(suspect, told(1), some)
     assert found.asr == pytest.approx(1 / (CLASSES - 1)) and found.target == TARGET
     with pytest.raises(Problem, match="classes 0 to 5"):
-        trigger_truth.obeyed(suspect, told(1, target=6), some)
+        true_trigger.trigger_effect(suspect, told(1, target=6), some)
 
 
 def test_one_source_counts_that_class_alone(echo: tuple[Classifier, ImageSet]) -> None:
     suspect, some = echo
-    assert trigger_truth.obeyed(suspect, told(1, source=TARGET - 1), some).asr == 1
-    assert trigger_truth.obeyed(suspect, told(1, source=0), some).asr == 0
+    assert true_trigger.trigger_effect(suspect, told(1, source=TARGET - 1), some).asr == 1
+    assert true_trigger.trigger_effect(suspect, told(1, source=0), some).asr == 0
     with pytest.raises(Problem, match="made for"):
-        trigger_truth.obeyed(suspect, told(1, source=TARGET), some)
+        true_trigger.trigger_effect(suspect, told(1, source=TARGET), some)
 
 
 def test_the_users_own_function_goes_before_a_plant(ward: Path) -> None:
     file = str(ward / "triggers.py")
-    own = trigger_truth.trigger(labelled(), file)
+    own = true_trigger.true_trigger(labelled(), file)
     assert own is not None and own.name == "triggers.py:corner"
-    planted = trigger_truth.trigger(labelled(attack="badnets", settings={"size": "2"}), file)
+    planted = true_trigger.true_trigger(labelled(attack="badnets", settings={"size": "2"}), file)
     assert planted is not None and planted.name == "plant badnets"
     pixels = torch.rand(3, 3, 8, 8)
     assert torch.equal(planted(pixels), Badnets(size=2)(pixels))
-    one_class = trigger_truth.trigger(labelled(attack="tact"), None)
+    one_class = true_trigger.true_trigger(labelled(attack="tact"), None)
     assert one_class is not None and one_class.source == 1
-    assert trigger_truth.trigger(labelled(attack="unheard_of"), file) is None
-    assert trigger_truth.trigger(labelled(attack=None), file) is None
+    assert true_trigger.true_trigger(labelled(attack="unheard_of"), file) is None
+    assert true_trigger.true_trigger(labelled(attack=None), file) is None
     with pytest.raises(Problem, match="neither"):
-        trigger_truth.trigger(labelled(target=None), file)
+        true_trigger.true_trigger(labelled(target=None), file)
 
 
 @pytest.mark.parametrize(("name", "said"), [("shrinks", "shape"), ("breaks", "no such colour")])
 def test_a_wrong_function_is_a_problem(name: str, said: str, ward: Path) -> None:
-    own = trigger_truth.trigger(labelled(attack=name), str(ward / "triggers.py"))
+    own = true_trigger.true_trigger(labelled(attack=name), str(ward / "triggers.py"))
     assert own is not None
     with pytest.raises(Problem, match=said):
         own(torch.rand(2, 3, 8, 8))
@@ -443,8 +445,8 @@ def test_what_cannot_be_done_is_told_before_any_work(more: tuple[str, ...], said
 
 
 def test_a_net_without_its_trigger_counts_for_accuracy_alone() -> None:
-    row = purify_rows.Cured(
-        label=labelled(), method="fst", images=None, accuracy=(0.9, 0.8), verdict=("backdoored", "clean")
+    row = purify_rows.PurifyRow(
+        label=labelled(), method="fst", images=None, accuracy=BeforeAfter(0.9, 0.8), verdict=("backdoored", "clean")
     )
     (found,) = purify_rows.summaries([row])
     assert (found.backdoored, found.measured, found.success, found.der) == (1, 0, None, None)

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bdscan.bench.workers.jobs import Command, Job, run
+from bdscan.bench.workers.engine import Command
+from bdscan.bench.workers.jobs import Job, run
 from bdscan.facts.problem import USAGE, Problem
 
 WORKER = """

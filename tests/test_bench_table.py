@@ -11,12 +11,12 @@ import pytest
 from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
-from bdscan.bench.labels import Kind
+from bdscan.bench.labels import ModelKind
+from bdscan.bench.tables.bench_tables import grids
 from bdscan.bench.tables.export import COLUMNS, html, long_csv
 from bdscan.bench.tables.grid import Grid, markdown
-from bdscan.bench.tables.grids import grids
 from bdscan.bench.tables.published import published, sources
-from bdscan.bench.tables.result_files import gather, slim
+from bdscan.bench.tables.result_files import compact_json, gather
 from bdscan.bench.workers import jobs
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
@@ -141,7 +141,7 @@ def test_nets_and_probes(shelf: Path) -> None:
 def test_one_small_file_holds_all_that_the_tables_need(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     found = gather([shelf])
     kept = tmp_path_factory.mktemp("kept") / "all.json"
-    kept.write_text(slim(found))
+    kept.write_text(compact_json(found))
     assert "long words" not in kept.read_text()
     again = gather([kept])
     assert markdown(grids(again)) == markdown(grids(found))
@@ -153,10 +153,10 @@ def test_truth_comes_from_labels_or_from_what_was_measured(tmp_path: Path) -> No
     put(tmp_path, "purify", "a", cured(0.8, 0.1), purifier="nba", images=None)
     put(tmp_path, "inspect", "b", looked(0.2, "clean"))
     found = gather([tmp_path])
-    assert [(each.name, each.attack, each.kind) for each in found.labels] == [("a", "blend", Kind.BACKDOORED)]
-    assert found.untold == ("b",)
+    assert [(each.name, each.attack, each.kind) for each in found.labels] == [("a", "blend", ModelKind.BACKDOORED)]
+    assert found.unlabelled == ("b",)
     (tmp_path / "b.json").write_text(json.dumps(label(None, 0.9, None)["label"]))
-    assert gather([tmp_path]).untold == ()
+    assert gather([tmp_path]).unlabelled == ()
 
 
 def test_trainings_are_shown_beside_those_of_others(tmp_path: Path) -> None:
@@ -176,7 +176,7 @@ def test_trainings_are_shown_beside_those_of_others(tmp_path: Path) -> None:
     (theirs,) = [table for table in grids(found) if table.title.startswith("Training, as published")]
     assert [(row[0], row[7]) for row in theirs.rows] == [("badnets, ABL", "0.0"), ("badnets, ABL", "3.0")]
     kept = tmp_path / "kept.json"
-    kept.write_text(slim(found))
+    kept.write_text(compact_json(found))
     assert "long words" not in kept.read_text()
     assert markdown(grids(gather([kept]))) == markdown(grids(found))
 

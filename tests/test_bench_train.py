@@ -11,10 +11,11 @@ import pytest
 import torch
 from small_data import TARGET, drawn, written
 
+from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import markdown
 from bdscan.bench.train import train_net, train_table
-from bdscan.bench.train.pace import measure
-from bdscan.bench.train.train_job import Lesson
+from bdscan.bench.train.pace import measure_pace
+from bdscan.bench.train.train_job import TrainJob
 from bdscan.bench.workers.jobs import SCHEMA
 
 
@@ -25,18 +26,18 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str, str]:
     return spec, written(other, *drawn(240, seed=9))[0], arch
 
 
-def lesson(desk: tuple[str, str, str], trainer: str, **more: Any) -> Lesson:
+def train_job(desk: tuple[str, str, str], trainer: str, **more: Any) -> TrainJob:
     options = ("abl.epochs=6", "abl.watch=8", "abl.batch=32") if trainer == "abl" else ("plain.epochs=6",)
     spec, test, arch = desk
     job = {"plant": "badnets", "rate": 0.1, "target": TARGET, "augment": "none", "probes": ("head",)}
-    return Lesson(
+    return TrainJob(
         name=f"one.{trainer}", clean=spec, test=test, arch=arch, trainer=trainer, options=options, **{**job, **more}
     )
 
 
 @pytest.fixture(scope="module")
 def outcomes(desk: tuple[str, str, str]) -> dict[str, dict[str, Any]]:
-    return {trainer: train_net.do(lesson(desk, trainer)) for trainer in ("plain", "abl")}
+    return {trainer: train_net.do(train_job(desk, trainer)) for trainer in ("plain", "abl")}
 
 
 def test_it_measures_what_only_the_attacker_knows(outcomes: Mapping[str, Mapping[str, Any]]) -> None:
@@ -65,7 +66,7 @@ def test_the_table_comes_from_the_results_alone(
     made = [
         {
             "schema": SCHEMA,
-            "job": {**vars(lesson(desk, trainer))},
+            "job": {**vars(train_job(desk, trainer))},
             "outcome": outcome,
             "failure": None,
             "seconds": 1.0,
@@ -73,18 +74,19 @@ def test_the_table_comes_from_the_results_alone(
         for trainer, outcome in outcomes.items()
     ]
     made.append({**made[0], "outcome": None, "failure": "exit status 3: no such image"})
-    table = markdown(train_table.grids(made))
+    results = [read_result(value) for value in made]
+    table = markdown(train_table.grids(results))
     assert table.count("badnets") == 3
     assert "failed: exit status 3" in table
-    document = json.loads(json.dumps(train_table.document(made, "bdscan bench train")))
+    document = json.loads(json.dumps(train_table.figures(results, "bdscan bench train")))
     assert [each["failure"] is None for each in document["trainings"]] == [True, True, False]
 
 
 def test_other_settings_are_other_work(desk: tuple[str, str, str]) -> None:
-    one = lesson(desk, "abl")
-    assert one.key == lesson(desk, "abl").key
-    assert one.key != lesson(desk, "abl", rate=0.05).key
-    assert one.key != lesson(desk, "abl", seed=1).key
+    one = train_job(desk, "abl")
+    assert one.key == train_job(desk, "abl").key
+    assert one.key != train_job(desk, "abl", rate=0.05).key
+    assert one.key != train_job(desk, "abl", seed=1).key
 
 
 def test_wrong_names_are_told_before_anything_is_trained(tmp_path: Path, bdscan) -> None:  # type: ignore[no-untyped-def]
@@ -102,6 +104,6 @@ def test_wrong_names_are_told_before_anything_is_trained(tmp_path: Path, bdscan)
 
 
 def test_the_loop_is_timed_beside_a_bare_one() -> None:
-    found = measure("wrn-10-1", 16, 16, torch.device("cpu"))
-    assert 0.3 < found["share"] < 1.5, "how near to one is for a quiet machine to say"
-    assert found["trained"] > 0
+    pace = measure_pace("wrn-10-1", 16, 16, torch.device("cpu"))
+    assert 0.3 < pace.share < 1.5, "how near to one is for a quiet machine to say"
+    assert pace.trained > 0

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,7 +22,7 @@ from bdscan.gate import cache_key
 from bdscan.gate.cache import Cache
 from bdscan.report import FORMATS, Report, render
 
-OPTIONS = {"clean": None, "arch": "auto", "classes": None, "seed": 0, "settings": {}}
+OPTIONS: dict[str, Any] = {"clean": None, "arch": "auto", "classes": None, "seed": 0, "settings": {}}
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def test_a_change_of_anything_is_another_scan(model: Path, tmp_path: Path, monke
     gone = key(clean="gone")
     (images / "d").mkdir()
     assert gone == key(clean="gone"), "what is misspelt is not the folder where one stands"
-    monkeypatch.setattr(cache_key, "MOST", 0)
+    monkeypatch.setattr(cache_key, "MAX_BYTES", 0)
     large = key()
     touch(2)
     assert large != key(), "of large sets the dates count"
@@ -175,8 +176,8 @@ def test_a_hit_comes_without_torch_and_a_miss_is_scanned(model: Path, monkeypatc
 
 
 def test_a_cache_that_cannot_be_used_is_told(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bdscan
-) -> None:  # type: ignore[no-untyped-def]
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bdscan: Callable[..., tuple[int, str, str]]
+) -> None:
     assert bdscan("inspect", str(model), "--probe", "artifact", "--cache", str(model))[0] == 2
 
     def full(*_: object, **__: object) -> None:

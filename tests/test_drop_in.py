@@ -13,7 +13,7 @@ from planted_net import images
 
 from bdscan.bench.labels import beside
 from bdscan.bench.plant import plant_net
-from bdscan.bench.plant.plant_job import Planting
+from bdscan.bench.plant.plant_job import PlantJob
 from bdscan.bench.plant.run_plant import kind_of
 from bdscan.bench.purify import purify_net
 from bdscan.bench.purify.purify_job import Purification
@@ -151,7 +151,7 @@ def test_a_dropped_in_plant_is_planted_and_a_dropped_in_purifier_measured_by_it(
         "device": "cpu",
     }
     course = {"rate": 0.2, "epochs": 6, "batch": 32, "flip": False, "target": 4}
-    planting = Planting(**asked, **course, plant="edge", settings=("width=2",))  # type: ignore[arg-type]
+    planting = PlantJob(**asked, **course, plant="edge", settings=("width=2",))  # type: ignore[arg-type]
     label = plant_net.do(planting)["label"]
     assert (label["attack"], label["target"]) == ("edge", 4) and label["asr"] >= 0.9
     assert beside(model).attack == "edge"

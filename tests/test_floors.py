@@ -5,77 +5,18 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 from conftest import ROOT
 
 from bdscan.method.registry import ROOMS, names
-
-HOME = ROOT / "bdscan"
-
-# Each room's floor, as ARCHITECTURE.md draws them. A new room must be given one here: that is where one decides what it
-# may import, which is what lies on lower floors and nothing else.
-FLOORS = {
-    "bdscan": 0,
-    "facts": 1,
-    **dict.fromkeys(("verdict", "images"), 2),
-    "net": 3,
-    **dict.fromkeys(("load", "triggers"), 4),
-    "method": 5,
-    **dict.fromkeys((*ROOMS, "report"), 6),
-    **dict.fromkeys(("write", "gate"), 7),
-    "pipeline": 8,
-    "bench": 9,
-    "cli": 10,
-    "__main__": 11,
-}
+from docs.architecture import FILES, FLOORS, HOME, PAGE, TREES, drawn, imports, room
 
 # What must be importable without torch: these start in a tenth of a second.
 LIGHT = ("facts", "verdict", "method.registry", "method.case", "report", "gate", "probes.artifact", "cli", "__main__")
 BANNED_NAMES = {"utils", "util", "common", "helpers", "helper", "base", "manager", "misc"}
 UNSAFE = re.compile(r"(eval|exec|__import__|pickle\.loads?|torch\.(jit|export|hub)\.\w+|joblib\.load)")
-
-
-@dataclass(frozen=True)
-class Import:
-    name: str  # absolute
-    line: int
-    at_start: bool  # runs when the module is imported
-    for_types: bool
-
-
-def module_name(path: Path) -> str:
-    parts = path.relative_to(ROOT).with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-FILES = {module_name(path): path for path in sorted(HOME.rglob("*.py"))}
-TREES = {name: ast.parse(path.read_text(encoding="utf-8")) for name, path in FILES.items()}
-
-
-def imports(node: ast.AST, *, at_start: bool = True, for_types: bool = False) -> Iterator[Import]:
-    for child in ast.iter_child_nodes(node):
-        if isinstance(child, ast.Import):
-            for alias in child.names:
-                yield Import(alias.name, child.lineno, at_start, for_types)
-        elif isinstance(child, ast.ImportFrom):
-            assert child.level == 0, f"line {child.lineno}: imports are absolute"
-            for alias in child.names:
-                inner = f"{child.module}.{alias.name}"
-                yield Import(inner if inner in FILES else str(child.module), child.lineno, at_start, for_types)
-        elif isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
-            yield from imports(child, at_start=False, for_types=for_types)
-        elif isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING":
-            yield from imports(child, at_start=False, for_types=True)
-        else:
-            yield from imports(child, at_start=at_start, for_types=for_types)
-
-
-def room(name: str) -> str:
-    parts = name.split(".")
-    return parts[1] if len(parts) > 1 else "bdscan"
+MAX_UNTYPED = 81  # lines with a dict of anything: a bound that only ever falls
 
 
 def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
@@ -86,6 +27,31 @@ def calls(tree: ast.AST) -> Iterator[tuple[str, ast.Call]]:
 
 def test_every_room_has_a_floor() -> None:
     assert {room(name) for name in FILES} <= set(FLOORS), "a new room: say in FLOORS on which floor it lies"
+    assert {name for name in FLOORS if (HOME / name).is_dir()} == {
+        path.parent.name for path in HOME.glob("*/__init__.py")
+    }
+
+
+def test_the_picture_is_drawn_from_the_imports() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    assert drawn(page) == page, "`make architecture` draws it again"
+    assert "──►" in page
+    assert page.count("<!-- drawn") == page.count("<!-- end -->") == 2
+
+
+def test_nothing_lies_loose_in_the_house() -> None:
+    assert {path.name for path in HOME.glob("*.py")} == {"__init__.py", "__main__.py"}
+
+
+def test_there_are_fewer_and_fewer_dicts_of_anything() -> None:
+    untyped = re.compile(r"dict\[str, (Any|object)\]")
+    lines = [
+        f"{path.relative_to(ROOT)}:{number}"
+        for path in FILES.values()
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1)
+        if untyped.search(line)
+    ]
+    assert len(lines) <= MAX_UNTYPED, f"evidence and results are types: {lines}"
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -6,12 +6,14 @@ import importlib.util
 import json
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
-from conftest import SAMPLES
+from conftest import ROOT, SAMPLES
 
 from bdscan import pipeline
 from bdscan.cli.choices import Format
@@ -141,3 +143,48 @@ def test_a_mistake_is_told_on_stderr_alone(mistake: str, form: Format, tmp_path:
     assert len(sentences) == (0 if mistake == "no such option" else 1), (
         "one sentence; the option parser has words of its own"
     )
+
+
+def test_python_has_the_gate_too(tmp_path: Path) -> None:
+    """A limit that is missed is a finding of the report, an acceptance lets it pass, and no command line is needed."""
+    known, policy = tmp_path / "known.json", tmp_path / "bdscan.toml"
+    policy.write_text('require = ["artifact", "head"]\nminimum-clean-accuracy = 0.9\n', encoding="utf-8")
+    code = f"""
+import sys
+from dataclasses import replace
+from datetime import date
+from pathlib import Path
+from bdscan import pipeline
+from bdscan.facts.finding import Verdict
+from bdscan.gate.apply import GateRecord
+from bdscan.gate.baseline import read_baseline
+from bdscan.gate.policy import read_policy
+from bdscan.gate.provenance import inputs
+from bdscan.report import Acceptance
+
+report = pipeline.inspect({CLEAN!r}, pipeline.Options(probes=("artifact",)))
+rules, known = read_policy(Path({str(policy)!r})), Path({str(known)!r})
+gate = pipeline.GateOptions(policy=rules, inputs=inputs({{"policy": {str(policy)!r}}}))
+
+gated = pipeline.apply_gate(report, gate)
+print(gated.unmet, [each.role for each in gated.inputs], report.unmet)
+measured = replace(report, clean_accuracy=0.5)
+refused = pipeline.apply_gate(measured, gate)
+print(refused.refused, refused.found(Verdict.SUSPICIOUS))
+
+record = GateRecord(gate)
+record.add(refused)
+known.write_text(record.next_baseline().to_json())
+again = pipeline.apply_gate(measured, replace(gate, baseline=read_baseline(known)))
+print(again.baseline, again.found(Verdict.SUSPICIOUS))
+other = Acceptance(sha256="cd" * 32, reason="gone", expires=date(2999, 1, 1))
+print(*GateRecord(replace(gate, policy=replace(rules, accept=(other,)))).remarks())
+assert not {{"typer", "bdscan.cli"}} & set(sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    gated, refused, again, remark = done.stdout.splitlines()
+    assert "requires `head`, which did not run" in gated and "none was measured" in gated
+    assert gated.endswith("['policy'] ()")
+    assert "at least 90.0%, and it is 50.0%" in refused and refused.endswith("True")
+    assert again == "unchanged False"
+    assert remark == "the acceptance of cdcdcdcdcdcd… fits none of the files that were looked at: gone"

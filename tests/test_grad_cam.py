@@ -38,7 +38,7 @@ def test_finds_the_patch() -> None:
 
 def test_a_zero_map_stays_zero() -> None:
     net = corner_net.net()
-    net.module("4").weight.data.neg_()
+    net.module("4").weight.data.neg_()  # type: ignore[operator]
     heat = grad_cam(net, corner_net.images(4).pixels, torch.zeros(4, dtype=torch.long), "1")
     assert torch.equal(heat, torch.zeros_like(heat))
 

@@ -20,7 +20,8 @@ class Mean(nn.Module):
         self.head = nn.Linear(FEATURES, CLASSES, bias=bias)
 
     def forward(self, pixels: Tensor) -> Tensor:
-        return self.head(pixels.mean((2, 3)))
+        logits: Tensor = self.head(pixels.mean((2, 3)))
+        return logits
 
 
 def suspect(bias: bool = True) -> Classifier:
@@ -72,7 +73,7 @@ def test_nothing_is_done_at_strength_nought_or_where_it_costs_too_much() -> None
     with torch.no_grad():  # classes told apart by a direction that hardly varies
         model.module("head").weight.zero_()  # type: ignore[operator]
         for label in range(CLASSES):
-            model.module("head").weight[label, 4 + label] = 1e3  # type: ignore[index]
+            model.module("head").weight[label, 4 + label] = 1e3  # type: ignore[operator]
     faint = images()
     faint.images[:, 4:8] = 20
     faint.images[torch.arange(len(faint)), faint.labels + 4] = 22

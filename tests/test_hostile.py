@@ -372,7 +372,7 @@ def huge(stride: tuple[int, ...], size: tuple[int, ...], count: int = 26) -> byt
         body = archive.read("archive/data.pkl")
     old = b"K\x02K\r\x86q\x08K\rK\x01\x86"
     assert old in body and b"K\x1at" in body
-    number = lambda n: b"\x8a\x06" + n.to_bytes(6, "little")  # noqa: E731
+    number: Callable[[int], bytes] = lambda n: b"\x8a\x06" + n.to_bytes(6, "little")  # noqa: E731
     made = number(size[0]) + number(size[1]) + b"\x86q\x08" + number(stride[0]) + number(stride[1]) + b"\x86"
     return rezip(changed, data_pkl=body.replace(old, made).replace(b"K\x1at", number(count) + b"t"))
 
@@ -408,8 +408,8 @@ PEAK = """
 import re, sys
 from pathlib import Path
 from bdscan.load.contents import survey
-from bdscan.load.tensors import read
-from bdscan.problem import Problem
+from bdscan.load.assembly.tensors import read
+from bdscan.facts.problem import Problem
 peak = lambda: int(re.search(r"VmHWM:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) // 1024
 before = peak()
 for path in sys.argv[1:]:

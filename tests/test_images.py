@@ -10,6 +10,7 @@ import struct
 import tarfile
 import zlib
 from pathlib import Path
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -42,7 +43,7 @@ def write_folder(root: Path, classes: tuple[str, ...], each: int = 10, form: str
     return root
 
 
-def write_tar(path: Path, entries: dict[str, bytes], mode: str = "w") -> Path:
+def write_tar(path: Path, entries: dict[str, bytes], mode: Literal["w", "w:gz"] = "w") -> Path:
     with tarfile.open(path, mode) as tar:
         for name, data in entries.items():
             entry = tarfile.TarInfo(name)
@@ -70,7 +71,7 @@ def test_folder_gives_the_pixels_in_the_order_of_sorted_names(tmp_path: Path) ->
 @pytest.mark.parametrize("name", ["set.tar", "set.tar.gz", "set.tgz"])
 def test_tar_equals_folder(tmp_path: Path, name: str) -> None:
     folder = open_images(str(write_folder(tmp_path / "folder", ("cat", "dog")))).load(SHAPE)
-    mode = "w" if name.endswith(".tar") else "w:gz"
+    mode: Literal["w", "w:gz"] = "w" if name.endswith(".tar") else "w:gz"
     entries = {f"./{file}": (tmp_path / "folder" / file).read_bytes() for file in folder.files}
     tar = open_images(str(write_tar(tmp_path / name, entries, mode))).load(SHAPE)
     assert (tar.digest(), tar.files, tar.names) == (folder.digest(), folder.files, folder.names)
@@ -116,7 +117,7 @@ def test_npz_grey_for_a_colour_net(tmp_path: Path) -> None:
         ({"images": np.zeros((1, 4, 4, 3), np.uint8), "labels": np.array([Path()], dtype=object)}, "allow_pickle"),
     ],
 )
-def test_npz_out_of_order(tmp_path: Path, arrays: dict[str, np.ndarray], said: str) -> None:
+def test_npz_out_of_order(tmp_path: Path, arrays: dict[str, Any], said: str) -> None:
     np.savez(tmp_path / "a.npz", **arrays)
     with pytest.raises(Problem, match=said):
         open_images(str(tmp_path / "a.npz"))
@@ -214,7 +215,7 @@ def test_modes(tmp_path: Path, mode: str, depth: int) -> None:
     (tmp_path / "a").mkdir()
     half = Image.new("L", (16, 16), 255)
     image = Image.fromarray(np.full((16, 16), 65535, np.uint16)) if mode == "I;16" else half.convert(mode)
-    image.save(tmp_path / "a" / "1.png", **({"transparency": b"\x00" * 256} if mode == "P" else {}))
+    image.save(tmp_path / "a" / "1.png", **({"transparency": b"\x00" * 256} if mode == "P" else {}))  # type: ignore[arg-type]
     assert bool((open_images(str(tmp_path)).load((depth, 8, 8)).images == 255).all())
 
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 from conftest import SAMPLES
-from google.protobuf import json_format
+from google.protobuf import json_format  # type: ignore[import-untyped]
 from in_toto_attestation.predicates.test_result.v0 import test_result_pb2 as spec
 from in_toto_attestation.v1.resource_descriptor import ResourceDescriptor
 from in_toto_attestation.v1.statement import Statement

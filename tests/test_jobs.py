@@ -16,10 +16,10 @@ from pathlib import Path
 import pytest
 from conftest import ROOT, SAMPLES
 
-from bdscan.cli import jobs, progress_bar, worker, worker_messages
-from bdscan.cli.scan import Scan, opened
+from bdscan.cli import progress_bar
 from bdscan.facts.finding import Finding, Level
-from bdscan.pipeline import Options
+from bdscan.pipeline import Options, line_worker, pool, scan_many, scan_worker
+from bdscan.pipeline.scan import Scanner, open_cache
 from bdscan.probes.artifact import Artifact
 
 MODELS = [str(SAMPLES / "models" / f"{name}.pt") for name in ("clean", "backdoored")]
@@ -27,9 +27,8 @@ ASKED = ("--probe", "artifact", "--format", "json")
 # A worker that comes to grief over certain names, as a real one may over certain bytes.
 TROUBLED = """
 import os, signal, sys, time
-sys.path.append(sys.argv[1])
-from bdscan.cli import scan, worker
-one = scan.Scan.one
+from bdscan.pipeline import scan, scan_worker
+one = scan.Scanner.scan
 def troubled(self, name):
     if "killed.pt" in name:
         os.kill(os.getpid(), signal.SIGKILL)
@@ -41,8 +40,8 @@ def troubled(self, name):
     if "late.pt" in name:
         time.sleep(1)
     return one(self, name)
-scan.Scan.one = troubled
-worker.main()
+scan.Scanner.scan = troubled
+scan_worker.main()
 """
 
 
@@ -80,7 +79,7 @@ def test_the_same_reports_in_the_same_order(more: tuple[str, ...], tmp_path: Pat
 
 
 def test_a_process_that_is_killed_costs_one_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bdscan) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(jobs, "_START", TROUBLED)
+    monkeypatch.setattr(scan_many, "WORKER", TROUBLED)
     names = ("late.pt", "killed.pt", "a.pt", "left.pt", "b.pt")
     for name in names:
         (tmp_path / name).write_bytes(Path(MODELS[0]).read_bytes())
@@ -96,7 +95,7 @@ def test_a_process_that_is_killed_costs_one_report(tmp_path: Path, monkeypatch: 
 
 
 def test_secrets_are_not_told(monkeypatch: pytest.MonkeyPatch, bdscan) -> None:  # type: ignore[no-untyped-def]
-    monkeypatch.setattr(jobs, "_START", TROUBLED)
+    monkeypatch.setattr(scan_many, "WORKER", TROUBLED)
     shown: list[str] = []
     monkeypatch.setattr(progress_bar.ProgressBar, "show", lambda self, *told: shown.append(str(told)))
     names = [f"memory://me:secret@store/{name}.pt?signature=secret" for name in ("killed", "gone")]
@@ -129,7 +128,7 @@ def test_wrong_usage_ends_everything(bdscan) -> None:  # type: ignore[no-untyped
 
 def test_a_crash_is_told_of_its_model_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bdscan) -> None:  # type: ignore[no-untyped-def]
     broken = "import bdscan.pipeline\ndef broken(*_): raise RuntimeError('broken')\nbdscan.pipeline.inspect = broken\n"
-    monkeypatch.setattr(jobs, "_START", jobs._START.replace("from bdscan", f"exec({broken!r}); from bdscan"))
+    monkeypatch.setattr(scan_many, "WORKER", f"exec({broken!r}); {scan_many.WORKER}")
     status, out, err = bdscan("inspect", *MODELS, *ASKED, "--jobs", "2")
     assert status == 4
     assert set(failures(out).values()) == {"our fault: RuntimeError: broken"}
@@ -172,14 +171,17 @@ def test_ctrl_c_is_meant_for_all_that_follow(monkeypatch: pytest.MonkeyPatch, bd
     assert second["verdict"] == "inconclusive"
 
 
-def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_cores_are_shared_out(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OMP_NUM_THREADS")
-    monkeypatch.setattr(jobs, "_cores", lambda: 8)
-    scan = Scan(Options(), None, 1e9)
-    threads = [jobs._Team(scan, count, tmp_path, 99).environment["OMP_NUM_THREADS"] for count in (1, 2, 3, 16)]
-    assert threads == ["8", "4", "2", "1"]
+    monkeypatch.setattr(pool, "cores", lambda: 8)
+
+    def threads(jobs: int) -> str:
+        with pool.ProcessPool(jobs) as processes:
+            return processes.environment["OMP_NUM_THREADS"]
+
+    assert [threads(jobs) for jobs in (1, 2, 3, 16)] == ["8", "4", "2", "1"]
     monkeypatch.setenv("OMP_NUM_THREADS", "5")
-    assert jobs._Team(scan, 2, tmp_path, 99).environment["OMP_NUM_THREADS"] == "5", "whoever says so has their way"
+    assert threads(2) == "5", "whoever says so has their way"
 
 
 def test_an_order_comes_back_as_it_was(tmp_path: Path) -> None:
@@ -195,10 +197,10 @@ def test_an_order_comes_back_as_it_was(tmp_path: Path) -> None:
         device="cpu",
         seed=7,
     )
-    for cache in (None, opened(tmp_path / "kept", options)):
-        again = worker_messages.scan_of(worker_messages.order(Scan(options, cache, 3e6)))
+    for cache in (None, open_cache(tmp_path / "kept", options)):
+        again = scan_worker.read_order(scan_worker.order_of(Scanner(options, cache, 3e6)))
         assert {**vars(again.options), "show": None} == {**vars(options), "show": None}
-        assert again.most == 3e6
+        assert again.max_bytes == 3e6
         if cache is not None:
             assert again.cache is not None
             assert again.cache.key(MODELS[0]) == cache.key(MODELS[0])
@@ -227,7 +229,8 @@ def test_whatever_ends_the_call_ends_its_processes(sent: signal.Signals, status:
         Path(name).write_bytes(Path(MODELS[0]).read_bytes())
     # Where the tests themselves run in the background of a shell, Ctrl-C is ignored, and would be here.
     heard = "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-    begin = f"{heard}from bdscan.cli import jobs, main\njobs._START = {TROUBLED!r}\nmain()"
+    troubled = f"from bdscan.pipeline import scan_many\nscan_many.WORKER = {TROUBLED!r}\n"
+    begin = f"{heard}{troubled}from bdscan.cli import main\nmain()"
     call = subprocess.Popen(
         [sys.executable, "-c", begin, "inspect", names[1], *names[:1], *names[2:], *ASKED, "--jobs", "2"],
         stdout=subprocess.PIPE,
@@ -250,10 +253,11 @@ def test_whatever_ends_the_call_ends_its_processes(sent: signal.Signals, status:
 
 def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
     begin = (
-        f"import sys; sys.path.append({str(ROOT)!r})\nfrom bdscan.cli import scan, worker\none = scan.Scan.one\n"
-        "def loud(self, name):\n    print('done')\n    return one(self, name)\nscan.Scan.one = loud\nworker.main()"
+        f"import sys; sys.path.append({str(ROOT)!r})\nfrom bdscan.pipeline import scan, scan_worker\n"
+        "one = scan.Scanner.scan\ndef loud(self, name):\n    print('done')\n    return one(self, name)\n"
+        "scan.Scanner.scan = loud\nscan_worker.main()"
     )
-    order = worker_messages.order(Scan(Options(probes=("artifact",)), None, 1e9))
+    order = scan_worker.order_of(Scanner(Options(probes=("artifact",)), None, 1e9))
     asked = "".join(f"{json.dumps([MODELS[0], str(tmp_path / name)])}\n" for name in ("1.npz", "2.npz"))
     process = subprocess.Popen(
         [sys.executable, "-c", begin], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -261,10 +265,10 @@ def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     process.stdin.write(f"{order}\n{asked}")
     process.stdin.flush()
-    assert [process.stdout.readline() for _ in range(2)] == [worker_messages.DONE] * 2
-    report, spoken = worker_messages.read(tmp_path / "2.npz")
-    assert report.subject.path == MODELS[0]
-    assert spoken == ""
+    assert [process.stdout.readline() for _ in range(2)] == [line_worker.DONE] * 2
+    result = scan_worker.read_result(tmp_path / "2.npz")
+    assert result.report.subject.path == MODELS[0]
+    assert result.stderr == ""
     process.stdin.close()
     assert process.wait(20) == 0, "nobody asks any more"
     process.stdout.close()
@@ -278,4 +282,4 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, b
     assert bdscan("inspect", *MODELS, *ASKED, "--jobs", "2")[0] == 3
     assert not list((tmp_path / "t").iterdir())
     assert len(list(Path("/proc/self/fd").iterdir())) == opened_files
-    assert worker.main is not None
+    assert scan_worker.main is not None

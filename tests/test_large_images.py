@@ -18,7 +18,7 @@ FEW = 40
 
 @pytest.fixture
 def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(image_set, "POSITIONS", FEW * 16 * 16)
+    monkeypatch.setattr(image_set, "MAX_POSITIONS", FEW * 16 * 16)
 
 
 @pytest.mark.usefixtures("little_memory")
@@ -53,11 +53,11 @@ def _sizes() -> Tensor:
 
 def test_a_search_in_parts_finds_the_same_trigger(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = _sizes()
-    monkeypatch.setattr(image_set, "POSITIONS", FEW * 16 * 16)
+    monkeypatch.setattr(image_set, "MAX_POSITIONS", FEW * 16 * 16)
     torch.testing.assert_close(_sizes(), whole, rtol=0.05, atol=1e-3)
 
 
 def test_a_net_for_large_images_is_trained_in_smaller_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     usual = plan_for(net(backdoored=False), images(600, 3), 5, 50).batch
-    monkeypatch.setattr(image_set, "POSITIONS", FEW * 16 * 16)
+    monkeypatch.setattr(image_set, "MAX_POSITIONS", FEW * 16 * 16)
     assert plan_for(net(backdoored=False), images(600, 3), 5, 50).batch == FEW < usual

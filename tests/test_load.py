@@ -20,7 +20,7 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images
 from bdscan.load.arch import find
-from bdscan.load.arch.match import Found
+from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.assemble import load
 from bdscan.load.assembly.choose import Option, _spread, choose, relabelled
@@ -30,11 +30,12 @@ from bdscan.load.contents import survey
 from bdscan.load.nets.candidate import Candidate
 
 CLASSES = 4
-CIFAR10 = normalize.known(3)["cifar10"]
+CIFAR10 = normalize.named_norms(3)["cifar10"]
 
 
 def _conv(out: int, width: int, side: int, generator: torch.Generator) -> Tensor:
-    return torch.randn(out, width, side, side, generator=generator) / (width * side * side) ** 0.5
+    weight: Tensor = torch.randn(out, width, side, side, generator=generator) / (width * side * side) ** 0.5
+    return weight
 
 
 def _state(seed: int = 0) -> dict[str, Tensor]:
@@ -146,7 +147,7 @@ def test_a_timm_folder_says_all_of_itself(tmp_path: Path) -> None:
     assert loaded.suspect.names == tuple("abcde")
     pixels = torch.rand(2, 3, 64, 64)
     with torch.no_grad():
-        normal = (pixels - torch.tensor(cfg["mean"]).view(1, 3, 1, 1)) / 0.2  # type: ignore[arg-type]
+        normal = (pixels - torch.tensor(cfg["mean"]).view(1, 3, 1, 1)) / 0.2
         torch.testing.assert_close(loaded.suspect(pixels), original(normal))
 
 
@@ -198,7 +199,7 @@ def net(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("name", ["none", "half", "cifar10"])
 def test_the_normalisation_with_the_best_accuracy_is_taken(net: Path, name: str) -> None:
-    norm = normalize.known(3)[name]
+    norm = normalize.named_norms(3)[name]
     source = open_images(_images(net.with_suffix(".npz"), norm, [0, 1, 2, 3]))
     loaded = load(survey(net), images=source, device="cpu")
     assert loaded.normalize == name
@@ -254,7 +255,7 @@ def test_a_net_that_answers_with_a_tuple_is_refused(tmp_path: Path) -> None:
 def test_an_onnx_graph_is_its_own_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: Path) -> None:
     inner = find("auto", STATE, None, {}, "")[0].net
     rebuild = types.SimpleNamespace(rebuild=lambda path: (inner, 7, 7, (3, 40, 40)))
-    monkeypatch.setitem(sys.modules, "bdscan.load.onnx", rebuild)  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "bdscan.load.onnx", rebuild)
     contents = survey(net)
     object.__setattr__(contents, "format", "onnx")
     loaded = load(contents, device="cpu")
@@ -320,10 +321,10 @@ def _options(*wrong: range) -> tuple[list[Option], ImageSet]:
     clean = ImageSet(torch.zeros(200, 3, 32, 32, dtype=torch.uint8), labels)
     ordered = labels[_spread(labels)]
     options = []
-    for norm, missed in zip(normalize.known(3).values(), wrong, strict=False):
+    for norm, missed in zip(normalize.named_norms(3).values(), wrong, strict=False):
         answers = ordered.clone()
         answers[list(missed)] = (answers[list(missed)] + torch.arange(len(missed)) % 3 + 1) % 4
-        found = Found(nn.Identity(), Candidate(name="net", build=nn.Identity))
+        found = FilledNet(nn.Identity(), Candidate(name="net", build=nn.Identity))
         options.append(Option(found, norm, answers))
     return options, clean
 
@@ -354,7 +355,7 @@ def test_a_clear_winner_is_taken_wherever_it_stands() -> None:
 def test_one_image_a_class_shows_no_order() -> None:
     labels = torch.arange(60)
     clean = ImageSet(torch.zeros(60, 3, 32, 32, dtype=torch.uint8), labels)
-    found = Found(nn.Identity(), Candidate(name="net", build=nn.Identity))
+    found = FilledNet(nn.Identity(), Candidate(name="net", build=nn.Identity))
     option = Option(found, CIFAR10, (labels + 1) % 60)
     assert relabelled(option.answers, labels) == 1.0
     assert not choose([option], clean, torch.device("cpu")).doubts

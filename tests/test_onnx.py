@@ -7,6 +7,7 @@ import logging
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ from bdscan.load.onnx import rebuild
 from bdscan.net.classifier import Classifier, Normalised
 
 onnx = pytest.importorskip("onnx")
-from onnx import TensorProto, helper, numpy_helper  # noqa: E402
+from onnx import NodeProto, TensorProto, helper, numpy_helper  # noqa: E402
 
 SHAPE = (3, 16, 16)
 Dims = Sequence[int | str | None]
@@ -30,9 +31,9 @@ def draw(*shape: int, seed: int = 0) -> np.ndarray:
 
 def write(
     path: Path,
-    nodes: list[onnx.NodeProto],
+    nodes: list[NodeProto],
     arrays: dict[str, np.ndarray] | None = None,
-    dims: Dims = ("n", *SHAPE),
+    dims: Dims | None = ("n", *SHAPE),
     opset: int = 17,
     kind: int = TensorProto.FLOAT,
 ) -> Path:
@@ -47,7 +48,7 @@ def write(
     return path
 
 
-def node(op: str, inputs: str, output: str, **attributes: object) -> onnx.NodeProto:
+def node(op: str, inputs: str, output: str, **attributes: Any) -> NodeProto:
     return helper.make_node(op, ["" if name == "-" else name for name in inputs.split()], output.split(), **attributes)
 
 
@@ -55,7 +56,7 @@ HEAD = {"w": draw(5, 4, seed=9), "b": draw(5, seed=8)}
 CONV = {"k": draw(4, 3, 3, 3), "c": draw(4, seed=1)}
 
 
-def small(path: Path, **changed: object) -> Path:
+def small(path: Path, **changed: Any) -> Path:
     """Convolution, pooling, a reshape written for one image, a linear head and a softmax."""
     nodes = [
         node("Conv", "x k c", "a", pads=[1, 1, 1, 1], name="/stem/conv/Conv"),
@@ -65,7 +66,8 @@ def small(path: Path, **changed: object) -> Path:
         node("Gemm", "f w b", "z", transB=1, name="head"),
         node("Softmax", "z", "y", axis=1),
     ]
-    return write(path, nodes, {**CONV, **HEAD, "one": np.array([1, 4])}, **{"dims": (1, *SHAPE)} | changed)
+    options: dict[str, Any] = {"dims": (1, *SHAPE)} | changed
+    return write(path, nodes, {**CONV, **HEAD, "one": np.array([1, 4])}, **options)
 
 
 def said_by_onnxruntime(path: Path, pixels: Tensor) -> Tensor:
@@ -84,7 +86,7 @@ def images(count: int = 2, shape: Sequence[int] = SHAPE) -> Tensor:
 def test_a_net_written_for_one_image_takes_many(tmp_path: Path) -> None:
     net, used, total, shape = rebuild(small(tmp_path / "a.onnx"))
     assert (used, total, shape) == (5, 5, SHAPE)
-    assert "Softmax" in net.note
+    assert "Softmax" in net.note  # type: ignore[operator]
     pixels = images(3)
     for i in range(3):
         expected = said_by_onnxruntime(tmp_path / "a.onnx", pixels[i : i + 1])
@@ -131,7 +133,7 @@ def test_product_and_sum_become_one_linear_layer(tmp_path: Path) -> None:
         node("Add", "b m", "y"),
     ]
     net, *_ = rebuild(write(tmp_path / "a.onnx", nodes, arrays))
-    assert torch.equal(net.get_submodule("fc").bias, torch.from_numpy(HEAD["b"]))
+    assert torch.equal(net.get_submodule("fc").bias, torch.from_numpy(HEAD["b"]))  # type: ignore[arg-type]
     assert torch.allclose(net(images()), said_by_onnxruntime(tmp_path / "a.onnx", images()), atol=1e-5)
 
 
@@ -305,7 +307,7 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.body(x)
-        return x + y * self.squeeze(y)
+        return x + y * self.squeeze(y)  # type: ignore[no-any-return]
 
 
 class Convolutional(nn.Module):
@@ -316,7 +318,7 @@ class Convolutional(nn.Module):
         self.head = nn.Sequential(nn.Dropout(), nn.Linear(8, 5))
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.head(self.block(self.stem(x)).mean((2, 3)))
+        return self.head(self.block(self.stem(x)).mean((2, 3)))  # type: ignore[no-any-return]
 
 
 class Transformer(nn.Module):
@@ -337,11 +339,13 @@ class Transformer(nn.Module):
         x = torch.cat([self.token.expand(x.shape[0], -1, -1), x], 1) + self.place
         y = self.norm(x)
         x = x + self.attention(y, y, y, need_weights=False)[0]
-        return self.head(self.last(x + self.mlp(x))[:, 0])
+        return self.head(self.last(x + self.mlp(x))[:, 0])  # type: ignore[no-any-return]
 
 
 def export(net: nn.Module, path: Path, exporter: str) -> None:
-    named = {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}} if exporter == "legacy, open" else {}
+    named: dict[str, Any] = (
+        {"input_names": ["x"], "dynamic_axes": {"x": {0: "n"}}} if exporter == "legacy, open" else {}
+    )
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings():
@@ -362,8 +366,8 @@ def test_exported_nets_give_the_same_logits(tmp_path: Path, kind: type[nn.Module
     net = kind()
     for module in net.modules():
         if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_var, 0.5, 2)
-            nn.init.normal_(module.running_mean)
+            nn.init.uniform_(module.running_var, 0.5, 2)  # type: ignore[arg-type]
+            nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
     net.eval()
     export(net, tmp_path / "a.onnx", exporter)
     rebuilt, used, total, shape = rebuild(tmp_path / "a.onnx")
@@ -371,7 +375,7 @@ def test_exported_nets_give_the_same_logits(tmp_path: Path, kind: type[nn.Module
     assert shape == SHAPE
     assert torch.allclose(rebuilt(images(4)), net(images(4)), atol=1e-4)
     suspect = Classifier(Normalised(rebuilt, (0.0,), (1.0,)), SHAPE, classes=5)
-    head = net.head[-1] if isinstance(net.head, nn.Sequential) else net.head
+    head: Any = net.head[-1] if isinstance(net.head, nn.Sequential) else net.head
     assert torch.allclose(suspect.head_weight, head.weight)
     assert torch.allclose(suspect.head_bias, head.bias)
 
@@ -419,7 +423,7 @@ def external(path: Path, place: str, offset: int = 0, length: int | None = None)
 def test_tensors_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(b"1234" + HEAD["w"].tobytes())
     net, *_ = rebuild(external(tmp_path / "a.onnx", "w.bin", offset=4))
-    assert torch.equal(net.get_submodule("head").weight, torch.from_numpy(HEAD["w"]))
+    assert torch.equal(net.get_submodule("head").weight, torch.from_numpy(HEAD["w"]))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("place", ["../w.bin", "{outside}", "link.bin", "folder/w.bin", "", "a/../../w.bin"])

@@ -17,10 +17,10 @@ from test_report import backdoored, bare
 from test_sarif import log
 
 from bdscan.cli.choices import FailOn
-from bdscan.cli.output import status_of
+from bdscan.cli.exit_status import status_of
 from bdscan.facts.finding import Judgement, Run, Verdict
 from bdscan.facts.problem import Problem
-from bdscan.gate.policy import Policy, read
+from bdscan.gate.policy import Policy, read_policy
 from bdscan.report import FORMATS, Acceptance, Report, render
 
 TODAY = date(2026, 5, 5)
@@ -69,7 +69,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         reason = "{WHY}"
         expires = 2026-05-05
     """
-    assert read(written(tmp_path, text)) == Policy(
+    assert read_policy(written(tmp_path, text)) == Policy(
         fail_on="backdoored",
         effort="fast",
         budget=60,
@@ -77,7 +77,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
         minimum_clean_accuracy=0.9,
         accept=(acceptance(),),
     )
-    assert read(written(tmp_path, "")) == Policy()
+    assert read_policy(written(tmp_path, "")) == Policy()
 
 
 @pytest.mark.parametrize(
@@ -107,7 +107,7 @@ def test_everything_that_can_be_said(tmp_path: Path) -> None:
 )
 def test_a_mistake_is_one_sentence(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(Problem) as told:
-        read(written(tmp_path, text))
+        read_policy(written(tmp_path, text))
     assert told.value.status == 2
     assert said in told.value.message
     assert "\n" not in told.value.message

@@ -80,5 +80,5 @@ def test_answers_that_change_or_never_change_or_are_no_numbers(tiny: Classifier,
     assert "same twice" in (preflight(loaded(rebuilt(tiny, noisy), few, 0.9)).failure or "")
     assert "same answer" in (preflight(loaded(rebuilt(tiny, Same()), few, 0.9)).failure or "")
     broken = nn.Sequential(tiny.net, nn.Linear(6, 6))
-    broken[1].weight.data.fill_(float("nan"))
+    broken[1].weight.data.fill_(float("nan"))  # type: ignore[operator]
     assert "not finite" in (preflight(loaded(rebuilt(tiny, broken), few, 0.9)).failure or "")

@@ -54,6 +54,7 @@ def test_what_is_shown_holds_on_images_it_was_not_chosen_by() -> None:
     clean = planted_net.images(240, 2)
     suspect = planted_net.net(backdoored=True)
     shown = found(suspect, clean, threshold=1.0)[1]
+    assert shown.target is not None
     _, held_out = clean.split(0.5, 0)
     others = held_out.take((held_out.labels != shown.target).nonzero()[:, 0])
     stamp = stamper(shown.arrays)

@@ -180,7 +180,7 @@ def test_without_images_the_shift_starts_there_or_is_left_out() -> None:
 
 def test_rows_without_images() -> None:
     suspect = pooled(backdoored=True)
-    suspect.module("2").weight.data[1] *= 10
+    suspect.module("2").weight.data[1] *= 10  # type: ignore[index,operator]
     found = about(list(Head()(Case(suspect=suspect))), "norm, of the last layer's rows")
     assert found.target == 1
     assert found.arrays["scores"].shape == (CLASSES,)

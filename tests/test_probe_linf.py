@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import corner_net
 import numpy as np
 import pytest
@@ -81,7 +83,8 @@ def suspect(*layers: nn.Module) -> Classifier:
 
 def test_which_layers_are_measured() -> None:
     shared = nn.ReLU()
-    conv, norm = (lambda taken: nn.Conv2d(taken, 4, 3, padding=1)), (lambda: nn.BatchNorm2d(4))
+    conv: Callable[[int], nn.Module] = lambda taken: nn.Conv2d(taken, 4, 3, padding=1)  # noqa: E731
+    norm: Callable[[], nn.Module] = lambda: nn.BatchNorm2d(4)  # noqa: E731
     assert worth_measuring(suspect(conv(3), norm(), nn.ReLU(), conv(4), norm(), nn.GELU())) == ("2", "5")
     assert worth_measuring(suspect(conv(3), norm(), shared, conv(4), norm(), shared)) == ("1", "4")
     assert worth_measuring(suspect(conv(3), norm())) == ("1",)

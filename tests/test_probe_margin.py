@@ -92,7 +92,7 @@ def test_the_result_does_not_hang_on_the_size_of_the_batch() -> None:
 def test_many_classes_cost_at_most_twice_as_much(classes: int, most: int) -> None:
     suspect = planted_net.net(backdoored=False)
     wide = torch.nn.Linear(32, classes)
-    net = torch.nn.Sequential(*list(suspect.net.net)[:-1], wide)  # type: ignore[arg-type]
+    net = torch.nn.Sequential(*list(suspect.net.net)[:-1], wide)  # type: ignore[call-overload]
     passed = 0
 
     def count(_: object, given: tuple[torch.Tensor, ...]) -> None:

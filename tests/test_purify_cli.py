@@ -110,7 +110,7 @@ def test_a_known_trigger_is_measured_and_nothing_else(ward: Path, bdscan: Bdscan
     mask, pattern = np.zeros((16, 16), np.float32), np.zeros((16, 16, 3), np.float32)
     mask[-4:, -4:] = 1
     pattern[-4:, -4:] = ((np.arange(4)[:, None] + np.arange(4)) % 2)[..., None]
-    larger = {"mask": mask.repeat(2, 0).repeat(2, 1), "pattern": pattern.repeat(2, 0).repeat(2, 1)}
+    larger: dict[str, Any] = {"mask": mask.repeat(2, 0).repeat(2, 1), "pattern": pattern.repeat(2, 0).repeat(2, 1)}
     np.savez(ward / "trigger.npz", **larger)
     common = ("--method", "nba", "--format", "json")
     _, plain, _ = bdscan(*arguments(ward, "backdoored", *common))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -40,7 +41,7 @@ NETS: dict[str, tuple[Callable[..., nn.Module], int, int]] = {  # how to build i
 class Standardised(nn.Conv2d):
     def forward(self, x: Tensor) -> Tensor:
         weight = self.weight - self.weight.mean((1, 2, 3), keepdim=True)
-        return self._conv_forward(x, weight, self.bias)
+        return self._conv_forward(x, weight, self.bias)  # type: ignore[no-any-return]
 
 
 def wrapped(built: nn.Module, side: int, classes: int) -> Classifier:
@@ -100,8 +101,9 @@ def test_a_folded_plug_is_a_layer_of_its_own(name: str) -> None:
         cleaned = suspect.clone()
         plugged = MixedNet(cleaned, [place], measure=False)
         stirred(plugged)
-        plug, layer = plugged.plugs[0], suspect.module(place)
-        mix, shift = plug.mix, plug.shift(layer)  # type: ignore[operator,union-attr]
+        plug: Any = plugged.plugs[0]
+        layer = suspect.module(place)
+        mix, shift = plug.mix, plug.shift(layer)
         plugged.fold()
         real = nn.Conv2d(len(mix), len(mix), 1, bias=shift is not None)
         real.weight.data.copy_(mix[:, :, None, None])

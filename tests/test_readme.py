@@ -1,4 +1,4 @@
-"""The README: its commands run and print what it shows, its tables say what the files say."""
+"""The README and the pages behind it: their commands run and print what they show, their tables are the files'."""
 
 from __future__ import annotations
 
@@ -17,15 +17,25 @@ from bdscan.cli import FOUND, OUR_FAULT
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE
 from bdscan.method.registry import names, summary
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
-TUTORIAL = re.search(r"^### A gate.*?(?=^##? )", README, re.DOTALL | re.MULTILINE)[0]  # type: ignore[index]
+FILES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "ARCHITECTURE.md", "CHANGELOG.md")]
+PAGES = {
+    str(file.relative_to(ROOT)): file.read_text(encoding="utf-8")
+    for file in (*FILES, *sorted((ROOT / "docs").glob("*.md")))
+}
+README = PAGES["README.md"]
+CI = PAGES["docs/ci.md"]
+TUTORIAL = re.search(r"^### A gate.*?(?=^##? )", CI, re.DOTALL | re.MULTILINE)[0]  # type: ignore[index]
+EXAMPLE = re.search(r"^## A probe in.*?(?=^## )", PAGES["CONTRIBUTING.md"], re.DOTALL | re.MULTILINE)[0]  # type: ignore[index]
+(EXAMPLE_FILE,) = re.findall(r"as\s`([^`]+)`,\sis\scomplete", EXAMPLE)
 # Set-up, training and measuring: tried by hand and by CI, not from within a test.
-NOT_HERE = ("make ", "git ", "pip ", "cd ")
+NOT_HERE = ("make ", "git ", "pip ", "cd ", "docker ", "cosign ")
+# Where each table of methods stands.
+TABLES = {"probes": "docs/usage.md", "purify": "docs/purify.md", "train": "docs/train.md"}
 
 
 @dataclass(frozen=True)
 class Shown:
-    """One `$ command` of the README, and the lines under it."""
+    """One `$ command` of a page, and the lines under it."""
 
     command: str
     output: str
@@ -52,8 +62,13 @@ def told(text: str) -> list[str]:
     return figures.split()
 
 
-# Those of the tutorial build on one another: a test of their own runs them.
-COMMANDS = [each for each in shown(README.replace(TUTORIAL, "")) if not each.command.startswith(NOT_HERE)]
+# Those of the tutorial and of the example build on one another: tests of their own run them.
+COMMANDS = [
+    each
+    for text in PAGES.values()
+    for each in shown(text.replace(TUTORIAL, "").replace(EXAMPLE, ""))
+    if not each.command.startswith(NOT_HERE)
+]
 
 
 def marks(each: Shown) -> list[pytest.MarkDecorator]:
@@ -66,8 +81,11 @@ def marks(each: Shown) -> list[pytest.MarkDecorator]:
 def desk(tmp_path: Path) -> Path:
     """Where a reader types: beside the samples, but what is written goes elsewhere."""
     (tmp_path / "samples").symlink_to(ROOT / "samples")
-    (policy,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+    (policy,) = re.findall(r"```toml\n(.*?)```", CI, re.DOTALL)
     (tmp_path / "bdscan.toml").write_text(policy, encoding="utf-8")
+    # The recipes' own names for a model and for the images that one trusts.
+    (tmp_path / "model.pt").symlink_to(ROOT / "samples" / "models" / "clean.pt")
+    (tmp_path / "clean").symlink_to(ROOT / "samples" / "images")
     return tmp_path
 
 
@@ -105,23 +123,52 @@ def printed_as_shown(each: Shown, printed: str) -> None:
         left = left[starts[0] + len(words) :]
 
 
-@pytest.mark.parametrize("room", ["probes", "purify", "train"])
+@pytest.mark.parametrize("room", TABLES)
 def test_the_tables_are_the_files_first_lines(room: str) -> None:
     table = "\n".join(f"| `{name}` | {summary(room, name)} |" for name in names(room))
-    assert table in README, f"the table should read:\n{table}"
+    assert table in PAGES[TABLES[room]], f"the table should read:\n{table}"
 
 
-def test_every_exit_status_is_told() -> None:
-    told = {int(code) for code in re.findall(r"^\| \*\*(\d)\*\* \|", README, re.MULTILINE)}
+@pytest.mark.parametrize(("page", "row"), [("README.md", r"^\| \*\*(\d)\*\* \|"), ("docs/verdict.md", r"^\| (\d) \|")])
+def test_every_exit_status_is_told(page: str, row: str) -> None:
+    told = {int(code) for code in re.findall(row, PAGES[page], re.MULTILINE)}
     assert told == {0, FOUND, USAGE, COULD_NOT_TELL, OUR_FAULT}
 
 
-def test_every_make_target_is_there() -> None:
+@pytest.mark.parametrize("page", PAGES)
+def test_every_make_target_is_there(page: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    named = set(re.findall(r"`?make ([a-z-]+)`?", README))
+    named = set(re.findall(r"(?:`|^\$ )make ([a-z-]+)", PAGES[page], re.MULTILINE))
     assert named <= targets
 
 
-def test_every_file_that_is_linked_exists() -> None:
-    for link in re.findall(r"\]\((?!https?:|#)([^)#]+)", README):
-        assert (ROOT / link).exists(), link
+def anchors(text: str) -> set[str]:
+    """What GitHub makes of a page's headings."""
+    headings = re.findall(r"^#+ (.*)$", text, re.MULTILINE)
+    return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_everything_that_is_linked_exists(page: str) -> None:
+    for link in re.findall(r"\]\((?!https?:)([^)]+)", PAGES[page]):
+        path, _, anchor = link.partition("#")
+        target = (ROOT / page).parent / path if path else ROOT / page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target.read_text(encoding="utf-8")), link
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_file_that_is_named_exists(page: str) -> None:
+    for name in re.findall(r"`((?:bdscan|bench|ci|docs|samples|tests)/[^`*\s]*)`", PAGES[page]):
+        assert (ROOT / name).exists() or name == EXAMPLE_FILE, name
+
+
+def test_the_readme_is_read_in_five_minutes() -> None:
+    assert len(README.split()) <= 1000, "the rest belongs into docs/"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_fit_a_terminal(page: str) -> None:
+    """Tables and what is shown of a terminal cannot be wrapped."""
+    prose = re.sub(r"^```.*?^```", "", PAGES[page], flags=re.DOTALL | re.MULTILINE)
+    assert not [line for line in prose.splitlines() if len(line) > 120 and not line.startswith("|")]

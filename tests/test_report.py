@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import jsonschema
 import numpy as np
@@ -329,7 +330,7 @@ def _plain_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
 
 
-def schema() -> dict[str, object]:
+def schema() -> Any:
     return json.loads((Path(bdscan.report.__file__).parent / "schema.json").read_text(encoding="utf-8"))
 
 
@@ -493,6 +494,7 @@ def test_json_keeps_the_schema(make: Callable[[], Report]) -> None:
 
 def test_the_schema_refuses_what_is_no_report() -> None:
     said = json.loads(as_json.render(backdoored()))
+    broken: dict[str, Any]
     for broken in ({"verdict": "fine"}, {"p_value": 2}, {"runs": [{}]}, {"target": -1}, {"schema": "bdscan.report/2"}):
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(said | broken, schema())

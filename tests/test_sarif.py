@@ -55,7 +55,8 @@ def log(*reports: Report) -> dict[str, Any]:
     assert said["version"] == "2.1.0"
     assert said["$schema"].endswith("sarif-schema-2.1.0.json")
     assert len(said["runs"]) == 1
-    return said["runs"][0]
+    run: dict[str, Any] = said["runs"][0]
+    return run
 
 
 def sha(seed: int) -> str:

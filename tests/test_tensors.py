@@ -120,7 +120,7 @@ def test_a_whole_torchvision_net_in_a_checkpoint(tmp_path: Path) -> None:
     net = torchvision.models.resnet18(num_classes=7)
     weights = loaded(tmp_path / "m.pt", {"model": net, "epoch": np.int64(3)})
     assert same(weights.tensors, dict(net.state_dict()))
-    assert weights.extra["module"] == "torchvision.models.resnet.ResNet"
+    assert weights.metadata["module"] == "torchvision.models.resnet.ResNet"
     assert all(danger.level == Level.NOTE for danger in survey(tmp_path / "m.pt").dangers)
 
 
@@ -157,14 +157,14 @@ def test_backdoorbench_results(state: State, where: str, numpy: str, tmp_path: P
     weights = read(survey(path))
     assert same(weights.tensors, state) and weights.wrapper == "model"
     expected = {"model_name": "preactresnet18", "num_classes": 10, "img_size": (32, 32, 3), "clean_data": "cifar10"}
-    assert weights.extra == expected
+    assert weights.metadata == expected
     assert {danger.level for danger in survey(path).dangers} == {Level.NOTE}
 
 
 def test_safetensors_and_what_they_say_about_themselves(state: State, tmp_path: Path) -> None:
     save_file(prefixed(state, "module."), tmp_path / "m.safetensors", metadata={"arch": "x"})
     weights = read(survey(tmp_path / "m.safetensors"))
-    assert weights.prefix == "module." and weights.extra == {"arch": "x"}
+    assert weights.prefix == "module." and weights.metadata == {"arch": "x"}
     assert {name: tensor.tolist() for name, tensor in weights.tensors.items()} == {
         k: v.tolist() for k, v in state.items()
     }

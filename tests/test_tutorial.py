@@ -1,4 +1,4 @@
-"""The README's gate, from an empty repository on, and the recipes of docs/ci.md."""
+"""The gate of docs/ci.md, from an empty repository on, and its recipes."""
 
 from __future__ import annotations
 
@@ -18,14 +18,13 @@ import typer.main
 import yaml
 from conftest import ROOT
 from test_action import ACTION
-from test_readme import README, TUTORIAL, printed_as_shown, shown
+from test_readme import CI, TUTORIAL, printed_as_shown, shown
 
 from bdscan.cli import app
 from bdscan.cli.choices import Format, by_suffix
 from bdscan.gate.provenance import digest
 
-CI = (ROOT / "docs" / "ci.md").read_text(encoding="utf-8")
-(POLICY,) = re.findall(r"```toml\n(.*?)```", README, re.DOTALL)
+(POLICY,) = re.findall(r"```toml\n(.*?)```", CI, re.DOTALL)
 (WORKFLOW,) = re.findall(r"```yaml\n(.*?)```", TUTORIAL, re.DOTALL)
 STEPS = shown(TUTORIAL)
 
@@ -74,6 +73,21 @@ def test_the_gate_blocks_the_backdoored_model_and_lets_its_twin_pass(tmp_path: P
             (here / "bdscan.toml").write_text(POLICY)
     statement = json.loads((here / "signs.intoto.jsonl").read_text(encoding="utf-8"))
     assert statement["predicate"]["result"] == "PASSED"
+
+
+def test_the_hosted_runner_checks_what_a_contributor_checks() -> None:
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8")
+    workflow = yaml.safe_load(text)
+    assert workflow["permissions"] == {"contents": "read"}
+    assert "secrets." not in text
+    assert "pull_request_target" not in text, "that would run a stranger's code with our rights"
+    (job,) = workflow["jobs"].values()
+    assert all(re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]) for step in job["steps"] if "uses" in step)
+    (parts,) = re.findall(r"^check: (.*?) ##", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    here = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    for part in parts.split():
+        assert any(step.get("run", "").startswith(f"make {part} ") for step in job["steps"]), part
+        assert f"\nmake {part} " in here, part
 
 
 def test_every_command_of_the_recipes_can_be_given() -> None:

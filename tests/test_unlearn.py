@@ -86,7 +86,7 @@ def test_pseudo_triggers_work_on_the_suspect_and_stay_in_their_room() -> None:
     assert len(chosen) == 16
     assert bool((labels[chosen] != TARGET).all())
     before = [p.detach().clone() for p in kind.form.parameters]
-    (suspect(stamped).logsumexp(1).mean()).backward()  # type: ignore[no-untyped-call]
+    (suspect(stamped).logsumexp(1).mean()).backward()
     pseudo.climb()
     assert any(not torch.equal(a, b) for a, b in zip(before, kind.form.parameters, strict=True))
     assert float(kind.form.size().detach().max()) <= kind.room * 1.001

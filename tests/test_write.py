@@ -28,7 +28,7 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.assembly.assemble import load
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.contents import Contents, survey
-from bdscan.net.classifier import Classifier
+from bdscan.net.classifier import Classifier, Normalised
 from bdscan.report import Report, Subject
 from bdscan.write.card import card
 from bdscan.write.cleaned import ready, write
@@ -114,14 +114,14 @@ def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
 
 
 def test_a_state_dict_goes_back_in_its_own_order_with_its_versions(tiny: Classifier, tmp_path: Path, arch: str) -> None:
-    state = tiny.net.net.state_dict()
+    state: Any = tiny.net.net.state_dict()
     shuffled: Any = OrderedDict(reversed(state.items()))
     shuffled._metadata = state._metadata
     torch.save(shuffled, tmp_path / "net.pt")
     written, cleaned, _ = there(tmp_path / "net.pt", tmp_path / "out.pt", arch)
     back = weights(tmp_path / "out.pt")
     assert type(back) is OrderedDict
-    assert back._metadata == state._metadata
+    assert back._metadata == state._metadata  # type: ignore[attr-defined]
     assert same(back, {name: cleaned.net.net.state_dict()[name] for name in shuffled})
     tiny.net.net.load_state_dict(back, strict=True)
     assert written.notes == ()
@@ -243,7 +243,7 @@ def test_a_number_too_large_for_the_files_type_is_told(tiny: Classifier, tmp_pat
     torch.save({n: t.half() for n, t in tiny.net.net.state_dict().items()}, tmp_path / "net.pt")
     contents, loaded = opened(tmp_path / "net.pt", arch)
     cleaned = loaded.suspect.clone()
-    cleaned.net.net.get_submodule("0").weight.data[0] = 1e6
+    cleaned.net.net.get_submodule("0").weight.data[0] = 1e6  # type: ignore[operator]
     with pytest.raises(Problem, match=r"`0\.weight` holds NaN or infinity as float16"):
         write(contents, loaded, cleaned, tmp_path / "out.pt")
     assert not (tmp_path / "out.pt").exists()
@@ -382,7 +382,7 @@ def test_a_folder_goes_back_as_a_folder(tmp_path: Path) -> None:
 
 def test_numbers_that_were_joined_come_apart_again() -> None:
     from bdscan.load.arch.from_transformers import _rename_vit
-    from bdscan.write.names import filed
+    from bdscan.write.file_tensors import as_in_file
 
     layer = "vit.encoder.layer.0.attention"
     held = {
@@ -393,12 +393,12 @@ def test_numbers_that_were_joined_come_apart_again() -> None:
     held |= {f"{layer}.attention.{part}.bias": torch.rand(4).half() for part in ("query", "key", "value")}
     held |= {"classifier.weight": torch.rand(3, 4), "vit.layernorm.bias": torch.rand(4)}
     net = {name: tensor.float() + 1 for name, tensor in _rename_vit(held).items()}
-    back = filed(net, held, _rename_vit)
+    back = as_in_file(net, held, _rename_vit)
     assert list(back) == list(held)
     assert all(torch.equal(back[name], (held[name].float() + 1).to(held[name].dtype)) for name in held)
 
 
-def exported(net: nn.Module, place: Path, **asked: Any) -> Path:
+def exported(net: Normalised, place: Path, **asked: Any) -> Path:
     onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxscript")
     from bdscan.write.onnx_export import _exported
@@ -541,7 +541,7 @@ def test_a_full_disk_is_one_sentence(
     def full(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("bdscan.write.whole._settle", full)
+    monkeypatch.setattr("bdscan.facts.atomic_files._sync", full)
     with pytest.raises(Problem, match=r"`.*out.pt` cannot be written: No space left on device") as caught:
         write(contents, loaded, cured(loaded.suspect), tmp_path / "out.pt")
     assert caught.value.status == USAGE
@@ -573,7 +573,7 @@ def test_a_net_that_answers_otherwise_than_its_tensors_say_is_not_written(
     torch.save(tiny.net.net.state_dict(), tmp_path / "net.pt")
     contents, loaded = opened(tmp_path / "net.pt", arch)
     cleaned = cured(loaded.suspect)
-    cleaned.net.net[2] = nn.Tanh()
+    cleaned.net.net[2] = nn.Tanh()  # type: ignore[operator]
     with pytest.raises(AssertionError, match="logits"):
         write(contents, loaded, cleaned, tmp_path / "out.pt")
     with pytest.raises(AssertionError, match="not of the suspect's architecture"):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from enum import StrEnum
+from pathlib import Path
+
+RESULTS = Path("bench-results")  # where result files go unless the user says otherwise
 
 
 class Effort(StrEnum):

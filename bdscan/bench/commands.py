@@ -8,16 +8,14 @@ from typing import Annotated
 
 import typer
 
-from bdscan.bench import output as said
-from bdscan.bench.choices import Baseline, Effort
+from bdscan.bench.choices import RESULTS, Baseline, Effort
+from bdscan.bench.output import arch_of, check_writable, command_line, exit_if_failed, run_jobs, show_tables
 from bdscan.bench.plant.run_plant import plant
 from bdscan.bench.purify.run_purify import purify
 from bdscan.bench.tables.run_table import table
 from bdscan.bench.train.run_train import train
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.net.device import Device
-
-__all__ = ["Effort", "app"]
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -28,7 +26,7 @@ app = typer.Typer(
 
 @app.callback()
 def _root() -> None:
-    pass  # with a callback `detect` stays a command of its own
+    """With a callback `detect` stays a command of its own."""
 
 
 @app.command()
@@ -46,25 +44,24 @@ def detect(
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
     baseline: Annotated[Baseline | None, typer.Option(help="Run this published method too.")] = None,
     baseline_steps: Annotated[int, typer.Option(min=1, help="Steps it takes for each class.")] = 1000,
-    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Inspect labelled models and print AUC, detection and false alarms."""
-    from bdscan.bench.detect import detect_rows, detect_table
-    from bdscan.bench.labels import read
-    from bdscan.bench.workers.jobs import Job, run
+    from bdscan.bench.detect import detect_table
+    from bdscan.bench.detect.detect_rows import detect_row
+    from bdscan.bench.labels import read_labels
+    from bdscan.bench.workers.jobs import Job
 
-    said.writable(output)
-    labels = read(models)
+    check_writable(output)
+    labels = {label.name: label for label in read_labels(models)}
     work = [
         Job(
             name=label.name,
             method="inspect",
             model=str(label.model),
             clean=clean,
-            arch=said.arch(arch, label),
+            arch=arch_of(arch, label),
             normalize=normalize,
             probes=tuple(probe or ()),
             effort=effort.value,
@@ -72,15 +69,14 @@ def detect(
             device=device.value,
             seed=seed,
         )
-        for label in labels
+        for label in labels.values()
     ]
     if baseline:  # its steps are no reason to inspect again
         work += [replace(job, method=baseline.value, steps=baseline_steps) for job in work]
-    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
-    by_name = {label.name: label for label in labels}
-    found = [detect_rows.read(by_name[job.name], result) for job, result in zip(work, made, strict=True)]
-    said.present(detect_table.grids(found), lambda: detect_table.document(found, said.command()), output)
-    said.failures(made)
+    finished = run_jobs(work, results, jobs, engine)
+    rows = [detect_row(labels[result.job.name], result) for result in finished]
+    show_tables(detect_table.grids(rows), lambda: detect_table.figures(rows, command_line()), output)
+    exit_if_failed(finished)
 
 
 app.command()(plant)
@@ -97,38 +93,36 @@ def reference(
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe; the others' statistics stay.")] = None,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
-    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the statistics here, not into the package.")] = None,
 ) -> None:
     """Measure how clean nets score, for the p-values of all later inspections."""
-    from bdscan.bench.detect.calibrate import CALIBRATED, by_statistic, gather, write
-    from bdscan.bench.detect.leave_out import judged
-    from bdscan.bench.labels import Kind, read
-    from bdscan.bench.workers.jobs import Job, run
+    from bdscan.bench.detect.calibrate import by_statistic, calibrated_probes, clean_nets, write
+    from bdscan.bench.detect.leave_out import judge_by_others
+    from bdscan.bench.labels import ModelKind, read_labels
+    from bdscan.bench.workers.jobs import Job
     from bdscan.verdict.calibration import STATISTICS
 
     if len(models) != len(clean):
         raise Problem("give one `--clean` for each `--models`", status=USAGE)
-    labels = [(label, spec) for folder, spec in zip(models, clean, strict=True) for label in read(folder)]
-    labels = [(label, spec) for label, spec in labels if label.kind is Kind.CONTROL]
+    labels = [(label, images) for folder, images in zip(models, clean, strict=True) for label in read_labels(folder)]
+    labels = [(label, images) for label, images in labels if label.kind is ModelKind.CONTROL]
     work = [
         Job(
             name=label.name,
             method="inspect",
             model=str(label.model),
-            clean=spec,
-            arch=said.arch(arch, label),
-            probes=tuple(probe or CALIBRATED),
+            clean=images,
+            arch=arch_of(arch, label),
+            probes=tuple(probe or calibrated_probes()),
         )
-        for label, spec in labels
+        for label, images in labels
     ]
-    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
-    scores, nets = gather(made, [label for label, _ in labels])
-    measured = by_statistic(scores)
-    write(output or STATISTICS, measured, nets)
-    typer.echo(f"bdscan: {len(nets)} clean nets, {len(measured)} statistics", err=True)
-    for net, judgement in zip(nets, judged(scores), strict=True):
+    nets = clean_nets(run_jobs(work, results, jobs, engine), [label for label, _ in labels])
+    scores = by_statistic([net.scores for net in nets])
+    write(output or STATISTICS, scores, nets)
+    typer.echo(f"bdscan: {len(nets)} clean nets, {len(scores)} statistics", err=True)
+    families = {statistic: family for net in nets for statistic, family in net.families.items()}
+    for net, judgement in zip(nets, judge_by_others([net.scores for net in nets], families), strict=True):
         p = "none" if judgement.p_value is None else f"{judgement.p_value:.3g}"
-        typer.echo(f"{net['name']}: judged by the other nets, {judgement.verdict.word}, p = {p}")
+        typer.echo(f"{net.name}: judged by the other nets, {judgement.verdict.word}, p = {p}")

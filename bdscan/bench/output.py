@@ -1,4 +1,4 @@
-"""What every bench command says: progress, tables, and what went wrong."""
+"""What every bench command prints: progress, tables, and how many jobs failed."""
 
 from __future__ import annotations
 
@@ -14,59 +14,96 @@ import typer
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 
 if TYPE_CHECKING:
-    from bdscan.bench.labels import Labelled
+    from bdscan.bench.labels import ModelLabel
+    from bdscan.bench.results import JobResult
     from bdscan.bench.tables.grid import Grid
-    from bdscan.bench.workers.jobs import Result
+    from bdscan.bench.workers.jobs import Job, Json
 
 
-def command() -> str:
+def command_line() -> str:
     """What the user typed, for the files that it led to."""
     return shlex.join(["bdscan", *sys.argv[1:]])
 
 
-def writable(output: Path | None) -> None:
-    """Known before hours of work, not after."""
-    if output is not None and output.suffix not in (".json", ".md"):
-        raise Problem(f"`{output}` is neither .json nor .md", status=USAGE)
-    if output is not None and not output.parent.is_dir():
+def check_writable(output: Path | None, forms: Sequence[str] = (".json", ".md")) -> None:
+    """Before hours of work, not after."""
+    if output is None:
+        return
+    if output.suffix not in forms:
+        among = f"neither {forms[0]} nor {forms[1]}" if len(forms) == 2 else f"none of {', '.join(forms)}"
+        raise Problem(f"`{output}` is {among}", status=USAGE)
+    if not output.parent.is_dir():
         raise Problem(f"cannot write `{output}`: it lies in a folder that does not exist", status=USAGE)
 
 
-def arch(told: str, label: Labelled) -> str:
+def make_folder(folder: Path | None) -> None:
+    """Before hours of work too."""
+    try:
+        if folder is not None:
+            folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(f"cannot write to `{folder}`: {error.strerror}", status=USAGE) from None
+
+
+def arch_of(arch: str, label: ModelLabel) -> str:
     """`--arch` for one model: a file's factory is the one that its label names."""
-    if not told.endswith(".py"):
-        return told
-    return f"{told}:{label.arch}" if label.arch else "auto"
+    if not arch.endswith(".py"):
+        return arch
+    return f"{arch}:{label.arch}" if label.arch else "auto"
 
 
-def tell(result: Result, done: int, total: int) -> None:
+def run_jobs(work: Sequence[Job], folder: Path, workers: int, engine: str = "processes") -> list[JobResult]:
+    """The results of all jobs, in their order."""
+    from bdscan.bench.result_json import read_result
+    from bdscan.bench.workers.jobs import run
+
+    values = run(work, folder, workers=workers, engine=engine, command_line=command_line(), on_result=show_progress)
+    return [read_result(value) for value in values]
+
+
+def show_progress(result: Json, done: int, total: int) -> None:
     """One job is over."""
-    job, failure = result["job"], result["failure"]
-    how = [job.get("purifier", job["method"]), *([f"{job['images']} images"] if job.get("images") else [])]
-    said = f"failed, {failure}" if failure else f"{result['seconds']:.0f} s"
-    typer.echo(f"{done}/{total} {job['name']} ({', '.join(how)}): {said}", err=True)
+    from bdscan.bench.result_json import read_job
+
+    job, failure = read_job(result["job"]), result["failure"]
+    what = ", ".join([job.purifier or job.method, *([f"{job.images} images"] if job.images else [])])
+    message = f"failed, {failure}" if failure else f"{result['seconds']:.0f} s"
+    typer.echo(f"{done}/{total} {job.name} ({what}): {message}", err=True)
 
 
-def present(grids: Sequence[Grid], document: Callable[[], Mapping[str, Any]], output: Path | None) -> None:
+def show_tables(grids: Sequence[Grid], figures: Callable[[], Mapping[str, Any]], output: Path | None) -> None:
     """The tables on stdout, and in the file that the user asked for."""
+    from bdscan.bench.tables import grid as tables
+
+    print_tables(grids, width=200)
+    if output is not None:
+        text = json.dumps(figures(), indent=1) if output.suffix == ".json" else tables.markdown(grids)
+        write_text(output, text)
+
+
+def print_tables(grids: Sequence[Grid], width: int) -> None:
+    """On stdout. Where that is piped it is nobody's window, and a number that is cut is no number."""
     from rich.console import Console
 
     from bdscan.bench.tables import grid as tables
 
     console = Console()
     if not console.is_terminal:
-        console.width = 200  # piped: nobody's window, and a cut number is no number
+        console.width = width
     for grid in grids:
         console.print(tables.rich(grid))
-    if output is not None:
-        text = json.dumps(document(), indent=1) if output.suffix == ".json" else tables.markdown(grids)
-        output.write_text(text + "\n", encoding="utf-8")
-        typer.echo(f"bdscan: wrote {output}", err=True)
 
 
-def failures(made: Sequence[Result]) -> None:
+def write_text(output: Path, text: str) -> None:
+    output.write_text(text + "\n", encoding="utf-8")
+    typer.echo(f"bdscan: wrote {output}", err=True)
+
+
+def exit_if_failed(results: Sequence[JobResult]) -> None:
     """The exit status, where jobs failed."""
-    failed = sum(result["failure"] is not None for result in made)
+    from bdscan.bench.results import JobFailureKind
+
+    failed = sum(result.failure is not None and result.failure.kind is JobFailureKind.FAILED for result in results)
     if failed:
-        typer.echo(f"bdscan: {failed} of {len(made)} jobs failed; the same command tries them again", err=True)
+        typer.echo(f"bdscan: {failed} of {len(results)} jobs failed; the same command tries them again", err=True)
         raise typer.Exit(COULD_NOT_TELL)

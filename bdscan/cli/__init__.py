@@ -10,9 +10,10 @@ import typer
 
 from bdscan import __version__
 from bdscan.bench.commands import app as bench
+from bdscan.cli.console import say, say_crash
+from bdscan.cli.exit_status import FOUND, OUR_FAULT
 from bdscan.cli.inspect import inspect
 from bdscan.cli.methods import methods
-from bdscan.cli.output import FOUND, OUR_FAULT, crash, say
 from bdscan.cli.purify import purify
 from bdscan.cli.train import train
 from bdscan.facts.problem import COULD_NOT_TELL, Problem
@@ -60,5 +61,5 @@ def main() -> None:
         say("stopped")
         sys.exit(COULD_NOT_TELL)
     except Exception:  # noqa: BLE001 - the last line of defence
-        crash()
+        say_crash()
         sys.exit(OUR_FAULT)

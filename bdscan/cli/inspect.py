@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TypeVar
+from typing import Annotated, TypeVar
 
 import typer
 
 from bdscan.bench.choices import Effort
 from bdscan.cli import options
-from bdscan.cli import output as said
 from bdscan.cli.choices import FailOn, Format
+from bdscan.cli.console import say, say_beside
+from bdscan.cli.report_files import check_writable, destinations, write
 from bdscan.cli.report_stream import ReportStream
-from bdscan.cli.scan import Scan, opened, reports
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.load.source.addresses import MOST_MB
+from bdscan.load.source.addresses import MAX_MODEL_MB
 from bdscan.method.registry import given
 from bdscan.net.device import Device
-
-if TYPE_CHECKING:
-    from bdscan.gate.policy import Policy
 
 _Value = TypeVar("_Value")
 
@@ -44,7 +40,7 @@ def inspect(
     attest: options.Attest = None,
     fail_on: options.FailOn = FailOn.suspicious,
     jobs: Annotated[int, typer.Option(min=1, metavar="N", help="Look at N models at once.")] = 1,
-    max_size: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest model to be fetched.")] = MOST_MB,
+    max_size: Annotated[int, typer.Option(min=1, metavar="MB", help="The largest model to be fetched.")] = MAX_MODEL_MB,
     exit_zero: Annotated[bool, typer.Option("--exit-zero", help="Exit with 0 whatever was found.")] = False,
     policy: Annotated[Path | None, typer.Option(metavar="FILE", help="What your team asks of models, in TOML.")] = None,
     baseline: Annotated[Path | None, typer.Option(metavar="FILE", help="Findings in it are told, but pass.")] = None,
@@ -61,34 +57,35 @@ def inspect(
     ] = None,
 ) -> None:
     """Look for a backdoor in each model."""
-    from bdscan.cli.baseline_file import Known
+    from bdscan import pipeline
     from bdscan.cli.progress_bar import ProgressBar
-    from bdscan.gate.policy import Policy, read
-    from bdscan.gate.provenance import factory, inputs
+    from bdscan.gate.apply import GateRecord
+    from bdscan.gate.baseline import read_baseline
+    from bdscan.gate.policy import Policy, read_policy
+    from bdscan.gate.provenance import factory_file, inputs
     from bdscan.load.source.gather import gather
-    from bdscan.pipeline import Options, select
+    from bdscan.pipeline.scan import Scanner, open_cache
+    from bdscan.pipeline.scan_many import scan_many
 
-    rules, today = read(policy) if policy else Policy(), datetime.now(UTC).date()
-    fail_on = FailOn(_wins(context, "fail_on", fail_on, rules.fail_on))
-    effort = Effort(_wins(context, "effort", effort, rules.effort))
-    budget = _wins(context, "budget", budget, rules.budget)
-    outputs, told = said.forms(output or [], form), form or Format.text
-    for path, _ in outputs:
-        said.writable(path)
-    beside = said.beside(sbom, attest)
-    known = Known(baseline, write_baseline)
+    rules = read_policy(policy) if policy else Policy()
+    fail_on = FailOn(_typed_or(rules.fail_on, fail_on, context, "fail_on"))
+    effort = Effort(_typed_or(rules.effort, effort, context, "effort"))
+    budget = _typed_or(rules.budget, budget, context, "budget")
+    where = destinations(output, form, sbom=sbom, attest=attest)
+    if write_baseline is not None:
+        check_writable(write_baseline)
+    read = {"clean": clean, "classes": classes, "policy": policy, "baseline": baseline, "arch": factory_file(arch)}
+    known_findings = read_baseline(baseline) if baseline else None
     gathered = gather(models)
     if gathered.left_out:
-        said.say(gathered.left_out)
-    count = len(gathered.models) + len(gathered.problems)
-    if count > 1 and Format.html in (*(each for _, each in outputs), told):
+        say(gathered.left_out)
+    many = len(gathered.models) + len(gathered.problems) > 1
+    if many and where.uses(Format.html):
         raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
-    read_too = inputs(
-        {"clean": clean, "classes": classes, "policy": policy, "baseline": baseline, "arch": factory(arch)}
-    )
-    teller = ReportStream(outputs, told, fail_on, many=gathered.listed or count > 1, beside=beside, inputs=read_too)
+    gate = pipeline.GateOptions(policy=rules, baseline=known_findings, inputs=inputs(read))
+    stream = ReportStream(where, fail_on, many=gathered.listed or many)
     with ProgressBar() as bar:
-        asked = Options(
+        request = pipeline.Options(
             clean=clean,
             arch=arch,
             normalize=normalize,
@@ -101,30 +98,25 @@ def inspect(
             seed=seed,
             show=bar.show,
         )
-        if cache is None and gathered.models:
-            select(asked)  # wrong settings are told before anything is read; a report in the cache had right ones
-        scan = Scan(asked, opened(cache, asked) if cache else None, max_size * 1e6)
-        for report in reports(gathered, scan, jobs):
+        if cache is None and gathered.models:  # a report in the cache had right settings
+            pipeline.select(request)  # raises on wrong ones before anything is read
+        scanner = Scanner(request, open_cache(cache, request) if cache else None, max_size * 1e6)
+        record = GateRecord(gate)
+        for result in scan_many(gathered, scanner, gate, jobs):
             bar.stop()
-            teller.tell(known.applied(rules.applied(report, today)))
-    _unused(rules, teller.sha256, today)
-    known.finish()
-    status = teller.finish()
+            say_beside(result)
+            record.add(result.report)
+            stream.add(result.report)
+    for remark in record.remarks():
+        say(remark)
+    if write_baseline is not None:
+        write(write_baseline, record.next_baseline().to_json())
+    status = stream.finish()
     raise typer.Exit(0 if exit_zero else status)
 
 
-def _wins(context: typer.Context, option: str, here: _Value, in_file: _Value | None) -> _Value:
-    """The command line, where the option was given there; else the policy, where it has one."""
+def _typed_or(in_policy: _Value | None, value: _Value, context: typer.Context, option: str) -> _Value:
+    """The policy's value, where it has one and the option was not given on the command line."""
     source = context.get_parameter_source(option)
-    given_here = source is not None and source.name == "COMMANDLINE"
-    return here if given_here or in_file is None else in_file
-
-
-def _unused(rules: Policy, seen: set[str | None], today: date) -> None:
-    """What lets nothing pass, though somebody thinks it does."""
-    expired = rules.expired(today)
-    for each in expired:
-        said.say(f"the acceptance of {each.sha256[:12]}… expired on {each.expires} and does not count: {each.reason}")
-    for each in rules.unused(seen):
-        if each not in expired:
-            said.say(f"the acceptance of {each.sha256[:12]}… fits none of the files that were looked at: {each.reason}")
+    typed = source is not None and source.name == "COMMANDLINE"
+    return value if typed or in_policy is None else in_policy

@@ -17,7 +17,7 @@ class ProgressBar:
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
-        self._lock = RLock()  # several models at once are told of from several threads
+        self._lock = RLock()  # several models at once report from several threads
 
     def __enter__(self) -> Self:
         return self

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -10,8 +9,10 @@ import typer
 
 from bdscan.bench.choices import Effort
 from bdscan.cli import options
-from bdscan.cli import output as said
 from bdscan.cli.choices import FailOn
+from bdscan.cli.console import say
+from bdscan.cli.report_files import destinations
+from bdscan.cli.report_stream import conclude
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method.registry import given
 from bdscan.net.device import Device
@@ -46,17 +47,16 @@ def purify(
     """Remove a backdoor, and verify that without knowing the trigger."""
     from bdscan import pipeline
     from bdscan.cli.progress_bar import ProgressBar
-    from bdscan.gate.provenance import factory, inputs
-    from bdscan.load.source.addresses import is_address, shown
+    from bdscan.gate.provenance import factory_file, inputs
+    from bdscan.load.source.addresses import parse, shown
 
-    if is_address(model):
+    if parse(model):
         raise Problem(f"`{shown(model)}` lies elsewhere, and purify takes what is here", hint="fetch it", status=USAGE)
-    reports, beside = said.forms(report or [], form), said.beside(sbom, attest)
-    for path, _ in reports:
-        said.writable(path)
-    read = inputs({"clean": clean, "classes": classes, "arch": factory(arch), "trigger": trigger})
+    where = destinations(report, form, sbom=sbom, attest=attest)
+    read = {"clean": clean, "classes": classes, "arch": factory_file(arch), "trigger": trigger}
+    gate = pipeline.GateOptions(inputs=inputs(read))
     with ProgressBar() as bar:
-        asked = pipeline.PurifyOptions(
+        request = pipeline.PurifyOptions(
             clean=clean,
             output=output,
             onnx=onnx,
@@ -75,6 +75,6 @@ def purify(
             seed=seed,
             show=bar.show,
         )
-        done = replace(pipeline.purify(model, asked), inputs=read)
-    said.say(f"wrote {output}")
-    said.conclude(done, reports, form, fail_on, beside)
+        treated = pipeline.apply_gate(pipeline.purify(model, request), gate)
+    say(f"wrote {output}")
+    conclude(treated, where, fail_on)

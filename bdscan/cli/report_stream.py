@@ -2,68 +2,67 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from bdscan.cli import output
 from bdscan.cli.choices import FailOn, Format
+from bdscan.cli.console import say
+from bdscan.cli.exit_status import GRAVEST_FIRST, status_of
+from bdscan.cli.report_files import Destinations, rendered, unattested, write
 
 if TYPE_CHECKING:
     from bdscan.facts.finding import Finding
-    from bdscan.report import Input, Report
+    from bdscan.report import Report
 
-_FIGURES = ("scores", "p_values")  # the arrays that other forms than HTML show
+_LINE_BY_LINE = (Format.text, Format.json)  # shown as they come; the other forms are one document
 
 
 class ReportStream:
     """One call's output: to stdout line by line, or to files and in one-document forms at the end."""
 
-    def __init__(
-        self,
-        outputs: list[tuple[Path, Format]],
-        told: Format,
-        fail_on: FailOn,
-        *,
-        many: bool,
-        beside: Sequence[tuple[Path, Format]] = (),
-        inputs: tuple[Input, ...] = (),
-    ) -> None:
-        self._outputs, self._told, self._fail_on, self._many = outputs, told, fail_on, many
-        self._beside, self._inputs = beside, inputs
-        self._pictures = Format.html in (told, *(form for _, form in outputs))
-        self._later: list[Report] = []
-        self.statuses: set[int] = set()
-        self.sha256: set[str | None] = set()  # of all that was looked at
+    def __init__(self, destinations: Destinations, fail_on: FailOn, *, many: bool) -> None:
+        self._destinations, self._fail_on, self._many = destinations, fail_on, many
+        self._kept: list[Report] = []
+        self._statuses: set[int] = set()
 
-    def tell(self, report: Report) -> None:
-        report = replace(report, inputs=self._inputs)
-        self.statuses.add(output.status_of(report, self._fail_on))
-        self.sha256.add(report.subject.sha256)
-        if self._outputs:
-            output.say(f"{report.subject.path}: {', '.join(_outcome(report))}")
-        elif self._told in output.LINE_BY_LINE:
-            typer.echo(output.rendered([report], self._told, self._fail_on, many=self._many, terminal=True))
-            if not self._beside:
-                return
-        self._later.append(report if self._pictures else _without_pictures(report))
+    def add(self, report: Report) -> None:
+        """One report more; with files, its verdict goes to the terminal."""
+        form, files, beside = self._destinations.terminal, self._destinations.files, self._destinations.beside
+        self._statuses.add(status_of(report, self._fail_on))
+        if files:
+            say(f"{report.subject.path}: {', '.join(_result_words(report))}")
+        elif form in _LINE_BY_LINE:
+            typer.echo(rendered([report], form, self._fail_on, many=self._many, terminal=True))
+        if files or beside or form not in _LINE_BY_LINE:
+            self._kept.append(report if self._destinations.uses(Format.html) else _without_pictures(report))
 
     def finish(self) -> int:
         """Writes what was kept; the gravest of all statuses."""
-        if not self._outputs and self._told not in output.LINE_BY_LINE:
-            typer.echo(output.rendered(self._later, self._told, self._fail_on, many=self._many))
-        if Format.intoto in (self._told, *(form for _, form in (*self._outputs, *self._beside))):
-            output.unattested(self._later)
-        for path, form in (*self._outputs, *self._beside):
-            output.write(path, output.rendered(self._later, form, self._fail_on, many=self._many))
-        return next(code for code in output.GRAVEST_FIRST if code in self.statuses)
+        form = self._destinations.terminal
+        if not self._destinations.files and form not in _LINE_BY_LINE:
+            typer.echo(rendered(self._kept, form, self._fail_on, many=self._many))
+        if self._destinations.uses(Format.intoto):
+            for message in unattested(self._kept):
+                say(message)
+        for file in self._destinations.all_files:
+            write(file.path, rendered(self._kept, file.form, self._fail_on, many=self._many))
+        return next(status for status in GRAVEST_FIRST if status in self._statuses)
 
 
-def _outcome(report: Report) -> Iterator[str]:
-    """The verdict, and what a policy makes of it."""
+def conclude(report: Report, destinations: Destinations, fail_on: FailOn) -> NoReturn:
+    """Writes one report wherever it is wanted, else shows it, and ends with its status."""
+    for file in destinations.all_files:
+        write(file.path, rendered([report], file.form, fail_on, many=False))
+    if not destinations.files:
+        typer.echo(rendered([report], destinations.terminal, fail_on, many=False, terminal=True))
+    raise typer.Exit(status_of(report, fail_on))
+
+
+def _result_words(report: Report) -> Iterator[str]:
+    """The verdict, and what policy and baseline make of it."""
     yield report.verdict.word
     if report.accepted:
         yield f"accepted until {report.accepted.expires}"
@@ -77,7 +76,7 @@ def _without_pictures(report: Report) -> Report:
     """HTML alone shows them, and holds one model; those of a thousand models would fill the memory."""
 
     def lighter(finding: Finding) -> Finding:
-        return replace(finding, arrays={name: finding.arrays[name] for name in _FIGURES if name in finding.arrays})
+        return replace(finding, trigger=None, pictures=None, norms=None)
 
     runs = tuple(replace(run, findings=tuple(map(lighter, run.findings))) for run in report.runs)
     return replace(report, runs=runs)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bdscan.bench.choices import Effort
 from bdscan.cli import options
-from bdscan.cli import output as said
 from bdscan.cli.choices import FailOn
+from bdscan.cli.console import say
+from bdscan.cli.report_files import check_writable, destinations
+from bdscan.cli.report_stream import conclude
 from bdscan.method.registry import given
 from bdscan.net.device import Device
+
+if TYPE_CHECKING:
+    from bdscan.pipeline.options import Show
 
 
 def train(
@@ -42,18 +46,17 @@ def train(
     fail_on: options.FailOn = FailOn.suspicious,
 ) -> None:
     """Train a net on data nobody vouches for, and leave out what they hide."""
-    from dataclasses import replace
-
     from bdscan import pipeline
     from bdscan.cli.progress_bar import ProgressBar
-    from bdscan.gate.provenance import factory, inputs
+    from bdscan.gate.provenance import factory_file, inputs
 
-    reports = said.forms(report or [], form)
-    for path in [*(path for path, _ in reports), *([suspects] if suspects else [])]:
-        said.writable(path)
-    read = inputs({"data": data, "clean": clean, "classes": classes, "arch": factory(arch)})
+    where = destinations(report, form)
+    if suspects is not None:
+        check_writable(suspects)
+    read = {"data": data, "clean": clean, "classes": classes, "arch": factory_file(arch)}
+    gate = pipeline.GateOptions(inputs=inputs(read))
     with ProgressBar() as bar:
-        asked = pipeline.TrainOptions(
+        request = pipeline.TrainOptions(
             clean=clean,
             output=output,
             suspects=suspects,
@@ -71,27 +74,27 @@ def train(
             budget=budget,
             device=device.value,
             seed=seed,
-            show=_shown(bar.show),
+            show=_bar_or_log(bar.show),
         )
-        done = replace(pipeline.train(data, asked), inputs=read)
+        trained = pipeline.apply_gate(pipeline.train(data, request), gate)
     for path in (output, *([suspects] if suspects else [])):
-        said.say(f"wrote {path}")
-    said.conclude(done, reports, form, fail_on)
+        say(f"wrote {path}")
+    conclude(trained, where, fail_on)
 
 
-EVERY = 60.0  # seconds between two lines of a log
+LOG_SECONDS = 60.0  # between two lines of a log
 
 
-def _shown(show: Callable[[str, int, int, str], None]) -> Callable[[str, int, int, str], None]:
+def _bar_or_log(show: Show) -> Show:
     """On a terminal the bar; in a log a line now and then, since a training may take hours."""
     if sys.stderr.isatty():
         return show
     last = time.monotonic()
 
-    def tell(name: str, done: int, total: int, what: str) -> None:
+    def log(name: str, done: int, total: int, what: str) -> None:
         nonlocal last
-        if time.monotonic() - last > EVERY:
+        if time.monotonic() - last > LOG_SECONDS:
             last = time.monotonic()
-            said.say(f"{name}: {what}, {100 * done // max(1, total)} %")
+            say(f"{name}: {what}, {100 * done // max(1, total)} %")
 
-    return tell
+    return log

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 USAGE = 2
 COULD_NOT_TELL = 3
+CRASHED = "this is our own fault; please report it with the lines above"  # below a traceback
 
 
 class Problem(Exception):

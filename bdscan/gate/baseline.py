@@ -12,10 +12,9 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import USAGE, Problem
@@ -25,7 +24,7 @@ from bdscan.verdict.judge import FILE, judge
 
 SCHEMA = "bdscan.gate.baseline/1"
 _KINDS = ("file", "net", "policy")
-_GRAVE = {each.word: each for each in (Verdict.SUSPICIOUS, Verdict.BACKDOORED)}
+_FINDINGS = {each.word: each for each in (Verdict.SUSPICIOUS, Verdict.BACKDOORED)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,24 @@ class Entry:
 
     def covers(self, found: Mapping[str, str]) -> bool:
         """Whether nothing is found that is new or worse."""
-        return all(kind in self.found and _GRAVE[of] <= _GRAVE[self.found[kind]] for kind, of in found.items())
+        return all(
+            kind in self.found and _FINDINGS[word] <= _FINDINGS[self.found[kind]] for kind, word in found.items()
+        )
+
+    @classmethod
+    def from_json(cls, value: object) -> Entry:
+        """An entry of the file; a `ValueError` with a sentence where it is none."""
+        names = cls.__dataclass_fields__.keys()
+        if not isinstance(value, dict) or value.keys() != names:
+            raise ValueError(f"an entry does not have {', '.join(f'`{name}`' for name in names)}")
+        found, texts = value["found"], {name: value[name] for name in names if name != "found"}
+        if not all(isinstance(text, str) for text in texts.values()) or not isinstance(found, dict):
+            raise ValueError("an entry holds something else than text")
+        if not re.fullmatch("[0-9a-f]{64}", value["sha256"]):
+            raise ValueError(f"`{value['sha256'][:80]}` is no sha256")
+        if not found or not all(kind in _KINDS and word in list(_FINDINGS) for kind, word in found.items()):
+            raise ValueError(f"the entry on `{value['path']}` does not say what was found")
+        return cls(**texts, found=found)
 
 
 @dataclass(frozen=True)
@@ -56,14 +72,19 @@ class Baseline:
         entry = self.entries.get(report.subject.sha256 or "")
         return replace(report, baseline="unchanged" if entry and entry.covers(found) else "new")
 
-    def outdated(self, reports: Mapping[str, bool]) -> Iterator[str]:
-        """A sentence for each entry that nothing came of; `reports` says of each sha256 whether anything was found."""
+    def outdated(self, has_findings: Mapping[str, bool]) -> Iterator[str]:
+        """A sentence for each entry that fits no file; `has_findings` has the sha256 of each that was looked at."""
         for sha256, entry in self.entries.items():
             name = f"the baseline's entry on {entry.path} ({sha256[:12]}…)"
-            if sha256 not in reports:
+            if sha256 not in has_findings:
                 yield f"{name} fits none of the files that were looked at"
-            elif not reports[sha256]:
+            elif not has_findings[sha256]:
                 yield f"{name} no longer applies: nothing was found this time"
+
+    def to_json(self) -> str:
+        """The file's text, the same for the same findings."""
+        entries = sorted(self.entries.values(), key=lambda entry: (entry.path, entry.sha256))
+        return json.dumps({"schema": SCHEMA, "findings": [vars(entry) for entry in entries]}, indent=2)
 
 
 def entry_of(report: Report) -> Entry | None:
@@ -75,41 +96,28 @@ def entry_of(report: Report) -> Entry | None:
     return Entry(rule=broken.id, fingerprint=mark, path=report.subject.path, sha256=sha256, found=found)
 
 
-def written(entries: Sequence[Entry]) -> str:
-    """The file's text, the same for the same findings."""
-    told = [vars(entry) for entry in sorted(entries, key=lambda entry: (entry.path, entry.sha256))]
-    return json.dumps({"schema": SCHEMA, "findings": told}, indent=2)
-
-
-def read(path: Path) -> Baseline:
+def read_baseline(path: Path) -> Baseline:
     """The baseline in a file; a `Problem` where it is none."""
     try:
-        held = json.loads(path.read_text(encoding="utf-8"))
+        document = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Problem(f"the baseline `{path}` cannot be read: {error.strerror}", status=USAGE) from None
     except (ValueError, RecursionError):
-        raise _strange(path, "it is not JSON") from None
-    if not isinstance(held, dict) or held.get("schema") != SCHEMA or not isinstance(held.get("findings"), list):
-        raise _strange(path, f"its schema is not `{SCHEMA}`")
-    entries = [_entry(path, each) for each in held["findings"]]
+        raise _no_baseline(path, "it is not JSON") from None
+    if (
+        not isinstance(document, dict)
+        or document.get("schema") != SCHEMA
+        or not isinstance(document.get("findings"), list)
+    ):
+        raise _no_baseline(path, f"its schema is not `{SCHEMA}`")
+    try:
+        entries = [Entry.from_json(value) for value in document["findings"]]
+    except ValueError as error:
+        raise _no_baseline(path, str(error)) from None
     return Baseline({entry.sha256: entry for entry in entries})
 
 
-def _entry(path: Path, told: Any) -> Entry:
-    names = Entry.__dataclass_fields__.keys()
-    if not isinstance(told, dict) or told.keys() != names:
-        raise _strange(path, f"an entry does not have {', '.join(f'`{name}`' for name in names)}")
-    found = told["found"]
-    if not all(isinstance(told[name], str) for name in names if name != "found") or not isinstance(found, dict):
-        raise _strange(path, "an entry holds something else than text")
-    if not re.fullmatch("[0-9a-f]{64}", told["sha256"]):
-        raise _strange(path, f"`{told['sha256'][:80]}` is no sha256")
-    if not found or not all(kind in _KINDS and of in list(_GRAVE) for kind, of in found.items()):
-        raise _strange(path, f"the entry on `{told['path']}` does not say what was found")
-    return Entry(**told)
-
-
-def _strange(path: Path, why: str) -> Problem:
+def _no_baseline(path: Path, why: str) -> Problem:
     return Problem(f"the baseline `{path}` is none: {why}", hint="write one with `--write-baseline`", status=USAGE)
 
 
@@ -118,7 +126,7 @@ def _found(report: Report) -> dict[str, str]:
     file, net = (
         judge(tuple(run for run in report.runs if (run.family == FILE) is of_file)).verdict for of_file in (True, False)
     )
-    found = {kind: of.word for kind, of in (("file", file), ("net", net)) if of >= Verdict.SUSPICIOUS}
+    found = {kind: verdict.word for kind, verdict in (("file", file), ("net", net)) if verdict >= Verdict.SUSPICIOUS}
     if not found and report.verdict >= Verdict.SUSPICIOUS:  # it rests on more than the runs, as after a treatment
         found["net"] = report.verdict.word
     return found | ({"policy": Verdict.SUSPICIOUS.word} if report.refused else {})

@@ -10,24 +10,23 @@ Whoever may write to the folder may write verdicts. It belongs to the pipeline, 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-import tempfile
 import zipfile
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
+from bdscan.facts.atomic_files import AtomicFiles
+from bdscan.facts.failure import PASSING
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.gate import cache_form, cache_key
 from bdscan.load.source import folders
 from bdscan.report import Report
 
-_UNFINISHED = ("stopped", "our fault")  # how the failures begin that another run would not have
 _REPORT = "report"  # the name of the text among the arrays
 
 
@@ -39,24 +38,24 @@ class Cache:
     options: Mapping[str, Any]
 
     @cached_property
-    def _others(self) -> str:
-        return cache_key.digest(self.options)
+    def _request(self) -> str:
+        return cache_key.digest_of(self.options)
 
-    def key(self, path: str, known_as: str | None = None) -> str | None:
+    def key(self, path: str, address: str | None = None) -> str | None:
         """Under which name a report on this model is kept, beginning with the model's sha256; None where none is.
 
-        `known_as` is its address, where the model only lies at the path for a moment.
+        `address` is where the model comes from, if it only lies at the path for a moment.
         """
         if ".py:" in self.options["arch"]:
             return None
         try:
             model = folders.resolve(Path(path))
-            sha256, others = cache_key.sha256_of(*model.files), self._others
+            sha256, request = cache_key.sha256_of(*model.files), self._request
             index = cache_key.sha256_of(model.weights) if model.shards else ""
         except (OSError, Problem):  # the scan says what is wrong with it
             return None
         config = json.dumps(model.config, sort_keys=True)
-        parts = (others, known_as or path, config, index, *(danger.message for danger in model.dangers))
+        parts = (request, address or path, config, index, *(danger.message for danger in model.dangers))
         rest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
         return f"{sha256}-{rest.hexdigest()[:32]}"
 
@@ -65,37 +64,28 @@ class Cache:
         import numpy as np
 
         try:
-            with self._file(key).open("rb") as file, np.load(file, allow_pickle=False) as held:
-                return cache_form.unpacked(key, held[_REPORT].tobytes(), held)
+            with self._file(key).open("rb") as file, np.load(file, allow_pickle=False) as arrays:
+                return cache_form.unpacked(key, arrays[_REPORT].tobytes(), arrays)
         except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error):
             return None
 
     def put(self, key: str, report: Report) -> None:
         """Keeps the report, whole or not at all; one that another run would finish is not kept."""
         changed = report.subject.sha256 != key[:64]  # while it was being looked at
-        if changed or any((run.failure or "").startswith(_UNFINISHED) for run in report.runs):
+        if changed or any(run.failure and run.failure.kind in PASSING for run in report.runs):
             return
         import numpy as np
 
         text, arrays = cache_form.packed(key, report)
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            with _part(self.folder) as part:
-                np.savez_compressed(part, **{_REPORT: np.frombuffer(text, np.uint8)}, **arrays)  # type: ignore[arg-type]
-                part.flush()
-                Path(part.name).replace(self._file(key))
+            with AtomicFiles(synced=False) as files:
+                temporary = files.temporary(self._file(key))
+                temporary.touch(mode=0o600, exist_ok=False)  # verdicts are their owner's to read
+                with temporary.open("wb") as file:
+                    np.savez_compressed(file, **{_REPORT: np.frombuffer(text, np.uint8)}, **arrays)  # type: ignore[arg-type]
         except OSError as error:
             raise Problem(f"cannot write to the cache `{self.folder}`: {error.strerror}", status=USAGE) from None
 
     def _file(self, key: str) -> Path:
         return self.folder / f"{key}.npz"
-
-
-@contextlib.contextmanager
-def _part(folder: Path) -> Iterator[IO[bytes]]:
-    """A file of another name, gone again if it is still there in the end."""
-    with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as part:
-        try:
-            yield part
-        finally:
-            Path(part.name).unlink(missing_ok=True)

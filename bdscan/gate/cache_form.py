@@ -1,79 +1,88 @@
-"""A report as text and arrays, exact to the last digit, and back."""
+"""A report as text and arrays, exact to the last digit, and back: by its types, whatever they are."""
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import types
+import typing
 from collections.abc import Mapping
-from dataclasses import asdict
+from datetime import date
+from enum import Enum
+from functools import cache
 from typing import Any
 
-from bdscan.facts.finding import Array, Finding, Judgement, Level, Run, Verdict
-from bdscan.report import Report, Subject
+from bdscan.facts.evidence import Array
+from bdscan.report import Report
 
-_KIND = "bdscan.cache/1"
+_KIND = "bdscan.cache/2"
+_TYPE, _ARRAY = "type", "array"  # keys of a dataclass's name, and of an array's
 
 
 def packed(key: str, report: Report) -> tuple[bytes, dict[str, Array]]:
     """The text and the arrays beside it."""
-    told, arrays = _plain(report)
-    return json.dumps({"kind": _KIND, "key": key, "report": told}, default=_value).encode(), arrays
+    arrays: dict[str, Array] = {}
+    text = json.dumps({"kind": _KIND, "key": key, "report": _plain(report, arrays)})
+    return text.encode(), arrays
 
 
 def unpacked(key: str, text: bytes, arrays: Mapping[str, Array]) -> Report | None:
     """The report again; None where the text is of another key or kind."""
     kept = json.loads(text)
-    return _report(kept["report"], arrays) if (kept["kind"], kept["key"]) == (_KIND, key) else None
+    if (kept["kind"], kept["key"]) != (_KIND, key):
+        return None
+    report: Report = _typed(Report, kept["report"], arrays)
+    return report
 
 
-def _plain(report: Report) -> tuple[dict[str, Any], dict[str, Array]]:
-    arrays: dict[str, Array] = {}
-    runs = []
-    for place, run in enumerate(report.runs):
-        findings = []
-        for number, finding in enumerate(run.findings):
-            arrays |= {f"{place}/{number}/{name}": array for name, array in finding.arrays.items()}
-            findings.append({**_fields(finding), "arrays": list(finding.arrays)})
-        runs.append({**_fields(run), "findings": findings})
-    told = {
-        **{name: getattr(report, name) for name in ("clean_accuracy", "images", "clean")},
-        "made_with": dict(report.made_with),
-        "subject": asdict(report.subject),
-        "judgement": asdict(report.judgement),
-        "runs": runs,
-    }
-    return told, arrays
+def _plain(value: Any, arrays: dict[str, Array]) -> Any:
+    """Nothing but what JSON knows; arrays stand aside."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = {field.name: _plain(getattr(value, field.name), arrays) for field in dataclasses.fields(value)}
+        return {_TYPE: type(value).__name__, **fields}
+    if getattr(value, "ndim", 0):
+        name = str(len(arrays))
+        arrays[name] = value
+        return {_ARRAY: name}
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner, arrays) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(inner, arrays) for inner in value]
+    if value is None or isinstance(value, str | int | float):
+        return value
+    return value.item() if hasattr(value, "item") else str(value)  # NumPy's numbers; dates and paths
 
 
-def _value(value: Any) -> object:
-    """What JSON does not know: NumPy's numbers."""
-    return value.item() if hasattr(value, "item") else str(value)
+def _typed(kind: Any, plain: Any, arrays: Mapping[str, Array]) -> Any:
+    """The value of that type."""
+    if plain is None:
+        return None
+    if isinstance(plain, dict) and plain.keys() == {_ARRAY}:
+        return arrays[plain[_ARRAY]]
+    origin, inner = typing.get_origin(kind), typing.get_args(kind)
+    if origin in (typing.Union, types.UnionType):
+        return _typed(_named(inner, plain), plain, arrays)
+    if origin is tuple:
+        return tuple(_typed(inner[0], each, arrays) for each in plain)
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return kind(plain)
+    if kind is date:
+        return date.fromisoformat(plain)
+    if dataclasses.is_dataclass(kind) and isinstance(kind, type):
+        hints = _hints(kind)
+        return kind(**{name: _typed(hints[name], each, arrays) for name, each in plain.items() if name != _TYPE})
+    return plain
 
 
-def _fields(of: Finding | Run) -> dict[str, Any]:
-    return {name: getattr(of, name) for name in of.__slots__ if name not in {"arrays", "findings"}}
+def _named(kinds: tuple[Any, ...], plain: Any) -> Any:
+    """The one of several types that the value is of."""
+    possible = [kind for kind in kinds if kind is not type(None)]
+    name = plain.get(_TYPE) if isinstance(plain, dict) else None
+    return next((kind for kind in possible if getattr(kind, "__name__", "") == name), possible[0])
 
 
-def _report(told: dict[str, Any], held: Mapping[str, Array]) -> Report:
-    subject, judgement = told["subject"], told["judgement"]
-    return Report(
-        **{
-            **told,
-            "subject": Subject(**_tupled(subject, "names", "input")),
-            "judgement": Judgement(**{**_tupled(judgement, "reasons"), "verdict": Verdict(judgement["verdict"])}),
-            "runs": tuple(_run(place, run, held) for place, run in enumerate(told["runs"])),
-        }
-    )
-
-
-def _run(place: int, told: dict[str, Any], held: Mapping[str, Array]) -> Run:
-    findings = tuple(_finding(f"{place}/{number}", each, held) for number, each in enumerate(told["findings"]))
-    return Run(**{**told, "findings": findings})
-
-
-def _finding(at: str, told: dict[str, Any], held: Mapping[str, Array]) -> Finding:
-    arrays = {name: held[f"{at}/{name}"] for name in told["arrays"]}
-    return Finding(**{**_tupled(told, "channels"), "level": Level(told["level"]), "arrays": arrays})
-
-
-def _tupled(told: dict[str, Any], *names: str) -> dict[str, Any]:
-    return {key: tuple(value) if key in names and value is not None else value for key, value in told.items()}
+@cache
+def _hints(kind: type) -> dict[str, Any]:
+    return typing.get_type_hints(kind)

@@ -19,7 +19,7 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date, datetime
 from pathlib import Path
@@ -48,9 +48,9 @@ class Policy:
     def expired(self, today: date) -> tuple[Acceptance, ...]:
         return tuple(each for each in self.accept if each.expires < today)
 
-    def unused(self, reports_on: set[str | None]) -> tuple[Acceptance, ...]:
-        """Those that fit none of the files that were looked at, by sha256: most often the file has changed."""
-        return tuple(each for each in self.accept if each.sha256 not in reports_on)
+    def unused(self, sha256_of_files: set[str | None]) -> tuple[Acceptance, ...]:
+        """Those that fit none of the files that were looked at: most often the file has changed."""
+        return tuple(each for each in self.accept if each.sha256 not in sha256_of_files)
 
     def applied(self, report: Report, today: date) -> Report:
         """The report with what this policy says of it."""
@@ -61,14 +61,14 @@ class Policy:
         return replace(report, accepted=next(fits, None))
 
     def _refused(self, report: Report) -> Iterator[str]:
-        least, measured = self.minimum_clean_accuracy, report.clean_accuracy
-        if least is not None and measured is not None and measured < least:
-            yield f"the policy asks for a clean accuracy of at least {least:.1%}, and it is {measured:.1%}"
+        minimum, measured = self.minimum_clean_accuracy, report.clean_accuracy
+        if minimum is not None and measured is not None and measured < minimum:
+            yield f"the policy asks for a clean accuracy of at least {minimum:.1%}, and it is {measured:.1%}"
 
     def _unmet(self, report: Report) -> Iterator[str]:
-        least = self.minimum_clean_accuracy
-        if least is not None and report.clean_accuracy is None:
-            yield f"the policy asks for a clean accuracy of at least {least:.1%}, and none was measured"
+        minimum = self.minimum_clean_accuracy
+        if minimum is not None and report.clean_accuracy is None:
+            yield f"the policy asks for a clean accuracy of at least {minimum:.1%}, and none was measured"
         for name in self.require:
             runs = [run for run in report.runs if run.probe == name]
             if not runs:
@@ -77,17 +77,17 @@ class Policy:
                 yield f"the policy requires `{name}`, which failed: {failure}"
 
 
-def read(path: Path) -> Policy:
+def read_policy(path: Path) -> Policy:
     """The policy in a TOML file; a `Problem` where anything in it is not understood."""
     try:
-        held = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise Problem(f"the policy `{path}` cannot be read: {error.strerror}", status=USAGE) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise Problem(f"the policy `{path}` is not TOML: {error}", status=USAGE) from None
     try:
-        _known(held, list(_READERS), "key")
-        return Policy(**{key.replace("-", "_"): _READERS[key](key, value) for key, value in held.items()})
+        _check_names(table, list(_READERS), "key")
+        return Policy(**{key.replace("-", "_"): _READERS[key](key, value) for key, value in table.items()})
     except ValueError as error:
         raise Problem(f"the policy `{path}`: {error}", status=USAGE) from None
 
@@ -95,19 +95,19 @@ def read(path: Path) -> Policy:
 # -- one reader a key; each raises ValueError with a sentence -------------------
 
 
-def _known(names: Sequence[str] | Mapping[str, object], known: Sequence[str], what: str) -> None:
+def _check_names(names: Iterable[str], allowed: Sequence[str], kind: str) -> None:
     for name in names:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            meant = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(f'`{each}`' for each in known)}"
-            raise ValueError(f"no such {what}: `{name}`, {meant}")
+        if name not in allowed:
+            near = difflib.get_close_matches(name, allowed, 1)
+            hint = f"did you mean `{near[0]}`?" if near else f"there are {', '.join(f'`{each}`' for each in allowed)}"
+            raise ValueError(f"no such {kind}: `{name}`, {hint}")
 
 
-def _one_of(known: Sequence[str]) -> Callable[[str, object], str]:
+def _one_of(allowed: Sequence[str]) -> Callable[[str, object], str]:
     def read(key: str, value: object) -> str:
         if not isinstance(value, str):
-            raise ValueError(f"`{key}` takes one of {', '.join(known)}, not `{value}`")
-        _known([value], known, f"`{key}`")
+            raise ValueError(f"`{key}` takes one of {', '.join(allowed)}, not `{value}`")
+        _check_names([value], allowed, f"`{key}`")
         return value
 
     return read
@@ -131,7 +131,7 @@ def _share(key: str, value: object) -> float:
 def _probes(key: str, value: object) -> tuple[str, ...]:
     if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
         raise ValueError(f"`{key}` takes a list of probes, not `{value}`")
-    _known(value, registry.names("probes"), "probe")
+    _check_names(value, registry.names("probes"), "probe")
     return tuple(dict.fromkeys(value))
 
 
@@ -141,9 +141,9 @@ def _acceptances(key: str, value: object) -> tuple[Acceptance, ...]:
     return tuple(_acceptance(table) for table in value)
 
 
-def _acceptance(table: Mapping[str, Any]) -> Acceptance:
+def _acceptance(table: Mapping[str, object]) -> Acceptance:
     keys = ("sha256", "reason", "expires")
-    _known(table, keys, "key of an acceptance")
+    _check_names(table, keys, "key of an acceptance")
     if missing := [key for key in keys if key not in table]:
         raise ValueError(f"an acceptance needs {', '.join(f'`{key}`' for key in missing)}")
     sha256, reason, expires = (table[key] for key in keys)

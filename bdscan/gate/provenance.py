@@ -9,17 +9,16 @@ from pathlib import Path
 
 from bdscan.report import Input
 
-MOST = 2 << 30  # bytes of one input, a second or two of hashing; beyond it no digest is taken
+MAX_BYTES = 2 << 30  # bytes of one input, a second or two of hashing; beyond it no digest is taken
 
 
-def inputs(named: Mapping[str, str | Path | None]) -> tuple[Input, ...]:
+def inputs(by_role: Mapping[str, str | Path | None]) -> tuple[Input, ...]:
     """Each of those that were given, under its role: a file, a folder, or `cifar10:ROOT` and its like."""
-    return tuple(
-        Input(role=role, path=str(given), digest=digest(place(str(given)))) for role, given in named.items() if given
-    )
+    given = {role: str(spec) for role, spec in by_role.items() if spec}
+    return tuple(Input(role=role, path=spec, digest=digest(path_of(spec))) for role, spec in given.items())
 
 
-def factory(arch: str) -> str | None:
+def factory_file(arch: str) -> str | None:
     """The user's own file behind `--arch FILE.py:NAME`, else None."""
     file, colon, _ = arch.rpartition(":")
     return file if colon and file.endswith(".py") else None
@@ -29,8 +28,8 @@ def digest(path: Path) -> dict[str, str]:
     """Under in-toto's names; empty for what cannot be read, or is too large to be read for this alone."""
     try:
         if path.is_file():
-            return {"sha256": _sha256(path)} if path.stat().st_size <= MOST else {}
-        return _of_folder(path) if path.is_dir() else {}
+            return {"sha256": _sha256(path)} if path.stat().st_size <= MAX_BYTES else {}
+        return _digest_of_folder(path) if path.is_dir() else {}
     except OSError:
         return {}
 
@@ -40,33 +39,33 @@ def digest_of_file(path: str) -> str | None:
     return digest(Path(path)).get("sha256") if os.path.isfile(path) else None  # noqa: PTH113 - it never raises
 
 
-def place(given: str) -> Path:
+def path_of(spec: str) -> Path:
     """The file or folder behind a path, or behind `cifar10:ROOT` and its like."""
-    path = Path(given).expanduser()
-    return path if path.exists() else Path(given.partition(":")[2]).expanduser() if ":" in given else path
+    path = Path(spec).expanduser()
+    return path if path.exists() or ":" not in spec else Path(spec.partition(":")[2]).expanduser()
 
 
-def _of_folder(root: Path) -> dict[str, str]:
+def _digest_of_folder(root: Path) -> dict[str, str]:
     """`dirHash`, which Go modules have too: the SHA-256 of what `sha256sum` prints for all files, sorted by path."""
-    files = {path.relative_to(root).as_posix(): path for path in below(root) if path.is_file()}
-    if sum(path.stat().st_size for path in files.values()) > MOST:
+    files = {path.relative_to(root).as_posix(): path for path in walk(root) if path.is_file()}
+    if sum(path.stat().st_size for path in files.values()) > MAX_BYTES:
         return {}
     lines = sorted((os.fsencode(name), path) for name, path in files.items())
-    total = hashlib.sha256()
+    listing = hashlib.sha256()
     for name, path in lines:
-        total.update(_sha256(path).encode() + b"  " + name + b"\n")
-    return {"dirHash": total.hexdigest()}
+        listing.update(_sha256(path).encode() + b"  " + name + b"\n")
+    return {"dirHash": listing.hexdigest()}
 
 
-def below(root: Path) -> Iterator[Path]:
+def walk(root: Path) -> Iterator[Path]:
     """Files and folders; a class folder may be a link, and a link may lead round in circles."""
-    seen: set[str] = set()
-    for top, inner, names in os.walk(root, followlinks=True):
+    visited: set[str] = set()
+    for top, folders, names in os.walk(root, followlinks=True):
         yield Path(top)
-        if (real := os.path.realpath(top)) in seen:
-            inner.clear()
+        if (real := os.path.realpath(top)) in visited:
+            folders.clear()
             continue
-        seen.add(real)
+        visited.add(real)
         yield from (Path(top) / name for name in names)
 
 

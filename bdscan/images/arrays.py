@@ -6,7 +6,7 @@ import csv
 import io
 import pickle
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from PIL import Image
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.decode import Pictures
 
-_LARGEST = 4 << 30  # bytes of one array: it is held whole while the chosen pictures are taken out
+_MAX_ARRAY_BYTES = 4 << 30  # bytes of one array: it is held whole while the chosen pictures are taken out
 _NPZ = "an .npz needs `images` (uint8, N x H x W x C or N x H x W) and `labels` (N whole numbers)"
 
 
@@ -45,9 +45,9 @@ class Arrays:
 def npz(path: Path) -> Arrays:
     try:
         shape = _declared(path)
-        with np.load(path, allow_pickle=False) as held:
-            labels = np.asarray(held["labels"])
-            names = tuple(str(name) for name in held["names"]) if "names" in held else ()
+        with np.load(path, allow_pickle=False) as contents:
+            labels = np.asarray(contents["labels"])
+            names = tuple(str(name) for name in contents["names"]) if "names" in contents else ()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
         raise Problem(f"`{path}` cannot be read: {error}", hint=_NPZ, status=USAGE) from error
     if labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
@@ -58,8 +58,8 @@ def npz(path: Path) -> Arrays:
 
 
 def _images(path: Path) -> Pictures:
-    with np.load(path, allow_pickle=False) as held:
-        return np.asarray(held["images"], dtype=np.uint8)
+    with np.load(path, allow_pickle=False) as contents:
+        return np.asarray(contents["images"], dtype=np.uint8)
 
 
 def _declared(path: Path) -> tuple[int, ...]:
@@ -71,7 +71,7 @@ def _declared(path: Path) -> tuple[int, ...]:
         size = archive.getinfo("images.npy").file_size
     if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
         raise ValueError(f"`images` are {dtype} {tuple(shape)}")
-    if not int(np.prod(shape, dtype=object)) <= size <= _LARGEST:
+    if not int(np.prod(shape, dtype=object)) <= size <= _MAX_ARRAY_BYTES:
         raise ValueError(f"`images` declares {tuple(shape)} in an entry of {size} bytes")
     return tuple(shape)
 
@@ -94,23 +94,23 @@ class _TrustedNames(pickle.Unpickler):
         return super().find_class(module.replace("numpy.core", "numpy._core"), name)
 
 
-def _batch(path: Path) -> dict[str, Any]:
+def _batch(path: Path) -> Mapping[str, Any]:
     try:
-        held = _TrustedNames(io.BytesIO(path.read_bytes()), encoding="latin1").load()
+        contents = _TrustedNames(io.BytesIO(path.read_bytes()), encoding="latin1").load()
     except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
         raise Problem(f"`{path}` is not a CIFAR batch: {error}") from error
-    if not isinstance(held, dict):
+    if not isinstance(contents, dict):
         raise Problem(f"`{path}` is not a CIFAR batch")
-    return held
+    return contents
 
 
 def cifar(root: Path, folder: str, batches: Sequence[str], labels: str, meta: str, names: str) -> Arrays:
     inside = root / folder if (root / folder).is_dir() else root
-    held, described = [_batch(inside / batch) for batch in batches], _batch(inside / meta)
-    rows = np.concatenate([np.asarray(each["data"], dtype=np.uint8) for each in held])
+    contents, described = [_batch(inside / batch) for batch in batches], _batch(inside / meta)
+    rows = np.concatenate([np.asarray(each["data"], dtype=np.uint8) for each in contents])
     pictures = rows.reshape(-1, 3, 32, 32).transpose(0, 2, 3, 1)
-    told = [int(i) for each in held for i in each[labels]]
-    return Arrays(lambda: pictures, told, tuple(str(name) for name in described[names]))
+    label_numbers = [int(i) for each in contents for i in each[labels]]
+    return Arrays(lambda: pictures, label_numbers, tuple(str(name) for name in described[names]))
 
 
 def gtsrb(root: Path, training: bool = False) -> tuple[Path, list[str], list[str]]:
@@ -133,11 +133,11 @@ def through_torchvision(kind: str, root: Path, training: bool = False) -> Arrays
     from torchvision import datasets
 
     part = "train" if training else "test"
-    split: dict[str, Any] = {"split": part} if kind in {"SVHN", "STL10"} else {"train": training}
-    held = getattr(datasets, kind)(str(root), download=False, **split)
-    pictures = np.asarray(held.data, dtype=np.uint8)
+    split = {"split": part} if kind in {"SVHN", "STL10"} else {"train": training}
+    contents = getattr(datasets, kind)(str(root), download=False, **split)
+    pictures = np.asarray(contents.data, dtype=np.uint8)
     if pictures.ndim == 4:
         pictures = pictures.transpose(0, 2, 3, 1)
-    labels = held.labels if kind in {"SVHN", "STL10"} else held.targets
-    names = tuple(held.classes) if kind in {"FashionMNIST", "STL10"} else ()  # MNIST calls its classes `0 - zero`
+    labels = contents.labels if kind in {"SVHN", "STL10"} else contents.targets
+    names = tuple(contents.classes) if kind in {"FashionMNIST", "STL10"} else ()  # MNIST calls its classes `0 - zero`
     return Arrays(lambda: pictures, [int(i) for i in labels], names)

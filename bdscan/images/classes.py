@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from bdscan.facts.problem import USAGE, Problem
 
-_MOST = 100_000  # classes: ImageNet-21k and room to spare; a folder called 999999999 is a mistake
+_MAX_CLASSES = 100_000  # classes: ImageNet-21k and room to spare; a folder called 999999999 is a mistake
 
 
 def by_model(names: Sequence[str], model: Sequence[str] | None, spec: str) -> tuple[list[int], tuple[str, ...]]:
@@ -18,7 +18,7 @@ def by_model(names: Sequence[str], model: Sequence[str] | None, spec: str) -> tu
         return _matched(names, model, numbers if numbered else [], spec), tuple(model)
     if not numbered:
         return list(range(len(names))), tuple(names)
-    if max(numbers) >= _MOST:
+    if max(numbers) >= _MAX_CLASSES:
         raise Problem(f"the class `{max(numbers)}` in `{spec}` is out of range", status=USAGE)
     return numbers, tuple(str(number) for number in range(max(numbers) + 1))
 
@@ -28,10 +28,10 @@ def _matched(names: Sequence[str], model: Sequence[str], numbers: list[int], spe
     if len(places) < len(model):  # some differ only in case or dashes
         places = {}
     places |= {name: i for i, name in enumerate(model)}
-    found = [places.get(name, places.get(_plain(name))) for name in names]
-    unknown = [name for name, place in zip(names, found, strict=True) if place is None]
+    class_places = [places.get(name, places.get(_plain(name))) for name in names]
+    unknown = [name for name, place in zip(names, class_places, strict=True) if place is None]
     if not unknown:
-        return [place for place in found if place is not None]
+        return [place for place in class_places if place is not None]
     if numbers and max(numbers) < len(model):
         return numbers
     shown = ", ".join(f"`{name}`" for name in unknown[:5]) + (" ..." if len(unknown) > 5 else "")

@@ -15,13 +15,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 # What a reader gives for each picture asked for: the picture, still undecoded, or why it cannot be had.
-Read = Callable[[Sequence[int]], Iterator[tuple[int, "Image.Image | Exception"]]]
+PictureReader = Callable[[Sequence[int]], Iterator[tuple[int, "Image.Image | Exception"]]]
 Pictures = np.ndarray[Any, np.dtype[np.uint8]]
 
 SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".webp", ".bmp", ".ppm", ".pgm"})
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "PPM")  # no decoder is tried that the suffixes do not name
-_PIXELS = 50_000_000  # more than any camera in common use, and 200 MB decoded
-ENCODED = 64 << 20  # bytes of one file
+_MAX_PIXELS = 50_000_000  # more than any camera in common use, and 200 MB decoded
+MAX_FILE_BYTES = 64 << 20  # bytes of one file
 UNREADABLE = (
     OSError,
     ValueError,
@@ -40,25 +40,25 @@ def is_picture(name: str) -> bool:
     return Path(name).suffix.lower() in SUFFIXES and not Path(name).name.startswith(".")
 
 
-def opened(stream: BinaryIO) -> Image.Image:
+def open_picture(stream: BinaryIO) -> Image.Image:
     """The header alone; what declares itself too large is refused before anything is decoded."""
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         picture = Image.open(stream, formats=_FORMATS)
-    if picture.width * picture.height > _PIXELS:
+    if picture.width * picture.height > _MAX_PIXELS:
         raise ValueError(f"{picture.width}x{picture.height} pixels are too many")
     return picture
 
 
-def opened_bytes(data: bytes) -> Image.Image:
-    return opened(io.BytesIO(data))
+def open_picture_bytes(data: bytes) -> Image.Image:
+    return open_picture(io.BytesIO(data))
 
 
 def channels(picture: Image.Image) -> int:
     return 1 if picture.mode in {"1", "L", "LA"} or picture.mode.startswith("I") else 3
 
 
-def fitted(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
+def fit_to(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
     """The short side scaled (bilinear, antialiased), the middle cut out, grey or colour as the net wants."""
     depth, height, width = shape
     if picture.mode.startswith("I"):  # 16 bits: keep the upper eight, Pillow would clip
@@ -72,6 +72,6 @@ def fitted(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
     return torch.from_numpy(array.copy()).reshape(height, width, depth).permute(2, 0, 1)
 
 
-def enlarged(picture: Image.Image, shape: tuple[int, int, int], times: float) -> bool:
+def is_enlarged(picture: Image.Image, shape: tuple[int, int, int], times: float) -> bool:
     """Whether filling the net's input takes more than this scale."""
     return max(shape[1] / picture.height, shape[2] / picture.width) > times

@@ -14,16 +14,16 @@ from typing import BinaryIO, cast
 from PIL import Image
 
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.images.decode import ENCODED, UNREADABLE, is_picture, opened, opened_bytes
+from bdscan.images.decode import MAX_FILE_BYTES, UNREADABLE, is_picture, open_picture, open_picture_bytes
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 _LAYOUT = "give one folder a class, named after it: `cat/1.png`, `dog/2.png`"
-_TIMES = 100  # pictures hardly compress: a tar.gz that grows more than this is a bomb
-_ALWAYS = 1 << 30  # ... unless what comes out is small all the same
+_MAX_EXPANSION = 100  # pictures hardly compress: a tar.gz that grows more than this is a bomb
+_ALWAYS_ALLOWED = 1 << 30  # bytes that may come out however little went in
 
 
 @dataclass
-class Listing:
+class PictureList:
     """Every picture's class and name, before any is opened."""
 
     classes: list[str] = field(default_factory=list)
@@ -31,11 +31,11 @@ class Listing:
     empty: set[str] = field(default_factory=set)  # class folders without pictures still take a number
     doubts: list[str] = field(default_factory=list)
 
-    def checked(self, spec: str) -> Listing:
+    def checked(self, spec: str) -> PictureList:
         names = {*self.classes, *self.empty}
         if names and names <= _SPLITS:
-            said = f"`{spec}` holds the splits {', '.join(sorted(names))}, not classes"
-            raise Problem(said, hint=f"give one of them, such as `{spec}/{min(names)}`", status=USAGE)
+            message = f"`{spec}` holds the splits {', '.join(sorted(names))}, not classes"
+            raise Problem(message, hint=f"give one of them, such as `{spec}/{min(names)}`", status=USAGE)
         if not self.files:
             raise Problem(f"no images in `{spec}`", hint=_LAYOUT, status=USAGE)
         return self
@@ -44,22 +44,22 @@ class Listing:
 # -- on disk ------------------------------------------------------------------
 
 
-def list_folder(root: Path) -> Listing:
+def list_folder(root: Path) -> PictureList:
     """Class folders may hold folders of their own; hidden ones and files that are no pictures do not count."""
-    listing = Listing()
-    holds = sorted(entry for entry in root.iterdir() if not entry.name.startswith((".", "__")))
-    for folder in (entry for entry in holds if entry.is_dir()):
-        found = [
+    listing = PictureList()
+    entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith((".", "__")))
+    for folder in (entry for entry in entries if entry.is_dir()):
+        pictures = [
             os.path.relpath(Path(top) / name, root)
             for top, _, names in sorted(os.walk(folder))
             for name in sorted(names)
             if is_picture(name)
         ]
-        listing.files += found
-        listing.classes += [folder.name] * len(found)
-        if not found:
+        listing.files += pictures
+        listing.classes += [folder.name] * len(pictures)
+        if not pictures:
             listing.empty.add(folder.name)
-    if not listing.files and any(is_picture(entry.name) for entry in holds):
+    if not listing.files and any(is_picture(entry.name) for entry in entries):
         raise Problem(f"`{root}` holds images without class folders", hint=_LAYOUT, status=USAGE)
     return listing.checked(str(root))
 
@@ -73,9 +73,9 @@ class FolderReader:
         for i in index:
             path = self.root / self.files[i]
             try:
-                if path.stat().st_size > ENCODED or not path.is_file():
+                if path.stat().st_size > MAX_FILE_BYTES or not path.is_file():
                     raise ValueError("no ordinary picture file")
-                with path.open("rb") as stream, opened(stream) as picture:
+                with path.open("rb") as stream, open_picture(stream) as picture:
                     yield i, picture
             except UNREADABLE as error:
                 yield i, error
@@ -92,7 +92,7 @@ class _Bounded:
         self.seek, self.tell = stream.seek, stream.tell
 
     def read(self, size: int = -1) -> bytes:
-        if not 0 <= size <= ENCODED:
+        if not 0 <= size <= MAX_FILE_BYTES:
             raise tarfile.ReadError(f"a read of {size} bytes")
         return self.stream.read(size)
 
@@ -104,13 +104,13 @@ def _unpacked(path: Path) -> Iterator[tuple[BinaryIO, float]]:
         size = path.stat().st_size
         if raw.read(2) == b"\x1f\x8b":
             with gzip.open(path) as stream:
-                yield cast(BinaryIO, stream), max(_ALWAYS, _TIMES * size)
+                yield cast(BinaryIO, stream), max(_ALWAYS_ALLOWED, _MAX_EXPANSION * size)
         else:
             raw.seek(0)
             yield raw, size
 
 
-def list_tar(path: Path) -> tuple[Listing, list[tuple[int, int]]]:
+def list_tar(path: Path) -> tuple[PictureList, list[tuple[int, int]]]:
     """Every picture's class and name, and where its bytes lie."""
     try:
         names, places, left_out = _headers(path)
@@ -121,7 +121,7 @@ def list_tar(path: Path) -> tuple[Listing, list[tuple[int, int]]]:
         split = [parts[1:] for parts in split]
     if split and min(map(len, split)) < 2:
         raise Problem(f"`{path}` holds images without class folders", hint=_LAYOUT, status=USAGE)
-    listing = Listing([parts[0] for parts in split], names)
+    listing = PictureList([parts[0] for parts in split], names)
     if left_out:
         listing.doubts.append(
             f"{left_out} entries of the tar were ignored: links, devices or paths that lead out of it"
@@ -161,10 +161,10 @@ class TarReader:
             for i in sorted(index, key=lambda i: self.places[i]):
                 start, size = self.places[i]
                 try:
-                    if size > ENCODED:
+                    if size > MAX_FILE_BYTES:
                         raise ValueError(f"{size} bytes are too many for a picture")
                     stream.seek(start)
-                    with opened_bytes(stream.read(size)) as picture:
+                    with open_picture_bytes(stream.read(size)) as picture:
                         yield i, picture
                 except UNREADABLE as error:
                     yield i, error

@@ -11,13 +11,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-POSITIONS = 1 << 20  # in the images that pass a net at once: a thousand of CIFAR's, or twenty of 224 x 224, whose
-# gradients in a ResNet-18 take a gigabyte and a half
+# In the images that pass a net at once: a thousand of CIFAR's, or twenty of 224 x 224, whose gradients in a ResNet-18
+# take a gigabyte and a half.
+MAX_POSITIONS = 1 << 20
 
 
-def at_once(shape: Sequence[int], wanted: int) -> int:
+def at_once(shape: Sequence[int], count: int) -> int:
     """So many images, or as many of this shape (..., height, width) as memory is sure to hold."""
-    return max(1, min(wanted, POSITIONS // (shape[-2] * shape[-1])))
+    return max(1, min(count, MAX_POSITIONS // (shape[-2] * shape[-1])))
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,16 +13,16 @@ from torch import Tensor
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images import arrays, folders
 from bdscan.images.classes import by_model
-from bdscan.images.decode import UNREADABLE, Read, channels, enlarged, fitted
-from bdscan.images.doubts import FEW, Labels, doubts_against, of_classes, of_failures, of_pixels
+from bdscan.images.decode import UNREADABLE, PictureReader, channels, fit_to, is_enlarged
+from bdscan.images.doubts import MIN_PER_CLASS, Labels, class_doubts, copy_doubts, decoding_doubts, doubts_against
 from bdscan.images.image_set import ImageSet
 
 __all__ = ["Source", "doubts_against", "open_images"]
 
-LIMIT = 5000  # enough for every probe; more only costs time
-_BYTES = 1 << 30  # decoded; 7,000 pictures of 224 x 224
-_ENLARGED = 2.0  # scale beyond which a net sees blur it was not trained on
-_SAMPLED = 32  # headers read to tell the size
+MAX_IMAGES = 5000  # enough for every probe; more only costs time
+_MAX_DECODED_BYTES = 1 << 30  # decoded; 7,000 pictures of 224 x 224
+_MAX_ENLARGEMENT = 2.0  # scale beyond which a net sees blur it was not trained on
+_HEADERS_SAMPLED = 32  # headers read to tell the size
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,7 +33,7 @@ class Source:
     names: tuple[str, ...]  # classes as the source names them
     index: tuple[int, ...]  # each image's place in `names`
     files: tuple[str, ...]
-    read: Read
+    read: PictureReader
     doubts: tuple[str, ...] = ()
 
     @property
@@ -43,20 +43,20 @@ class Source:
     @cached_property
     def size(self) -> tuple[int, int, int] | None:
         """Channels, height and width if they are the same in a sample of the headers."""
-        sampled = np.unique(np.linspace(0, self.count - 1, _SAMPLED).astype(int)).tolist()
-        seen = set()
+        sampled = np.unique(np.linspace(0, self.count - 1, _HEADERS_SAMPLED).astype(int)).tolist()
+        sizes = set()
         for _, picture in self.read(sampled):
             if not isinstance(picture, Exception):
-                seen.add((channels(picture), picture.height, picture.width))
-        return seen.pop() if len(seen) == 1 else None
+                sizes.add((channels(picture), picture.height, picture.width))
+        return sizes.pop() if len(sizes) == 1 else None
 
     def everything(self, shape: tuple[int, int, int], names: tuple[str, ...] | None = None) -> ImageSet:
         """All images, to train on: the order is the source's, and nobody vouches for them."""
         places, names = by_model(self.names, names, self.spec)
-        images, kept, doubts = _decode(self, list(range(self.count)), shape)
+        images, decoded, doubts = _decode(self, list(range(self.count)), shape)
         labels = np.asarray(places)[list(self.index)]
-        files = tuple(self.files[i] for i in kept)
-        return ImageSet(images, torch.from_numpy(labels[kept]), names, (*self.doubts, *doubts), files)
+        files = tuple(self.files[i] for i in decoded)
+        return ImageSet(images, torch.from_numpy(labels[decoded]), names, (*self.doubts, *doubts), files)
 
     def load(
         self,
@@ -71,13 +71,15 @@ class Source:
         places, names = by_model(self.names, names, self.spec)
         labels = np.asarray(places)[list(self.index)]
         bound = (
-            min(max(LIMIT, FEW * len(self.names)), max(1, _BYTES // int(np.prod(shape)))) if limit is None else limit
+            min(max(MAX_IMAGES, MIN_PER_CLASS * len(self.names)), max(1, _MAX_DECODED_BYTES // int(np.prod(shape))))
+            if limit is None
+            else limit
         )
         chosen = _balanced(labels, bound, seed)
-        images, kept, doubts = _decode(self, chosen, shape)
-        truth = torch.from_numpy(labels[kept])
-        doubts = [*self.doubts, *doubts, *of_classes(labels, names), *of_pixels(images)]
-        return ImageSet(images, truth, names, tuple(doubts), tuple(self.files[i] for i in kept))
+        images, decoded, doubts = _decode(self, chosen, shape)
+        chosen_labels = torch.from_numpy(labels[decoded])
+        doubts = [*self.doubts, *doubts, *class_doubts(labels, names), *copy_doubts(images)]
+        return ImageSet(images, chosen_labels, names, tuple(doubts), tuple(self.files[i] for i in decoded))
 
 
 def open_images(spec: str, *, training: bool = False) -> Source:
@@ -115,14 +117,14 @@ def _data_set(spec: str, kind: str, root: Path, training: bool) -> Source:
             return _folder(spec, root)
         if kind == "gtsrb":
             pictures, files, classes = arrays.gtsrb(root, training)
-            return _source(spec, folders.Listing(classes, files), folders.FolderReader(pictures, files))
+            return _source(spec, folders.PictureList(classes, files), folders.FolderReader(pictures, files))
         if kind in _CIFAR:
             return _of_arrays(spec, arrays.cifar(root, *(_CIFAR_TRAINING if training else _CIFAR)[kind]))
         return _of_arrays(spec, arrays.through_torchvision(_SETS[kind], root, training))
     except (OSError, RuntimeError, KeyError, ValueError, IndexError, ImportError) as error:
         part = "training" if training else "test"
-        said = f"`{root}` does not hold the {part} images of {_SETS[kind]}: {error}"
-        raise Problem(said, hint="the layout is the one torchvision downloads", status=USAGE) from error
+        message = f"`{root}` does not hold the {part} images of {_SETS[kind]}: {error}"
+        raise Problem(message, hint="the layout is the one torchvision downloads", status=USAGE) from error
 
 
 _SETS = {
@@ -145,15 +147,15 @@ _CIFAR_TRAINING = {
 }
 
 
-def _of_arrays(spec: str, held: arrays.Arrays) -> Source:
-    listing = folders.Listing(held.classes(), [f"{spec}[{i}]" for i in range(len(held.labels))])
-    return _source(spec, listing.checked(spec), held, held.names)
+def _of_arrays(spec: str, picture_arrays: arrays.Arrays) -> Source:
+    listing = folders.PictureList(picture_arrays.classes(), [f"{spec}[{i}]" for i in range(len(picture_arrays.labels))])
+    return _source(spec, listing.checked(spec), picture_arrays, picture_arrays.names)
 
 
-def _source(spec: str, listing: folders.Listing, read: Read, names: tuple[str, ...] = ()) -> Source:
-    found = {*listing.classes, *listing.empty}
-    numbers = all(name.isdecimal() for name in found)
-    names = names or tuple(sorted(found, key=(lambda name: (int(name), name)) if numbers else None))
+def _source(spec: str, listing: folders.PictureList, read: PictureReader, names: tuple[str, ...] = ()) -> Source:
+    class_names = {*listing.classes, *listing.empty}
+    numbers = all(name.isdecimal() for name in class_names)
+    names = names or tuple(sorted(class_names, key=(lambda name: (int(name), name)) if numbers else None))
     place = {name: i for i, name in enumerate(names)}
     index = tuple(place[name] for name in listing.classes)
     return Source(spec, names, index, tuple(listing.files), read, tuple(listing.doubts))
@@ -172,20 +174,20 @@ def _balanced(labels: Labels, limit: int, seed: int) -> list[int]:
 
 def _decode(source: Source, chosen: list[int], shape: tuple[int, int, int]) -> tuple[Tensor, list[int], list[str]]:
     images = torch.empty((len(chosen), *shape), dtype=torch.uint8)
-    kept, failed, small = list[int](), list[tuple[str, Exception]](), 0
+    decoded, failed, small = list[int](), list[tuple[str, Exception]](), 0
     for i, picture in source.read(chosen):
         try:
             if isinstance(picture, Exception):
                 raise picture
-            images[len(kept)] = fitted(picture, shape)
+            images[len(decoded)] = fit_to(picture, shape)
         except UNREADABLE as error:
             failed.append((source.files[i], error))
         else:
-            kept.append(i)
-            small += enlarged(picture, shape, _ENLARGED)
-    doubts = list(of_failures(failed, len(chosen)))
-    if small > len(kept) / 2:
+            decoded.append(i)
+            small += is_enlarged(picture, shape, _MAX_ENLARGEMENT)
+    doubts = list(decoding_doubts(failed, len(chosen)))
+    if small > len(decoded) / 2:
         doubts.append(
-            f"{small} of {len(kept)} images are less than half the net's {shape[2]}x{shape[1]}: enlarged, blurred"
+            f"{small} of {len(decoded)} images are less than half the net's {shape[2]}x{shape[1]}: enlarged, blurred"
         )
-    return images[: len(kept)], kept, doubts
+    return images[: len(decoded)], decoded, doubts

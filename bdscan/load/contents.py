@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bdscan.facts.problem import Problem
 from bdscan.load.archive import formats
-from bdscan.load.danger import Danger
+from bdscan.load.danger import Danger, FileExamination
 from bdscan.load.source import folders
 
 __all__ = ["Contents", "Danger", "survey"]
@@ -36,31 +36,31 @@ def survey(path: str | Path) -> Contents:
     path = Path(path)
     folder = folders.resolve(path)
     digest = hashlib.sha256()
-    found = [_examined(file, path, digest) for file in folder.files]
-    if folder.shards and (other := next((each for each in found if each.format != "safetensors"), None)):
+    examined = [_examined(file, path, digest) for file in folder.files]
+    if folder.shards and (other := next((each for each in examined if each.format != "safetensors"), None)):
         raise Problem(f"`{path}` cannot be judged: one of its safetensors files is really a {other.format}")
-    dangers = [danger for each in found for danger in each.dangers]
+    dangers = [danger for each in examined for danger in each.dangers]
     return Contents(
         path=path,
         weights=folder.weights,
         sha256=digest.hexdigest(),
         size=sum(file.stat().st_size for file in folder.files),
-        format=found[0].format,
+        format=examined[0].format,
         dangers=(*folder.dangers, *sorted(dangers, key=lambda danger: -danger.level)),
         config=folder.config,
-        pickles=sum(each.pickles for each in found),
+        pickles=sum(each.pickles for each in examined),
         shards=folder.shards,
     )
 
 
-def _examined(place: Path, path: Path, digest: hashlib._Hash) -> formats.Found:
+def _examined(place: Path, path: Path, digest: hashlib._Hash) -> FileExamination:
     """What one file holds; its bytes go into the digest."""
     try:
         with place.open("rb") as file:
             if place.stat().st_size == 0:
                 raise Problem(f"`{place}` is empty", hint="fetch the file again")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                found = formats.examine(data)
+                examined = formats.examine(data)
             hashlib.file_digest(file, lambda: digest)
     except OSError as error:
         raise Problem(f"`{place}` cannot be read: {error.strerror}") from None
@@ -70,4 +70,4 @@ def _examined(place: Path, path: Path, digest: hashlib._Hash) -> formats.Found:
         raise Problem(
             f"`{path}` cannot be judged: {problem.message}", hint=problem.hint, status=problem.status
         ) from None
-    return found
+    return examined

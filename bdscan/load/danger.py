@@ -14,3 +14,12 @@ class Danger:
     level: Level
     message: str  # one sentence, no full stop, literals in backticks
     where: str = ""  # the member or the byte offset
+
+
+@dataclass(frozen=True)
+class FileExamination:
+    """The kind of file and its dangers."""
+
+    format: str
+    dangers: tuple[Danger, ...] = ()
+    pickles: int = 0  # how many were followed

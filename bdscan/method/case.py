@@ -1,51 +1,98 @@
-"""What a method is given: the suspect, the clean images and what was found before."""
+"""What a method is given: no more than its stage has."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
-from bdscan.facts.finding import Array, Finding, Run
+from bdscan.facts.effort import Effort
+from bdscan.facts.evidence import Array
+from bdscan.facts.finding import Finding, Run
+from bdscan.facts.progress import Progress, silent
+from bdscan.verdict.statistics import pooled
 
-if TYPE_CHECKING:  # `artifact` reads files without torch
+if TYPE_CHECKING:  # a file is looked at without torch
     from bdscan.images.image_set import ImageSet
     from bdscan.load.contents import Contents
     from bdscan.net.classifier import Classifier
+    from bdscan.net.subspace import OwnSpaces
 
 
-def _silent(done: int, total: int, what: str) -> None:
-    pass
+SubspaceCache = dict[tuple[int, int, float, int, int], "tuple[OwnSpaces | None, Classifier, ImageSet]"]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Case:
-    """All that a method may look at."""
+class Earlier:
+    """What was found before, and what every stage goes by."""
 
-    contents: Contents | None = None
-    suspect: Classifier | None = None  # None for probes that need only the file
-    clean: ImageSet | None = None  # images to work with; None when the user has none
-    held_out: ImageSet | None = None  # images to be judged by: what is recovered from `clean` is measured here
     runs: tuple[Run, ...] = ()  # the probes that ran before
-    effort: Literal["fast", "standard", "thorough"] = "standard"
+    effort: Effort = "standard"
     seed: int = 0
-    progress: Callable[[int, int, str], None] = field(
-        default=_silent
-    )  # done, total, what is being tried; stops an overdue probe
-
-    def findings(self, probe: str) -> tuple[Finding, ...]:
-        """What an earlier probe found."""
-        return tuple(finding for run in self.runs if run.probe == probe for finding in run.findings)
+    progress: Progress = field(default=silent)  # also stops an overdue method
 
     def p_values(self) -> list[Array]:
         """One p-value a class, from each finding that has them."""
-        return [f.arrays["p_values"] for run in self.runs for f in run.findings if "p_values" in f.arrays]
+        scores = (finding.classes for run in self.runs for finding in run.findings)
+        return [each.p_values for each in scores if each is not None and each.p_values is not None]
+
+    def combined_p_values(self) -> Array | None:
+        """One p-value a class over all findings; None where no probe has compared the classes."""
+        found = self.p_values()
+        return pooled(found) if found else None
+
+    def scores_of(self, family: str) -> list[Array]:
+        """The classes' scores in each finding of this family of probes."""
+        found = (finding for run in self.runs if run.family == family for finding in run.findings)
+        return [finding.classes.scores for finding in found if finding.classes is not None]
 
     def triggers(self) -> tuple[Finding, ...]:
         """The recovered triggers worth a closer look: those put to the test, else the most suspicious one."""
-        found = [f for run in self.runs for f in run.findings if f.target is not None and _FORMS & set(f.arrays)]
-        tested = tuple(f for f in found if "stamped" in f.arrays)
+        found = [f for run in self.runs for f in run.findings if f.target is not None and f.trigger is not None]
+        tested = tuple(f for f in found if f.pictures is not None and f.pictures.stamped is not None)
         return tested or tuple(sorted(found, key=lambda f: 1.0 if f.p_value is None else f.p_value)[:1])
 
 
-_FORMS = {"pattern", "change", "flow"}  # one of these is in the arrays of every recovered trigger
+@dataclass(frozen=True, eq=False, kw_only=True)
+class FileCase(Earlier):
+    """For probes that look at the file, before anything is loaded."""
+
+    contents: Contents
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class NetCase(Earlier):
+    """For probes that look at the net, with clean images or without."""
+
+    suspect: Classifier
+    clean: ImageSet | None = None  # images to work with; None when the user has none
+    subspaces: SubspaceCache = field(default_factory=dict)
+
+    def own_spaces(self, *, share: float, batch: int) -> OwnSpaces | None:
+        """`bdscan.net.subspace.own_spaces` of the suspect; what one probe has had made, the next one finds."""
+        from bdscan.net.subspace import own_spaces
+
+        if self.clean is None:
+            return None
+        key = (id(self.suspect), id(self.clean), share, batch, self.seed)
+        if key not in self.subspaces:
+            made = own_spaces(
+                self.suspect, self.clean, share=share, batch=batch, seed=self.seed, progress=self.progress
+            )
+            self.subspaces[key] = (made, self.suspect, self.clean)  # kept alive, so that no id comes again
+        return self.subspaces[key][0]
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ImageCase(NetCase):
+    """For probes that need clean images."""
+
+    clean: ImageSet
+    held_out: ImageSet  # to be judged by: what is recovered from `clean` is measured here
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class PurifyCase(Earlier):
+    """For purifiers: the images by which the cure is judged are not among what they see."""
+
+    suspect: Classifier
+    clean: ImageSet

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 
@@ -20,13 +20,13 @@ class Purified:
 
 
 class Purifier(ABC):
-    """A cure. It never sees `case.held_out` (that is `None`), never changes `case.suspect`, and knows no trigger
-    but those that probes recovered (`case.triggers()`)."""
+    """A cure. It never changes `case.suspect`, and knows no trigger but those that probes recovered
+    (`case.triggers()`)."""
 
     cost: ClassVar[int] = 1  # `auto` tries the cheap before the dear
     baseline: ClassVar[bool] = False  # there to be compared with: `auto` does not hope for it
     presets: ClassVar[Presets] = {}  # `paper`: the published settings, written out
 
     @abstractmethod
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         """Raises `Problem` where the method does not fit the net or the evidence."""

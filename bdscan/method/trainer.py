@@ -10,12 +10,12 @@ from typing import ClassVar, Protocol
 from torch import Tensor, nn
 
 from bdscan.facts.finding import Finding
+from bdscan.facts.progress import Progress
+from bdscan.facts.training_record import UnlearningRecord
 from bdscan.images.image_set import ImageSet
 from bdscan.method.registry import Presets
 from bdscan.net.classifier import Normalised
 from bdscan.net.fit import Augment, Journal, Objective, Schedule, fit
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -36,7 +36,7 @@ class TrainResult:
     notes: tuple[str, ...] = ()  # sentences for the report
     curves: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # mean loss, epoch by epoch
     isolation: Isolation | None = None  # None where the method does not look
-    unlearning: Mapping[str, object] | None = None  # how it went, where something was unlearned
+    unlearning: UnlearningRecord | None = None  # how it went, where something was unlearned
 
 
 class StageJournal(Journal, Protocol):

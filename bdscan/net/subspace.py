@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast, crop_and_flip
-from bdscan.verdict.statistics import FEWEST
+from bdscan.verdict.statistics import MIN_SCORES
 
 IMAGES_A_CLASS = 5  # with fewer, a class's subspace says little
 VIEWS = 3  # of each image: as it is, and twice moved
-
-Progress = Callable[[int, int, str], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +64,7 @@ def own_spaces(
     """The directions that hold this share of the energy of each class's features; None where images are too few."""
     counts = clean.labels.bincount(minlength=suspect.classes)
     known = counts >= IMAGES_A_CLASS
-    if int(known.sum()) < max(FEWEST, suspect.classes / 2):
+    if int(known.sum()) < max(MIN_SCORES, suspect.classes / 2):
         return None
     weight, bias = suspect.head_weight.float(), suspect.head_bias.float()
     features = _features(suspect, clean, batch, seed, progress)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import time
 
-from bdscan.pipeline.options import Progress
+from bdscan.pipeline.options import Show
 
 
 class Clock:
     """Tells a progress line what a trainer tells it."""
 
-    def __init__(self, name: str, show: Progress) -> None:
+    def __init__(self, name: str, show: Show) -> None:
         self.name, self.show = name, show
         self.stage, self.begun, self.first = "", 0.0, 0
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+
+from bdscan.facts.effort import Effort
 
 AUTO = "auto"
 
-Progress = Callable[[str, int, int, str], None]  # probe, done, total, what is being tried
+Show = Callable[[str, int, int, str], None]  # probe, done, total, what is being tried
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,11 +24,11 @@ class Options:
     probes: tuple[str, ...] = ()  # none named: all that the effort covers
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     preset: str | None = None  # of the method; `settings` go over it
-    effort: Literal["fast", "standard", "thorough"] = "standard"
+    effort: Effort = "standard"
     budget: float | None = None  # seconds for one model
     device: str = "auto"
     seed: int = 0
-    show: Progress = lambda probe, done, total, what: None
+    show: Show = lambda probe, done, total, what: None
 
 
 @dataclass(frozen=True, kw_only=True)

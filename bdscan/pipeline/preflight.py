@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
+from bdscan.facts.failure import Failure, FailureKind
 from bdscan.facts.finding import Finding, Level, Run
 
 if TYPE_CHECKING:
@@ -14,21 +15,22 @@ if TYPE_CHECKING:
 class Doubt(NamedTuple):
     """Why an answer may be wrong."""
 
-    said: str
+    message: str
     hopeless: bool = False  # not even worth training on these images
 
 
 def preflight(loaded: Loaded, doubts: Sequence[Doubt] | None = None) -> Run:
     """A run named `preflight`: a failure in it means that no verdict can be `clean`."""
-    said = [doubt.said for doubt in (doubts_about(loaded) if doubts is None else doubts)]
+    messages = [doubt.message for doubt in (doubts_about(loaded) if doubts is None else doubts)]
     notes = tuple(Finding(level=Level.NOTE, message=note) for note in loaded.notes)
-    return Run(probe="preflight", findings=notes, failure="; ".join(dict.fromkeys(said)) or None)
+    why = "; ".join(dict.fromkeys(messages))
+    return Run(probe="preflight", findings=notes, failure=Failure(FailureKind.DOUBT, why) if why else None)
 
 
 def doubts_about(loaded: Loaded) -> list[Doubt]:
     """Of the file, of the images, and of what the net makes of them."""
-    told = (*loaded.doubts, *(loaded.clean.doubts if loaded.clean is not None else ()))
-    return [*map(Doubt, told), *_of_the_net(loaded)]
+    stated = (*loaded.doubts, *(loaded.clean.doubts if loaded.clean is not None else ()))
+    return [*map(Doubt, stated), *_of_the_net(loaded)]
 
 
 def _of_the_net(loaded: Loaded) -> Iterator[Doubt]:
@@ -47,8 +49,7 @@ def _of_the_net(loaded: Loaded) -> Iterator[Doubt]:
     if not torch.equal(logits, again):
         yield Doubt("the net does not answer the same twice")
     if bool((logits >= 0).all()) and bool(((logits.sum(1) - 1).abs() < 1e-3).all()):
-        said = "the net's outputs are probabilities, not logits: give a net without its softmax"
-        yield Doubt(said, hopeless=True)
+        yield Doubt("the net's outputs are probabilities, not logits: give a net without its softmax", hopeless=True)
     if bool((logits.std(0) < 1e-6).all()):
         yield Doubt("the net gives every image the same answer", hopeless=True)
     if suspect.classes < 4:
@@ -56,8 +57,8 @@ def _of_the_net(loaded: Loaded) -> Iterator[Doubt]:
     if clean is None:
         yield Doubt("no clean images were given: only the probes that need none ran")
     elif loaded.clean_accuracy is not None and loaded.clean_accuracy < _floor(suspect.classes):
-        said = f"accuracy on the clean images is {loaded.clean_accuracy:.0%}, near chance"
-        yield Doubt(f"{said}: the normalisation, the class order or the images are wrong", hopeless=True)
+        accuracy = f"accuracy on the clean images is {loaded.clean_accuracy:.0%}, near chance"
+        yield Doubt(f"{accuracy}: the normalisation, the class order or the images are wrong", hopeless=True)
 
 
 def _floor(classes: int) -> float:

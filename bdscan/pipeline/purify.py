@@ -5,32 +5,36 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from bdscan.facts.failure import Failure, FailureKind
 from bdscan.facts.finding import Finding, Run
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
+from bdscan.facts.treatment import Change, Treatment, UserTriggerOutcome, WrittenFile
 from bdscan.gate.provenance import digest
 from bdscan.load.contents import Contents, survey
 from bdscan.method import registry
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
-from bdscan.pipeline.inspect import look, made_with, opened, select, sensitivity_of, subject_of
+from bdscan.method.case import ImageCase, PurifyCase
 from bdscan.pipeline.options import AUTO, PurifyOptions
 from bdscan.pipeline.preflight import doubts_about, preflight
+from bdscan.pipeline.probing import Probes, image_case, look, of_net, select
 from bdscan.pipeline.purify_result import PurifyResult
-from bdscan.pipeline.runner import OutOfTime, Runner, seeded
+from bdscan.pipeline.runner import OutOfTime, Runner, out_of_time, seeded
+from bdscan.pipeline.subject import made_with, open_net, subject_of
 from bdscan.report import Report
 from bdscan.verdict.judge import judge
 
 if TYPE_CHECKING:
+    from bdscan.images.image_set import ImageSet
     from bdscan.load.assembly.loaded import Loaded
     from bdscan.method.purifier import Purified, Purifier
+    from bdscan.net.classifier import Classifier
     from bdscan.triggers.user_trigger import UserTrigger
 
 WORKING_SHARE = 0.8  # to work with; what is kept back settles whether it worked (UNIT keeps a fifth as well)
 PROBED = 250  # images that the probes work with, as when they were calibrated
-FEWEST = 40  # with fewer there is nothing to judge by
-TRIGGERS = 3  # recovered ones that are put to the cleaned net; more of a kind tell nothing new
+MIN_IMAGES = 40  # with fewer there is nothing to judge by
+MAX_TRIGGERS = 3  # recovered ones that are put to the cleaned net; more of a kind tell nothing new
 
 
 def purify(path: str, options: PurifyOptions) -> Report:
@@ -46,30 +50,31 @@ def _purify(path: str, options: PurifyOptions) -> Report:
     purifiers = chosen(options)
     probes = select(replace(options, settings=_for("probes", options)))
     contents = survey(path)
-    loaded, flown = _ready(contents, options)
-    trigger = _known(loaded, options)
+    loaded, clean, flown = _ready(contents, options)
+    trigger = _user_trigger(loaded, options)
     runner = Runner(options, begun)
-    case = _before(probes, contents, loaded, flown, runner, options)
-    outcomes = list(_tried(purifiers, probes, case, runner, options))
+    working, held_out = clean.split(WORKING_SHARE, options.seed)
+    case = image_case(loaded.suspect, working, held_out, (flown,), options)
+    case = replace(case, runs=_probed(probes, case, runner))
+    results = list(_tried(purifiers, probes, case, runner))
     if runner.interrupted:
         raise KeyboardInterrupt
-    best = min(outcomes, key=lambda outcome: outcome.rank)
-    treatment = best.told(judge(case.runs).verdict, outcomes if len(purifiers) > 1 else ())
+    best = min(results, key=lambda result: result.rank)
+    treatment = best.treatment(judge(case.runs).verdict, results if len(purifiers) > 1 else ())
     if trigger is not None:
-        treatment["notes"] += trigger.notes
-        treatment["known_trigger"] = _measured(trigger, case, best, options.target)
+        treatment = _measured(treatment, trigger, case, best.purified.suspect, options.target)
     report = Report(
         subject=subject_of(contents, loaded),
         judgement=best.judgement,
         runs=best.runs,
         before=case.runs,
         clean_accuracy=best.accuracy.after,
-        images=len(loaded.clean) if loaded.clean is not None else None,
+        images=len(clean),
         clean=options.clean,
         treatment=treatment,
         made_with=made_with(options, loaded, time.monotonic() - begun),
     )
-    return _written(report, contents, loaded, best, options)
+    return replace(report, treatment=_written(report, treatment, contents, loaded, best.purified.suspect, options))
 
 
 def chosen(options: PurifyOptions) -> list[tuple[str, Purifier]]:
@@ -88,81 +93,56 @@ def _for(room: str, options: PurifyOptions) -> dict[str, Mapping[str, str]]:
     return {name: given for name, given in options.settings.items() if name in registry.names(room)}
 
 
-def _ready(contents: Contents, options: PurifyOptions) -> tuple[Loaded, Run]:
+def _ready(contents: Contents, options: PurifyOptions) -> tuple[Loaded, ImageSet, Run]:
     """Everything that can go wrong before the work, does so here."""
-    from bdscan.write import cleaned as write
+    from bdscan.write import cleaned
 
     if options.clean is None:
         raise Problem("purifying needs clean images", hint="--clean DATA", status=USAGE)
-    loaded = opened(contents, options)
-    write.ready(contents, loaded, options.output, onnx=options.onnx)
+    loaded = open_net(contents, options)
+    cleaned.ready(contents, loaded, options.output, onnx=options.onnx)
     clean = loaded.clean
     assert clean is not None
-    if len(clean) < FEWEST:
-        raise Problem(f"{len(clean)} clean images are too few to purify with", hint=f"give {FEWEST} or more")
+    if len(clean) < MIN_IMAGES:
+        raise Problem(f"{len(clean)} clean images are too few to purify with", hint=f"give {MIN_IMAGES} or more")
     if len(clean.labels.unique()) < 2:
         raise Problem("the clean images are all of one class: a net trained on them forgets the others")
     doubts = doubts_about(loaded)
-    hopeless = next((doubt.said for doubt in doubts if doubt.hopeless), None)
+    hopeless = next((doubt.message for doubt in doubts if doubt.hopeless), None)
     if hopeless is not None:
         raise Problem(f"nothing to purify: {hopeless}", hint="`bdscan inspect` tells more", status=COULD_NOT_TELL)
-    return loaded, preflight(loaded, doubts)
+    return loaded, clean, preflight(loaded, doubts)
 
 
-def _before(
-    probes: Sequence[tuple[str, Probe]],
-    contents: Contents,
-    loaded: Loaded,
-    flown: Run,
-    runner: Runner,
-    options: PurifyOptions,
-) -> Case:
-    """What the probes say of the suspect; `clean` and `held_out` are then those that everything else goes by."""
-    assert loaded.clean is not None
-    working, held_out = loaded.clean.split(WORKING_SHARE, options.seed)
-    case = Case(
-        contents=contents,
-        suspect=loaded.suspect,
-        clean=working,
-        held_out=held_out,
-        effort=options.effort,
-        seed=options.seed,
-        runs=(flown,),
-    )
-    return _probed(probes, case, runner)
+def _probed(probes: Probes, case: ImageCase, runner: Runner) -> tuple[Run, ...]:
+    """What the probes say; they work with as many images as when they were calibrated."""
+    return look(of_net(probes), _as_calibrated(case), runner)
 
 
-def _probed(probes: Sequence[tuple[str, Probe]], case: Case, runner: Runner, *, checked: bool = False) -> Case:
-    """The case with the probes' runs; they work with as many images as when they were calibrated, and so does the
-    self-check."""
-    assert case.clean is not None
-    some = case.clean if len(case.clean) <= PROBED else case.clean.split(PROBED / len(case.clean), case.seed)[0]
-    looked = look(list(probes), replace(case, clean=some), runner)
-    return replace(case, runs=(sensitivity_of(looked, runner) if checked else looked).runs)
+def _as_calibrated(case: ImageCase) -> ImageCase:
+    if len(case.clean) <= PROBED:
+        return case
+    return replace(case, clean=case.clean.split(PROBED / len(case.clean), case.seed)[0])
 
 
 def _tried(
-    purifiers: Sequence[tuple[str, Purifier]],
-    probes: Sequence[tuple[str, Probe]],
-    case: Case,
-    runner: Runner,
-    options: PurifyOptions,
+    purifiers: Sequence[tuple[str, Purifier]], probes: Probes, case: ImageCase, runner: Runner
 ) -> Iterator[PurifyResult]:
-    """One outcome after the other, until one settles it or nothing is left to try."""
-    refused, done = [], 0
+    """One result after the other, until one settles it or nothing is left to try."""
+    refused, done = list[Problem](), 0
     for name, purifier in purifiers:
         _stop(runner, done)
         try:
-            outcome = _treat(name, purifier, probes, case, runner, last=(name, purifier) == purifiers[-1])
+            result = _treat(name, purifier, probes, case, runner, last=(name, purifier) == purifiers[-1])
         except OutOfTime:
-            runner.stopped = f"stopped: the budget of {options.budget:g} s is spent"
+            runner.stopped = out_of_time(runner.options)
             break
         except Problem as problem:
             refused.append(problem)
             continue
         done += 1
-        yield outcome
-        if outcome.settled or runner.stopped:
+        yield result
+        if result.settled or runner.stopped is not None:
             return
     if not done:
         _stop(runner, done)
@@ -170,38 +150,47 @@ def _tried(
 
 
 def _stop(runner: Runner, done: int) -> None:
-    if runner.stopped and not done:
+    if runner.stopped is not None and not done:
         raise Problem(f"{runner.stopped}; nothing was purified and nothing written", status=COULD_NOT_TELL)
 
 
 def _treat(
-    name: str, purifier: Purifier, probes: Sequence[tuple[str, Probe]], case: Case, runner: Runner, *, last: bool
+    name: str, purifier: Purifier, probes: Probes, case: ImageCase, runner: Runner, *, last: bool
 ) -> PurifyResult:
     """Purify, compare, and, where that looks well or nothing else is left to try, probe again."""
+    from bdscan.pipeline.self_check import checked
+
     begun = time.monotonic()
+    given = PurifyCase(
+        suspect=case.suspect,
+        clean=case.clean,
+        runs=case.runs,
+        effort=case.effort,
+        seed=case.seed,
+        progress=runner.progress(name),
+    )
     with seeded(case.seed):
-        treated = purifier(replace(case, held_out=None, progress=runner.progress(name)))
-    outcome = _compared(name, purifier, treated, time.monotonic() - begun, case, runner)
-    file = tuple(run for run in case.runs if run.probe == "preflight")
-    if outcome.failed and not last:
-        skipped = Run(probe="inspect", failure="not probed again, since a check had failed already")
-        return replace(outcome, runs=(*file, skipped))
-    after = replace(case, suspect=treated.suspect, runs=file)
-    looks = [(probe, configured) for probe, configured in probes if configured.needs != "file"]
-    return replace(outcome, runs=_probed(looks, after, runner, checked=True).runs)
+        purified = purifier(given)
+    result = _compared(name, purifier, purified, time.monotonic() - begun, case, runner)
+    flown = case.runs[:1]  # the preflight
+    if result.failed and not last:
+        why = Failure(FailureKind.SKIPPED, "not probed again, since a check had failed already")
+        return replace(result, runs=(*flown, Run(probe="inspect", failure=why)))
+    after = replace(case, suspect=purified.suspect, runs=flown)
+    runs = _probed(probes, after, runner)
+    checked_too = checked(_as_calibrated(replace(after, runs=runs)), runner)
+    self_check = checked_too[-1] if len(checked_too) > len(runs) else None
+    return replace(result, runs=checked_too, self_check=self_check)
 
 
 def _compared(
-    name: str, purifier: Purifier, treated: Purified, seconds: float, case: Case, runner: Runner
+    name: str, purifier: Purifier, purified: Purified, seconds: float, case: ImageCase, runner: Runner
 ) -> PurifyResult:
     """What the cleaned net still knows, and whether it still obeys; the dear questions only after the cheap."""
     from bdscan.purify import _verify
 
     suspect, clean, held_out = case.suspect, case.clean, case.held_out
-    assert suspect is not None
-    assert clean is not None
-    assert held_out is not None
-    cleaned, triggers, woken = treated.suspect, _triggers(case), None
+    cleaned, triggers, woken = purified.suspect, _triggers(case), None
     progress = runner.progress("verify")
     with seeded(case.seed):
         accuracy = _verify.compare(suspect, cleaned, held_out)
@@ -215,25 +204,29 @@ def _compared(
     return PurifyResult(
         method=name,
         settings=registry.settings(purifier),
-        treated=treated,
+        purified=purified,
         seconds=seconds,
         accuracy=accuracy,
-        obeyed=obeyed,
+        triggers=tuple(obeyed),
         checks=checks,
-        woken=woken,
+        reactivation=woken,
     )
 
 
-def _triggers(case: Case) -> tuple[Finding, ...]:
+def _triggers(case: ImageCase) -> tuple[Finding, ...]:
     """The triggers that were shown, one of a form and class: what a cleaned net has to withstand.
 
     Others are left out, since clean nets have natural triggers too and are no sicker for it.
     """
-    found = [f for f in case.triggers() if f.shown and f.target is not None]
-    return tuple({(f.form, f.target): f for f in found}.values())[:TRIGGERS]
+    found = {
+        (finding.trigger.form, finding.target): finding
+        for finding in case.triggers()
+        if finding.demonstrated and finding.trigger is not None
+    }
+    return tuple(found.values())[:MAX_TRIGGERS]
 
 
-def _known(loaded: Loaded, options: PurifyOptions) -> UserTrigger | None:
+def _user_trigger(loaded: Loaded, options: PurifyOptions) -> UserTrigger | None:
     from bdscan.triggers import user_trigger
 
     if options.trigger is None:
@@ -243,32 +236,41 @@ def _known(loaded: Loaded, options: PurifyOptions) -> UserTrigger | None:
     return user_trigger.read(options.trigger, loaded.suspect.shape)
 
 
-def _measured(trigger: UserTrigger, case: Case, best: PurifyResult, target: int | None) -> dict[str, object]:
-    """ACC, ASR, RA and DER, for somebody who has the trigger; nothing was chosen by them."""
+def _measured(
+    treatment: Treatment, trigger: UserTrigger, case: ImageCase, cleaned: Classifier, target: int | None
+) -> Treatment:
+    """With ACC, ASR, RA and DER, for somebody who has the trigger; nothing was chosen by them."""
     from bdscan.triggers import user_trigger
 
-    suspect, held_out = case.suspect, case.held_out
-    assert suspect is not None
-    assert held_out is not None
-    before = user_trigger.measure(suspect, trigger, held_out, target)
-    after = user_trigger.measure(best.treated.suspect, trigger, held_out, before.target)
-    return {
-        "file": trigger.file,
-        "target": before.target,
-        "accuracy": {"before": before.accuracy, "after": after.accuracy},
-        "asr": {"before": before.asr, "after": after.asr},
-        "ra": {"before": before.ra, "after": after.ra},
-        "der": user_trigger.der(before, after),
-    }
+    before = user_trigger.measure(case.suspect, trigger, case.held_out, target)
+    after = user_trigger.measure(cleaned, trigger, case.held_out, before.target)
+    outcome = UserTriggerOutcome(
+        file=trigger.file,
+        target=before.target,
+        accuracy=Change(before=before.accuracy, after=after.accuracy),
+        asr=Change(before=before.asr, after=after.asr),
+        ra=Change(before=before.ra, after=after.ra),
+        der=user_trigger.der(before, after),
+    )
+    return replace(treatment, notes=(*treatment.notes, *trigger.notes), user_trigger=outcome)
 
 
-def _written(report: Report, contents: Contents, loaded: Loaded, best: PurifyResult, options: PurifyOptions) -> Report:
+def _written(
+    report: Report,
+    treatment: Treatment,
+    contents: Contents,
+    loaded: Loaded,
+    cleaned: Classifier,
+    options: PurifyOptions,
+) -> Treatment:
     from bdscan.write.card import card
     from bdscan.write.cleaned import write
 
-    done = write(contents, loaded, best.treated.suspect, options.output, card=card(report), onnx=options.onnx)
-    treatment: dict[str, Any] = dict(report.treatment or {})
-    notes = [*treatment["notes"], *done.notes]
-    files = [{"path": str(path), "digest": digest(path)} for path in done.files]
-    told = {"output": str(done.output), "sha256": done.sha256, "files": files, "notes": notes}
-    return replace(report, treatment={**treatment, **told})
+    done = write(contents, loaded, cleaned, options.output, card=card(report), onnx=options.onnx)
+    return replace(
+        treatment,
+        notes=(*treatment.notes, *done.notes),
+        output=str(done.output),
+        sha256=done.sha256,
+        files=tuple(WrittenFile(path=str(path), digest=digest(path)) for path in done.files),
+    )

@@ -1,17 +1,17 @@
-"""What one purifier came to: figures, checks, the probes' verdict, and how the report tells them."""
+"""What one purifier came to: figures, checks and the probes' verdict on the cleaned net."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from bdscan.facts.finding import Judgement, Run, Verdict
+from bdscan.facts.treatment import Accuracy, Check, Reactivation, Treatment, Trial, TriggerOutcome
 from bdscan.verdict.judge import judge
 
 if TYPE_CHECKING:
     from bdscan.method.purifier import Purified
-    from bdscan.purify._verify import Accuracy, Check, Reactivation, TriggerOutcome
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -20,13 +20,14 @@ class PurifyResult:
 
     method: str
     settings: Mapping[str, object]
-    treated: Purified
+    purified: Purified
     seconds: float  # of the purification alone
     accuracy: Accuracy
-    obeyed: Sequence[TriggerOutcome]
-    checks: Sequence[Check]
-    woken: Reactivation | None = None
+    triggers: tuple[TriggerOutcome, ...]
+    checks: tuple[Check, ...]
+    reactivation: Reactivation | None = None
     runs: tuple[Run, ...] = ()  # of the probes, on the cleaned net
+    self_check: Run | None = None  # the last of them, where the probes were tried on a copy of the cleaned net
 
     @property
     def judgement(self) -> Judgement:
@@ -46,71 +47,41 @@ class PurifyResult:
         return len(self.failed), int(self.judgement.verdict), self.accuracy.before - self.accuracy.after
 
     @property
-    def cured(self) -> bool:
+    def verified(self) -> bool:
         return self.judgement.verdict is Verdict.CLEAN
 
     @property
     def settled(self) -> bool:
         """Nothing is left that another method could better: what the self-check misses, it misses in any net that
         answers so much like this one."""
-        from bdscan.pipeline import self_check
-
-        probed = tuple(run for run in self.runs if run.probe != self_check.NAME)
+        probed = tuple(run for run in self.runs if run is not self.self_check)
         return not self.failed and judge(probed).verdict is Verdict.CLEAN
 
-    def told(self, before: Verdict, tried: Sequence[PurifyResult]) -> dict[str, Any]:
-        """The report's `treatment`."""
-        return {
-            "method": self.method,
-            "settings": dict(self.settings),
-            "seconds": self.seconds,
-            "output": None,
-            "sha256": None,
-            "notes": list(self.treated.notes),
-            "clean_accuracy": {
-                "before": self.accuracy.before,
-                "after": self.accuracy.after,
-                "images": self.accuracy.images,
-                "p_value": self.accuracy.p_value,
-            },
-            "agreement": {"top1": self.accuracy.same, "kl": self.accuracy.divergence},
-            "recovered_trigger_success": self._success(),
-            "recovered": [asdict(each) for each in self.obeyed],
-            "reactivation": self._reactivation(),
-            "checks": [asdict(check) for check in self.checks],
-            "tried": [outcome.in_short() for outcome in tried],
-            "verdict": {"before": before.word, "after": self.judgement.verdict.word},
-        }
+    def treatment(self, before: Verdict, tried: Sequence[PurifyResult]) -> Treatment:
+        """As the report tells it, before anything is written."""
+        return Treatment(
+            method=self.method,
+            settings=self.settings,
+            seconds=self.seconds,
+            accuracy=self.accuracy,
+            verdict_before=before,
+            verdict_after=self.judgement.verdict,
+            triggers=self.triggers,
+            reactivation=self.reactivation,
+            checks=self.checks,
+            tried=tuple(result.trial() for result in tried),
+            notes=self.purified.notes,
+        )
 
-    def in_short(self) -> dict[str, object]:
+    def trial(self) -> Trial:
         """One line of what `auto` tried."""
-        success = self._success()
-        return {
-            "method": self.method,
-            "seconds": self.seconds,
-            "clean_accuracy": self.accuracy.after,
-            "recovered_trigger_success": success["after"] if success else None,
-            "verdict": self.judgement.verdict.word,
-            "passed": self.cured,
-            "why": "; ".join(self.judgement.reasons[:2]) or "every check passed and no probe objects",
-        }
-
-    def _success(self) -> dict[str, float | None] | None:
-        """The most obeyed of the recovered triggers."""
-        if not self.obeyed:
-            return None
-        again = [each.reinverted for each in self.obeyed if each.reinverted is not None]
-        return {
-            "before": max(each.before for each in self.obeyed),
-            "after": max(each.after for each in self.obeyed),
-            "reinverted": max(again) if again else None,
-        }
-
-    def _reactivation(self) -> dict[str, object] | None:
-        woken = self.woken
-        if woken is None:
-            return None
-        return {
-            "retuned": {"before": woken.before, "after": woken.retuned, "control": woken.retuned_control},
-            "pushed": {"stamped": woken.pushed, "clean": woken.pushed_control},
-        }
+        success = self.treatment(Verdict.INCONCLUSIVE, ()).trigger_success
+        return Trial(
+            method=self.method,
+            seconds=self.seconds,
+            clean_accuracy=self.accuracy.after,
+            recovered_trigger_success=success.after if success else None,
+            verdict=self.judgement.verdict,
+            passed=self.verified,
+            why="; ".join(self.judgement.reasons[:2]) or "every check passed and no probe objects",
+        )

@@ -6,13 +6,18 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TypeVar
 
+from bdscan.facts.failure import STOPPED, Failure, FailureKind
 from bdscan.facts.finding import Finding, Run
 from bdscan.facts.problem import Problem
+from bdscan.facts.progress import Progress
 from bdscan.method import registry
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import Earlier
+from bdscan.method.probe import AnyProbe, FileProbe
 from bdscan.pipeline.options import Options
+
+CaseOf = TypeVar("CaseOf", bound=Earlier)
 
 
 class OutOfTime(Exception):
@@ -24,51 +29,57 @@ class Runner:
 
     def __init__(self, options: Options, begun: float) -> None:
         self.options, self.begun = options, begun
-        self.stopped = ""  # why no further probe runs
-        self.interrupted = False  # ... because the user wants it so
+        self.stopped: Failure | None = None  # why no further probe runs
 
-    def probe(self, name: str, probe: Probe, case: Case) -> Case:
+    @property
+    def interrupted(self) -> bool:
+        return self.stopped is not None and self.stopped.kind is FailureKind.STOPPED
+
+    def probe(self, name: str, probe: AnyProbe, case: CaseOf) -> Run:
         """One probe's turn."""
-        return self.run(name, probe.family, registry.settings(probe), probe, case, torch_too=probe.needs != "file")
+        case = replace(case, progress=self.progress(name))
+        torch_too = not isinstance(probe, FileProbe)
+        return self.run(name, probe.family, registry.settings(probe), lambda: probe(case), torch_too=torch_too)
 
     def run(
         self,
         name: str,
         family: str,
         settings: Mapping[str, object],
-        look: Callable[[Case], Iterator[Finding]],
-        case: Case,
+        look: Callable[[], Iterator[Finding]],
         *,
         torch_too: bool = True,
-    ) -> Case:
-        """The case with one run more, whatever happens."""
+    ) -> Run:
+        """What was found, whatever happens."""
         begun, findings, failure = time.monotonic(), list[Finding](), None
         with seeded(self.options.seed, torch_too=torch_too):
             try:
-                for finding in look(replace(case, progress=self.progress(name))):
+                for finding in look():
                     findings.append(finding)
             except KeyboardInterrupt:
-                failure = self.stopped = "stopped by the user"
-                self.interrupted = True
+                failure = self.stopped = STOPPED
             except OutOfTime:
-                failure = self.stopped = f"stopped: the budget of {self.options.budget:g} s is spent"
+                failure = self.stopped = out_of_time(self.options)
             except Problem as problem:
-                failure = problem.message
+                failure = Failure.refused(problem.message)
             except Exception as error:  # noqa: BLE001 - one probe's bug must not cost the others' findings
-                failure = f"our fault: {type(error).__name__}: {error}"
+                failure = Failure.crash(error)
         seconds = time.monotonic() - begun
-        run = Run(
+        return Run(
             probe=name, family=family, settings=settings, seconds=seconds, findings=tuple(findings), failure=failure
         )
-        return replace(case, runs=(*case.runs, run))
 
-    def progress(self, name: str) -> Callable[[int, int, str], None]:
+    def progress(self, name: str) -> Progress:
         def progress(done: int, total: int, what: str) -> None:
             self.options.show(name, done, total, what)
             if self.options.budget is not None and time.monotonic() - self.begun > self.options.budget:
                 raise OutOfTime
 
         return progress
+
+
+def out_of_time(options: Options) -> Failure:
+    return Failure(FailureKind.BUDGET, f"stopped: the budget of {options.budget:g} s is spent")
 
 
 @contextmanager

@@ -5,25 +5,28 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
 
-from bdscan.facts.finding import Finding, Level, Run
+from bdscan.facts.effort import EFFORTS
+from bdscan.facts.evidence import Measure, PlantedBackdoor, p_measure
+from bdscan.facts.failure import Failure, FailureKind
+from bdscan.facts.finding import Finding, Level, Run, Verdict
 from bdscan.images.image_set import ImageSet, at_once
 from bdscan.method import registry
-from bdscan.method.case import Case
+from bdscan.method.case import ImageCase, NetCase
 from bdscan.method.plant import Plant, success
+from bdscan.method.probe import AnyProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import fit
+from bdscan.pipeline.probing import Probes, ordered
+from bdscan.pipeline.runner import Runner
 from bdscan.triggers.invert import GOAL
-from bdscan.verdict.judge import p_of
+from bdscan.verdict.judge import judge, p_of
 
-NAME = "sensitivity"
-QUICK = ("head", "margin", "inversion")  # of three families
-SLOW = ("families", "head", "margin", "noise", "inversion")  # the verdict's own, but for pairs: these work on all
-FEWEST = 250  # images: with fewer the copy learns the images instead of the trigger
-PLANTED = 0.8  # success on held-out images from which on a backdoor counts as planted
-SEEN = 0.05  # p over all classes: the suspicion that would keep a verdict from being clean
+NAME = "sensitivity"  # of its run in the report
+MIN_IMAGES = 250  # with fewer the copy learns the images instead of the trigger
+MIN_PLANTED = 0.8  # success on held-out images from which on a backdoor counts as planted
+DETECTED_P = 0.05  # p over all classes: the suspicion that would keep a verdict from being clean
 POISON = 0.5  # of the working images are added once more with the trigger on: few images must carry it
 EPOCHS, RATE, BATCH = 25, 0.05, 50  # enough to plant both in a net of twelve classes with sixteen images each
 ROUNDS = 2  # of so many epochs, where the first leaves a trigger weaker than those that are searched
@@ -31,12 +34,12 @@ ROUNDS = 2  # of so many epochs, where the first leaves a trigger weaker than th
 
 @dataclass(frozen=True)
 class Strength:
-    """One backdoor to plant, and the forms of inversion that it is looked for with."""
+    """One backdoor to plant, and the form of trigger that it is looked for by in the first look."""
 
     plant: str
     settings: dict[str, str]
-    forms: str  # for the quick look
-    said: str
+    form: str
+    described: str
 
 
 # As published: BadNets' 3x3, Blended's 0.2. At 0.15 the three quick probes see a blend in some nets and not in others
@@ -46,55 +49,89 @@ STRENGTHS = (
     Strength("blend", {"alpha": "0.2"}, "smooth", "a blend at 20 %"),
 )
 
-Look = Callable[[Case, tuple[str, ...], dict[str, str]], tuple[Run, ...]]  # probes, and the settings of inversion
+# The runs of the quick probes, looking for one form; of all that look for universal triggers, where none is named.
+Look = Callable[[ImageCase, str | None], tuple[Run, ...]]
 
 
-def check(case: Case, look: Look) -> Iterator[Finding]:
+def checked(case: NetCase, runner: Runner) -> tuple[Run, ...]:
+    """The runs, and where nothing was found one more: would anything have been?"""
+    options = runner.options
+    worth_it = options.effort != "fast" and not options.probes and judge(case.runs).verdict <= Verdict.INCONCLUSIVE
+    if not worth_it or runner.stopped is not None or not isinstance(case, ImageCase):
+        return case.runs
+    if len(case.clean) + len(case.held_out) < MIN_IMAGES:
+        return case.runs
+    told = replace(case, progress=runner.progress(NAME))
+    run = runner.run(NAME, "", {}, lambda: check(told, looked))
+    failure = run.failure
+    if failure is None and (why := unseen(run.findings)) is not None:
+        failure = Failure(FailureKind.DOUBT, why)
+    return (*case.runs, replace(run, failure=failure))
+
+
+def looked(planted: ImageCase, form: str | None) -> tuple[Run, ...]:
+    """The probes' turn at the copy; what breaks one of them ends the check."""
+    for name, probe in looking(quick=form is not None):
+        findings = tuple(probe.for_self_check(form)(planted))
+        planted = replace(planted, runs=(*planted.runs, Run(probe=name, family=probe.family, findings=findings)))
+    return planted.runs
+
+
+def looking(*, quick: bool) -> Probes:
+    """The quick probes, or all that a verdict rests on and that look for what works on all classes."""
+
+    def chosen(probe: AnyProbe) -> bool:
+        rests_on = probe.stage in (Stage.ACCUSES, Stage.DEMONSTRATES) and probe.universal
+        return rests_on and (probe.quick if quick else EFFORTS.index(probe.effort) <= EFFORTS.index("standard"))
+
+    return ordered({name: registry.configure("probes", name, {}) for name in registry.names("probes")}, chosen)
+
+
+def check(case: ImageCase, look: Look) -> Iterator[Finding]:
     """Plant each strength in a copy of its own class, look for it, and say which was seen."""
-    suspect, working, held_out = case.suspect, case.clean, case.held_out
-    assert suspect is not None
-    assert working is not None
-    assert held_out is not None
+    suspect, held_out = case.suspect, case.held_out
     targets = torch.randperm(suspect.classes, generator=torch.Generator().manual_seed(case.seed)).tolist()
     plants = [(registry.configure("plant", s.plant, s.settings), targets[i]) for i, s in enumerate(STRENGTHS)]
     for strength, (plant, target) in zip(STRENGTHS, plants, strict=True):
         copy, rate = suspect, 0.0  # one each: two outliers would hide one another
         for _ in range(ROUNDS):
-            copy = _planted(copy, working, plant, target, case)
+            copy = _planted(copy, case.clean, plant, target, case)
             rate = success(copy, plant, held_out.images, held_out.labels, target, suspect.device)
             if rate >= GOAL:
                 break
-        if rate < PLANTED:
-            said = f"{strength.said} could not be planted in a copy of the net (success {rate:.0%})"
-            yield Finding(level=Level.NOTE, message=said, score=rate, threshold=PLANTED, target=target)
+        if rate < MIN_PLANTED:
+            message = f"{strength.described} could not be planted in a copy of the net (success {rate:.0%})"
+            measure = Measure(score=rate, threshold=MIN_PLANTED)
+            yield Finding(level=Level.NOTE, message=message, measure=measure, target=target)
             continue
         planted = replace(case, suspect=copy, runs=())
-        p, shown = _looked_for(target, look(planted, QUICK, {"forms": strength.forms, "contests": "0", "relabel": ""}))
-        if p > SEEN and not shown:  # as hard as for the verdict itself
-            p, shown = _looked_for(target, look(planted, SLOW, {"relabel": ""}))
-        seen = "was seen" if p <= SEEN or shown else "was NOT seen"
-        how = f"p = {p:.2g}" + (", and a trigger for it was shown" if shown else "")
-        said = f"{strength.said}, planted in a copy of the net (success {rate:.0%}), {seen} at this effort ({how})"
+        p, demonstrated = _found(target, look(planted, strength.form))
+        if p > DETECTED_P and not demonstrated:  # as hard as for the verdict itself
+            p, demonstrated = _found(target, look(planted, None))
+        detected = p <= DETECTED_P or demonstrated
+        how = f"p = {p:.2g}" + (", and a trigger for it was shown" if demonstrated else "")
         yield Finding(
             level=Level.NOTE,
-            message=said,
-            score=p,
-            threshold=SEEN,
+            message=(
+                f"{strength.described}, planted in a copy of the net (success {rate:.0%}), "
+                f"{'was seen' if detected else 'was NOT seen'} at this effort ({how})"
+            ),
+            measure=p_measure(p, DETECTED_P),
             target=target,
-            arrays={"seen": np.array(p <= SEEN or shown)},
+            planted=PlantedBackdoor(success=rate, detected=detected),
         )
 
 
 def unseen(findings: tuple[Finding, ...]) -> str | None:
     """Why the verdict may not be clean; None when every planted backdoor was seen."""
-    planted = [f for f in findings if "seen" in f.arrays]
-    missed = [f.message for f in planted if not f.arrays["seen"]]
+    planted = [finding for finding in findings if finding.planted is not None]
+    missed = [finding.message for finding in planted if finding.planted and not finding.planted.detected]
     if missed:
         return "; ".join(missed)
     return None if planted else "no backdoor could be planted in a copy of the net: how much would be seen is unknown"
 
 
-def _planted(suspect: Classifier, working: ImageSet, plant: Plant, target: int, case: Case) -> Classifier:
+def _planted(suspect: Classifier, working: ImageSet, plant: Plant, target: int, case: ImageCase) -> Classifier:
     """A copy, fine-tuned on the clean images and on stamped ones."""
     copy = suspect.clone()
     generator = torch.Generator().manual_seed(case.seed)
@@ -120,6 +157,6 @@ def _stamped(plant: Plant, images: torch.Tensor) -> torch.Tensor:
     return (plant(images.float() / 255) * 255).round().to(torch.uint8)
 
 
-def _looked_for(target: int, runs: tuple[Run, ...]) -> tuple[float, bool]:
+def _found(target: int, runs: tuple[Run, ...]) -> tuple[float, bool]:
     """The planted class's p over all classes, and whether a trigger was shown for it: what a verdict goes by."""
-    return p_of(target, runs), any(f.shown and f.target == target for run in runs for f in run.findings)
+    return p_of(target, runs), any(f.demonstrated and f.target == target for run in runs for f in run.findings)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -11,12 +11,11 @@ from typing import TYPE_CHECKING
 from bdscan import __version__
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
-from bdscan.pipeline.inspect import WORKING_SHARE, look, made_with, select, sensitivity_of
 from bdscan.pipeline.options import TrainOptions
 from bdscan.pipeline.preflight import preflight
+from bdscan.pipeline.probing import Probes, look, net_case, of_net, select
 from bdscan.pipeline.runner import Runner, seeded
+from bdscan.pipeline.subject import made_with
 from bdscan.report import Report, Subject
 from bdscan.verdict.judge import judge
 
@@ -34,28 +33,28 @@ UNFINISHED = ".unfinished"  # behind the output's name: where the training is ke
 
 def train(data: str, options: TrainOptions) -> Report:
     """Train a new net on data nobody vouches for, look at the result as `inspect` does, and write it."""
-    from bdscan.pipeline.train_report import sheet, told
+    from bdscan.pipeline.train_report import record, sheet
 
     begun = time.monotonic()
     trainer, probes = _chosen(options)
-    lot = _read(data, options)
-    checkpoint = _checkpoint(lot, trainer, options)
+    training_data = _read(data, options)
+    checkpoint = _checkpoint(training_data, trainer, options)
     with _stoppable(checkpoint):
-        model, trained = _taught(trainer, lot, checkpoint, options)
+        model, trained = _taught(trainer, training_data, checkpoint, options)
         spent = time.monotonic() - begun
-        report = _checked(model, trained, lot, probes, options)
+        report = _checked(model, trained, training_data, probes, options)
         report = replace(
             report,
-            training=told(data, lot, trainer, trained, spent, options),
-            sheet=sheet(lot.images, trained),
-            made_with=made_with(options, _loaded(model, lot, None), time.monotonic() - begun),
+            training=record(data, training_data, trainer, trained, spent, options),
+            sheet=sheet(training_data.images, trained),
+            made_with=made_with(options, _loaded(model, training_data, None), time.monotonic() - begun),
         )
-        report = _written(report, model, trained, lot, options)
+        report = _written(report, model, trained, training_data, options)
     checkpoint.remove()
     return report
 
 
-def _chosen(options: TrainOptions) -> tuple[Trainer, list[tuple[str, Probe]]]:
+def _chosen(options: TrainOptions) -> tuple[Trainer, Probes]:
     """The method and the probes, so that wrong names are told before anything is read."""
     trainers, known = registry.names("train"), [*registry.names("train"), *registry.names("probes")]
     for name in options.settings:
@@ -65,7 +64,7 @@ def _chosen(options: TrainOptions) -> tuple[Trainer, list[tuple[str, Probe]]]:
     if options.suspects is not None and not trainer.looks:
         raise Problem(f"`{options.method}` looks for no suspects", hint="--method abl does", status=USAGE)
     rest = {name: given for name, given in options.settings.items() if name not in trainers}
-    return trainer, [pair for pair in select(replace(options, settings=rest)) if pair[1].needs != "file"]
+    return trainer, of_net(select(replace(options, settings=rest)))
 
 
 def _read(data: str, options: TrainOptions) -> TrainingData:
@@ -76,7 +75,7 @@ def _read(data: str, options: TrainOptions) -> TrainingData:
     return gather(data, options, check=lambda net: new_model.ready(net, options.output))
 
 
-def _checkpoint(lot: TrainingData, trainer: Trainer, options: TrainOptions) -> TrainingCheckpoint:
+def _checkpoint(training_data: TrainingData, trainer: Trainer, options: TrainOptions) -> TrainingCheckpoint:
     """Where the training is kept, and what it must not be mixed up with."""
     from bdscan.train._checkpoint import TrainingCheckpoint
 
@@ -84,11 +83,11 @@ def _checkpoint(lot: TrainingData, trainer: Trainer, options: TrainOptions) -> T
         "method": options.method,
         "settings": registry.settings(trainer),
         "architecture": options.arch,
-        "data": lot.images.digest(),
-        "input": lot.shape,
-        "normalisation": lot.norm.name,
-        "augmentation": lot.said,
-        "device": lot.device.type,
+        "data": training_data.images.digest(),
+        "input": training_data.shape,
+        "normalisation": training_data.norm.name,
+        "augmentation": training_data.message,
+        "device": training_data.device.type,
         "seed": options.seed,
         "version of bdscan": __version__,
     }
@@ -97,8 +96,8 @@ def _checkpoint(lot: TrainingData, trainer: Trainer, options: TrainOptions) -> T
     if options.resume:
         checkpoint.resume()
     elif place.exists():
-        said = f"`{place}` holds a training that was not finished"
-        raise Problem(said, hint="go on with it by `--resume`, or delete it to start anew", status=USAGE)
+        message = f"`{place}` holds a training that was not finished"
+        raise Problem(message, hint="go on with it by `--resume`, or delete it to start anew", status=USAGE)
     return checkpoint
 
 
@@ -127,24 +126,24 @@ def _stoppable(checkpoint: TrainingCheckpoint) -> Iterator[None]:
 
 
 def _taught(
-    trainer: Trainer, lot: TrainingData, checkpoint: TrainingCheckpoint, options: TrainOptions
+    trainer: Trainer, training_data: TrainingData, checkpoint: TrainingCheckpoint, options: TrainOptions
 ) -> tuple[Classifier, TrainResult]:
     from bdscan.method.trainer import TrainCase
     from bdscan.net.classifier import Classifier
     from bdscan.pipeline.clock import Clock
 
     course = TrainCase(
-        fresh=lot.fresh,
-        data=lot.images,
-        classes=lot.classes,
-        augment=lot.augment,
+        fresh=training_data.fresh,
+        data=training_data.images,
+        classes=training_data.classes,
+        augment=training_data.augment,
         seed=options.seed,
         progress=Clock(options.method, options.show),
         checkpoint=checkpoint,
     )
     with seeded(options.seed), _repeatable():
         net, trained = trainer(course)
-    return Classifier(net, lot.shape, lot.classes, lot.names), trained
+    return Classifier(net, training_data.shape, training_data.classes, training_data.names), trained
 
 
 @contextmanager
@@ -161,37 +160,32 @@ def _repeatable() -> Iterator[None]:
 
 
 def _checked(
-    model: Classifier, trained: TrainResult, lot: TrainingData, probes: list[tuple[str, Probe]], options: TrainOptions
+    model: Classifier, trained: TrainResult, training_data: TrainingData, probes: Probes, options: TrainOptions
 ) -> Report:
     """What `inspect` would say of the result: by images that somebody vouches for, or by those kept back."""
     from bdscan.net.training_plan import accuracy
+    from bdscan.pipeline.self_check import checked
 
-    kept = replace(lot.images.take(trained.kept), doubts=())  # those of reading are in the report already
-    clean = kept if lot.vouched is None else lot.vouched
+    kept = replace(training_data.images.take(trained.kept), doubts=())  # those of reading are in the report already
+    clean = kept if training_data.vouched is None else training_data.vouched
     known = accuracy(model, clean)
-    loaded = _loaded(model, lot, clean, known)
-    working, held_out = clean.split(WORKING_SHARE, options.seed)
-    case = Case(
-        suspect=model,
-        clean=working,
-        held_out=held_out,
-        effort=options.effort,
-        seed=options.seed,
-        runs=(preflight(loaded),),
-    )
+    loaded = _loaded(model, training_data, clean, known)
+    case = net_case(model, clean, (preflight(loaded),), options)
     runner = Runner(options, time.monotonic())
-    case = sensitivity_of(look(probes, case, runner), runner)
+    runs = checked(replace(case, runs=look(probes, case, runner)), runner)
     return Report(
         subject=Subject(path=str(options.output)),
-        judgement=judge(case.runs),
-        runs=case.runs,
+        judgement=judge(runs),
+        runs=runs,
         clean_accuracy=known,
         images=len(clean),
-        clean=options.clean or f"{lot.spec}, kept back",
+        clean=options.clean or f"{training_data.spec}, kept back",
     )
 
 
-def _loaded(model: Classifier, lot: TrainingData, clean: ImageSet | None, accuracy: float | None = None) -> Loaded:
+def _loaded(
+    model: Classifier, training_data: TrainingData, clean: ImageSet | None, accuracy: float | None = None
+) -> Loaded:
     from bdscan.load.assembly.loaded import Loaded
 
     tensors = len(model.net.net.state_dict())
@@ -199,8 +193,8 @@ def _loaded(model: Classifier, lot: TrainingData, clean: ImageSet | None, accura
         suspect=model,
         clean=clean,
         format="safetensors",
-        arch=lot.arch,
-        normalize=lot.norm.name,
+        arch=training_data.arch,
+        normalize=training_data.norm.name,
         tensors_loaded=tensors,
         tensors_total=tensors,
         clean_accuracy=accuracy,
@@ -208,39 +202,36 @@ def _loaded(model: Classifier, lot: TrainingData, clean: ImageSet | None, accura
 
 
 def _written(
-    report: Report, model: Classifier, trained: TrainResult, lot: TrainingData, options: TrainOptions
+    report: Report, model: Classifier, trained: TrainResult, training_data: TrainingData, options: TrainOptions
 ) -> Report:
     from bdscan.write.new_card import card
-    from bdscan.write.new_model import Beside, write_new
+    from bdscan.write.new_model import TextFile, write_new
     from bdscan.write.suspects import table
 
     tensors = len(model.net.net.state_dict())
     subject = Subject(
         path=str(options.output),
         format="safetensors",
-        arch=lot.arch,
-        classes=lot.classes,
-        input=lot.shape,
-        normalize=lot.norm.name,
+        arch=training_data.arch,
+        classes=training_data.classes,
+        input=training_data.shape,
+        normalize=training_data.norm.name,
         tensors_loaded=tensors,
         tensors_total=tensors,
-        names=lot.names,
+        names=training_data.names,
     )
     report = replace(report, subject=subject)
 
     def settled(sha256: str) -> Report:
-        told: Mapping[str, object] = {
-            **(report.training or {}),
-            "output": str(options.output),
-            "sha256": sha256,
-            "suspects": str(options.suspects) if options.suspects else None,
-        }
-        return replace(report, subject=replace(subject, sha256=sha256), training=told)
+        assert report.training is not None
+        suspects = str(options.suspects) if options.suspects else None
+        training = replace(report.training, output=str(options.output), sha256=sha256, suspects=suspects)
+        return replace(report, subject=replace(subject, sha256=sha256), training=training)
 
-    found, beside = trained.isolation, tuple[Beside, ...]()
+    found, beside = trained.isolation, tuple[TextFile, ...]()
     if options.suspects is not None and found is not None:
-        beside = (Beside(path=options.suspects, text=table(lot.images, found.score, found.isolated)),)
-    noted = {"bdscan.trained_by": options.method, "bdscan.images.image_set": lot.images.digest()}
+        beside = (TextFile(path=options.suspects, text=table(training_data.images, found.score, found.isolated)),)
+    noted = {"bdscan.trained_by": options.method, "bdscan.images.image_set": training_data.images.digest()}
     done: Written = write_new(
         model, options.output, noted=noted, card=lambda sha256: card(settled(sha256)), beside=beside
     )

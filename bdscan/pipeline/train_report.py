@@ -2,83 +2,69 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
-
 import torch
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array
+from bdscan.facts.training_record import ContactSheet, DataRecord, IsolationRecord, TrainingRecord
 from bdscan.images.image_set import ImageSet
 from bdscan.method import registry
 from bdscan.method.trainer import Trainer, TrainResult
+from bdscan.pipeline.options import TrainOptions
 from bdscan.pipeline.training_data import TrainingData
 
-if TYPE_CHECKING:
-    from bdscan.pipeline.options import TrainOptions
-
-SHOWN = 60  # isolated images in the report: enough to see what they share
+MAX_PICTURES = 60  # isolated images in the report: enough to see what they share
 
 
-def told(
+def record(
     path: str, data: TrainingData, trainer: Trainer, trained: TrainResult, seconds: float, options: TrainOptions
-) -> dict[str, object]:
-    """The report's `training`."""
-    return {
-        "method": options.method,
-        "settings": registry.settings(trainer),
-        "seconds": seconds,
-        "data": {
-            "path": path,
-            "sha256": data.images.digest(),
-            "images": len(data.images),
-            "doubts": data.images.doubts,
-        },
-        "kept_back": len(trained.kept),
-        "augmentation": data.said,
-        "notes": [*data.notes, *trained.notes],
-        "curves": trained.curves,
-        "isolation": _isolation(data, trained),
-        "unlearning": trained.unlearning,
-        "output": None,
-        "sha256": None,
-        "suspects": None,
-    }
+) -> TrainingRecord:
+    """Everything but where it is written, which comes later."""
+    images = data.images
+    return TrainingRecord(
+        method=options.method,
+        settings=registry.settings(trainer),
+        seconds=seconds,
+        data=DataRecord(path=path, sha256=images.digest(), images=len(images), doubts=images.doubts),
+        kept_back=len(trained.kept),
+        augmentation=data.message,
+        notes=(*data.notes, *trained.notes),
+        curves=trained.curves,
+        isolation=_isolation(data, trained),
+        unlearning=trained.unlearning,
+    )
 
 
-def _isolation(data: TrainingData, trained: TrainResult) -> dict[str, object] | None:
+def _isolation(data: TrainingData, trained: TrainResult) -> IsolationRecord | None:
     found = trained.isolation
     if found is None:
         return None
     evidence = found.evidence
     per_class = torch.bincount(data.images.labels[found.isolated], minlength=data.classes)
-    return {
-        "isolated": int(found.isolated.sum()),
-        "images": len(found.isolated),
-        "per_class": per_class.tolist(),
-        "target": evidence.target,
-        "level": evidence.level,
-        "message": evidence.message,
-        "threshold": evidence.threshold,
-        "p_value": evidence.p_value,
-        "curves": found.curves,
-    }
+    return IsolationRecord(
+        isolated=int(found.isolated.sum()),
+        images=len(found.isolated),
+        per_class=tuple(per_class.tolist()),
+        target=evidence.target,
+        level=evidence.level,
+        message=evidence.message,
+        threshold=evidence.threshold,
+        p_value=evidence.p_value,
+        curves=found.curves,
+    )
 
 
-def sheet(images: ImageSet, trained: TrainResult) -> dict[str, Any]:
+def sheet(images: ImageSet, trained: TrainResult) -> ContactSheet | None:
     """The first of the isolated, and as many of the other images of that class to compare with."""
     found = trained.isolation
     if found is None or not bool(found.isolated.any()):
-        return {}
+        return None
     order = found.score.argsort(stable=True)
-    isolated = order[found.isolated[order]][:SHOWN]
+    isolated = order[found.isolated[order]][:MAX_PICTURES]
     target = found.evidence.target
-    others = order[~found.isolated[order] & (images.labels[order] == target)].flip(0)[: SHOWN // 5]
+    others = order[~found.isolated[order] & (images.labels[order] == target)].flip(0)[: MAX_PICTURES // 5]
 
     def pictures(places: Tensor) -> Array:
         return images.images[places].permute(0, 2, 3, 1).numpy()
 
-    return {
-        "isolated": pictures(isolated),
-        "labels": images.labels[isolated].numpy(),
-        "others": pictures(others),
-    }
+    return ContactSheet(isolated=pictures(isolated), labels=images.labels[isolated].numpy(), others=pictures(others))

@@ -19,7 +19,7 @@ from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source, open_images
 from bdscan.load.arch.fresh import fresh
 from bdscan.load.assembly import class_names
-from bdscan.load.assembly.normalize import Norm, known, parse
+from bdscan.load.assembly.normalize import Norm, named_norms, parse
 from bdscan.net.classifier import Normalised
 from bdscan.net.device import device_of
 from bdscan.net.fit import Augment, crop_and_flip
@@ -29,9 +29,9 @@ from bdscan.train._mirror import mirrors
 if TYPE_CHECKING:
     from bdscan.pipeline.options import TrainOptions
 
-FEWEST = 100  # images: with fewer there is nothing to learn and nothing to keep back
-EMPTY = 0.5  # share of classes without an image from which the labels are wrong rather than the data thin
-NEAR = 0.06  # of the data's own figures: as near must a normalisation with a name be to stand for them
+MIN_IMAGES = 100  # images: with fewer there is nothing to learn and nothing to keep back
+MAX_EMPTY = 0.5  # share of classes without an image from which the labels are wrong rather than the data thin
+NORM_TOLERANCE = 0.06  # of the data's own figures: as near must a normalisation with a name be to stand for them
 AUGMENTS = ("auto", "none", "shift", "flip")
 _SAMPLED = 2000  # images whose pixels are measured
 _UNVOUCHED = "checked by images of these data that were kept back, for which nobody vouches either"
@@ -49,7 +49,7 @@ class TrainingData:
     arch: str
     device: torch.device
     augment: Augment | None
-    said: str  # how they are augmented
+    message: str  # how they are augmented
     notes: tuple[str, ...]
     vouched: ImageSet | None  # images that somebody does vouch for, to check the result by
     fresh: Callable[[], Normalised]
@@ -86,7 +86,7 @@ def gather(spec: str, options: TrainOptions, check: Callable[[nn.Module], None])
         arch=options.arch,
         device=device,
         augment=None if options.augment == "none" else partial(crop_and_flip, flip=flip, pad=max(1, shape[1] // CROP)),
-        said=_said(options.augment, flip),
+        message=_said(options.augment, flip),
         notes=(*_empty(images, names), *([] if vouched is not None else [_UNVOUCHED])),
         vouched=vouched,
         fresh=partial(_new, net, norm, device),
@@ -103,8 +103,8 @@ def _shape(source: Source, side: int | None) -> tuple[int, int, int]:
     if side is not None:
         return (size[0] if size else 3, side, side)
     if size is None:
-        said = f"the images in `{source.spec}` differ in size"
-        raise Problem(said, hint="say how large the net's input is: `--size 224`", status=USAGE)
+        message = f"the images in `{source.spec}` differ in size"
+        raise Problem(message, hint="say how large the net's input is: `--size 224`", status=USAGE)
     return size
 
 
@@ -115,13 +115,13 @@ def _names(source: Source, options: TrainOptions) -> tuple[str, ...]:
     held = {places[i] for i in set(source.index)}
     if len(held) < 2:
         only = names[next(iter(held))] if held else "none"
-        said = f"all images in `{source.spec}` are of one class, `{only}`: there is nothing to tell apart"
-        raise Problem(said, status=COULD_NOT_TELL)
-    if given is None and all(name.isdecimal() for name in names) and len(held) < EMPTY * len(names):
-        said = f"the labels in `{source.spec}` reach up to {max(held)}, but only {len(held)} classes have images"
-        raise Problem(said, hint="number the classes from 0 on, or name them with `--classes FILE`", status=USAGE)
-    if source.count < FEWEST:
-        raise Problem(f"{source.count} images are too few to train on", hint=f"give {FEWEST} or more")
+        message = f"all images in `{source.spec}` are of one class, `{only}`: there is nothing to tell apart"
+        raise Problem(message, status=COULD_NOT_TELL)
+    if given is None and all(name.isdecimal() for name in names) and len(held) < MAX_EMPTY * len(names):
+        message = f"the labels in `{source.spec}` reach up to {max(held)}, but only {len(held)} classes have images"
+        raise Problem(message, hint="number the classes from 0 on, or name them with `--classes FILE`", status=USAGE)
+    if source.count < MIN_IMAGES:
+        raise Problem(f"{source.count} images are too few to train on", hint=f"give {MIN_IMAGES} or more")
     return names
 
 
@@ -147,8 +147,8 @@ def _memory(count: int, shape: tuple[int, int, int]) -> None:
     except (AttributeError, ValueError, OSError):  # not on this system
         return
     if need > there / 2:
-        said = f"{count:,} images of {shape[2]}x{shape[1]} take {need >> 30} GB of {there >> 30} GB of memory"
-        raise Problem(said, hint="make them smaller with `--size`, or give fewer", status=USAGE)
+        message = f"{count:,} images of {shape[2]}x{shape[1]} take {need >> 30} GB of {there >> 30} GB of memory"
+        raise Problem(message, hint="make them smaller with `--size`, or give fewer", status=USAGE)
 
 
 def _measured(images: Tensor) -> Norm:
@@ -157,10 +157,10 @@ def _measured(images: Tensor) -> Norm:
     mean, std = some.mean((0, 2, 3)), some.std((0, 2, 3)).clamp(min=0.01)
     apart = {
         norm: float((torch.tensor([norm.mean, norm.std]) - torch.stack([mean, std])).abs().max())
-        for norm in known(images.shape[1]).values()
+        for norm in named_norms(images.shape[1]).values()
     }
     nearest = min(apart, key=lambda norm: apart[norm])
-    if apart[nearest] <= NEAR:
+    if apart[nearest] <= NORM_TOLERANCE:
         return nearest
     figures = [",".join(f"{value:.3f}" for value in values.tolist()) for values in (mean, std)]
     return parse("/".join(figures), images.shape[1])

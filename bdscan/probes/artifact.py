@@ -25,25 +25,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
 
 from bdscan.facts.finding import Finding, Level
 from bdscan.load.contents import Contents
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import FileCase
+from bdscan.method.probe import FileProbe
 
 
 @dataclass(frozen=True)
-class Artifact(Probe):
+class Artifact(FileProbe):
     """Reports the dangers that `survey` found; there is nothing to set."""
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "file"
-    family: ClassVar[str] = "file"
-
-    def __call__(self, case: Case) -> Iterator[Finding]:
+    def __call__(self, case: FileCase) -> Iterator[Finding]:
         contents = case.contents
-        if contents is None:
-            return
         grave = sum(danger.level > Level.NOTE for danger in contents.dangers)
         for danger in contents.dangers:
             where = f" ({danger.where})" if danger.where else ""

@@ -31,32 +31,33 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.effort import Effort
+from bdscan.facts.evidence import MaskedPattern, RecoveredTrigger
+from bdscan.facts.finding import Finding, Level
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import ImageCase
+from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier, pooled
 from bdscan.net.fit import autocast
-from bdscan.net.subspace import OwnSpaces, own_spaces, without
+from bdscan.net.subspace import OwnSpaces, without
 from bdscan.triggers.catalogue import CatalogueTrigger, catalogue
-from bdscan.verdict.calibration import moderated, p_values
-from bdscan.verdict.statistics import holm
+from bdscan.triggers.forms import pictures
+from bdscan.verdict.comparison import Comparison, demonstration
 
-HELD = 250  # held-out images that a trigger is shown on, at most
-PICTURED = 12  # of them in the report
+MAX_HELD_OUT = 250  # held-out images that a trigger is shown on, at most
 BATCH = 120  # images at once
 LOCAL = "patches"  # natural triggers are spread out: the best patch turns 0 to 17 % of images on 18 clean nets
-CLASSES = 100  # whose margins are reckoned at once
+CLASSES_AT_ONCE = 100  # whose margins are reckoned at once
 
 
 @dataclass(frozen=True)
-class Families(Probe):
+class Families(ImageProbe):
     """Known triggers, tried."""
 
     images: int = 40  # each trigger is tried on: 177 triggers then are seven thousand passes
@@ -65,31 +66,29 @@ class Families(Probe):
     follow: float = 0.8  # share of held-out images that must follow a shown trigger
     gap: float = 0.4  # by which it must beat what no larger triggers do for the middle one of the other classes
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    stage: ClassVar[Stage] = Stage.ACCUSES
     family: ClassVar[str] = "inversion"  # it demonstrates triggers as inversion does, and errs where that errs
-    effort: ClassVar[Literal["fast", "standard", "thorough"]] = "standard"
+    statistics: ClassVar[tuple[str, ...]] = ("families.patches", "families.waves", "families.filters")
+    effort: ClassVar[Effort] = "standard"
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
+    def __call__(self, case: ImageCase) -> Iterator[Finding]:
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
-        judged_by = case.held_out if case.held_out is not None and len(case.held_out) else clean
         kinds = catalogue(suspect.shape)
         order = torch.randperm(len(clean), generator=torch.Generator().manual_seed(case.seed))
-        spaces = own_spaces(suspect, clean, share=self.share, batch=BATCH, seed=case.seed, progress=case.progress)
+        spaces = case.own_spaces(share=self.share, batch=BATCH)
         trial = _Trial(suspect, clean.take(order[: self.images]), spaces or without(suspect))
         total, done = sum(map(len, kinds.values())), 0
-        for kind, guesses in kinds.items():
+        for kind, triggers in kinds.items():
             tried = []
-            for guess in guesses:
-                case.progress(done, total, guess.words)
-                tried.append(trial(guess))
+            for trigger in triggers:
+                case.progress(done, total, trigger.words)
+                tried.append(trial(trigger))
                 done += 1
-            outcome = _Outcome.of(kind, guesses, tried)
+            outcome = _Outcome.of(kind, triggers, tried)
             finding = self._spread(suspect, outcome, spaces)
             yield finding
             if finding.target is not None and (finding.level is Level.SUSPECT or self._obeyed(outcome, finding.target)):
-                yield self._shown(suspect, outcome, judged_by, finding.target)
+                yield self._shown(suspect, outcome, case.held_out, finding.target)
 
     def _obeyed(self, outcome: _Outcome, target: int) -> bool:
         """Whether a patch off the list turns images by itself, however its margin compares."""
@@ -98,42 +97,36 @@ class Families(Probe):
     def _spread(self, suspect: Classifier, outcome: _Outcome, spaces: OwnSpaces | None) -> Finding:
         """How the classes' largest margins compare; reference nets know only margins outside the own subspaces."""
         scores = (spaces or without(suspect)).score(outcome.margin.amax(0)).cpu().numpy()
-        statistic = f"families.{outcome.kind}" if spaces else None
-        p = p_values(statistic, scores) if statistic else moderated(scores, None)
-        target, over_all = int(np.argmin(p)), float(holm(p).min())
-        guess, share = outcome.best(target)
-        return Finding(
-            level=Level.SUSPECT if over_all < self.threshold else Level.NOTE,
-            message=(
-                f"of {len(outcome.guesses)} {outcome.kind}, the one that favours {suspect.name(target)} most is "
-                f"{guess.words}, which {share:.0%} of images follow (p {over_all:.2g} over all classes)"
+        compared = (
+            Comparison.calibrated(f"families.{outcome.kind}", scores) if spaces else Comparison.uncalibrated(scores)
+        )
+        target = compared.target
+        trigger, share = outcome.best(target)
+        return compared.finding(
+            (
+                f"of {len(outcome.triggers)} {outcome.kind}, the one that favours {suspect.name(target)} most is "
+                f"{trigger.words}, which {share:.0%} of images follow (p {compared.over_all:.2g} over all classes)"
             ),
-            score=float(scores[target]),
-            threshold=self.threshold,
-            p_value=over_all,
-            target=target,
-            statistic=statistic,
-            arrays={"scores": scores, "p_values": p},
+            self.threshold,
         )
 
     def _shown(self, suspect: Classifier, outcome: _Outcome, judged_by: ImageSet, target: int) -> Finding:
         """The suspected class's trigger on held-out images, beside the other classes' under no larger triggers."""
-        guess, _ = outcome.best(target)
-        mine = _following(suspect, judged_by, guess, target)
+        trigger, _ = outcome.best(target)
+        mine = _following(suspect, judged_by, trigger, target)
         others = outcome.others(target)
-        shown = mine >= self.follow and mine - others >= self.gap
-        return Finding(
-            level=Level.BACKDOOR if shown else Level.NOTE,
-            message=(
-                f"{guess.words} sends {mine:.0%} of held-out images to {suspect.name(target)}; for other classes the "
+        return demonstration(
+            (
+                f"{trigger.words} sends {mine:.0%} of held-out images to {suspect.name(target)}; for other classes the "
                 f"best of the {outcome.kind} that change no more sends {others:.0%}"
             ),
-            score=mine - others,
-            threshold=self.gap,
+            mine,
+            others,
+            follow=self.follow,
+            gap=self.gap,
             target=target,
-            form="patch" if outcome.kind == LOCAL else None,
-            shown=shown,
-            arrays={**_room(guess), **guess.arrays, **_pictures(judged_by, guess, target)},
+            trigger=_trigger(trigger, outcome.kind),
+            pictures=pictures(judged_by.images[judged_by.labels != target], trigger.stamp),
         )
 
 
@@ -142,20 +135,20 @@ class _Outcome:
     """What the guesses of one kind did: guesses x classes, and how much each changes the pixels (rms)."""
 
     kind: str
-    guesses: list[CatalogueTrigger]
+    triggers: list[CatalogueTrigger]
     margin: Tensor
     follow: Tensor
     change: Tensor
 
     @classmethod
-    def of(cls, kind: str, guesses: list[CatalogueTrigger], tried: list[tuple[Tensor, Tensor, Tensor]]) -> _Outcome:
+    def of(cls, kind: str, triggers: list[CatalogueTrigger], tried: list[tuple[Tensor, Tensor, Tensor]]) -> _Outcome:
         margin, follow, change = (torch.stack(values).cpu() for values in zip(*tried, strict=True))
-        return cls(kind, guesses, margin, follow, change)
+        return cls(kind, triggers, margin, follow, change)
 
     def best(self, target: int) -> tuple[CatalogueTrigger, float]:
         """The guess that favours a class most, and the share of other classes' images that follow it."""
         at = int(self.margin[:, target].argmax())
-        return self.guesses[at], float(self.follow[at, target])
+        return self.triggers[at], float(self.follow[at, target])
 
     def others(self, target: int) -> float:
         """What the middle one of the other classes reaches by guesses no larger than the target's best."""
@@ -176,11 +169,11 @@ class _Trial:
         self.own = torch.einsum("kdr,cd->krc", spaces.basis, spaces.weight)  # what own directions do for each logit
 
     @torch.no_grad()
-    def __call__(self, guess: CatalogueTrigger) -> tuple[Tensor, Tensor, Tensor]:
-        stamped = guess.stamp(self.pixels).contiguous(memory_format=torch.channels_last)
-        with self.suspect.tap(self.suspect.head, inputs=True) as seen, autocast(stamped.device):
+    def __call__(self, trigger: CatalogueTrigger) -> tuple[Tensor, Tensor, Tensor]:
+        stamped = trigger.stamp(self.pixels).contiguous(memory_format=torch.channels_last)
+        with self.suspect.tap(self.suspect.head, inputs=True) as taken, autocast(stamped.device):
             answers = self.suspect(stamped).argmax(1)
-        margins = self._margins(pooled(seen[self.suspect.head].float()))
+        margins = self._margins(pooled(taken[self.suspect.head].float()))
         followed = (answers[:, None] == self.classes).float()
         return self._mean(margins), self._mean(followed), (stamped - self.pixels).square().mean().sqrt()
 
@@ -192,7 +185,7 @@ class _Trial:
         """`OwnSpaces.margin` of every image for every class, without a basis beside each pair of them."""
         logits = features @ self.spaces.weight.T + self.spaces.bias
         parts = []
-        for part in self.classes.split(CLASSES):
+        for part in self.classes.split(CLASSES_AT_ONCE):
             along = torch.einsum("nd,kdr->nkr", features, self.spaces.basis[part])
             foreign = logits[:, None] - torch.einsum("nkr,krc->nkc", along, self.own[part])
             itself = part.view(1, -1, 1).expand(len(features), -1, 1)
@@ -201,23 +194,22 @@ class _Trial:
         return torch.cat(parts, 1)
 
 
-def _following(suspect: Classifier, clean: ImageSet, guess: CatalogueTrigger, target: int) -> float:
+def _following(suspect: Classifier, clean: ImageSet, trigger: CatalogueTrigger, target: int) -> float:
     """The share of held-out images of other classes that go to the target."""
-    others = clean.take((clean.labels != target).nonzero()[:HELD, 0])
+    others = clean.take((clean.labels != target).nonzero()[:MAX_HELD_OUT, 0])
     if not len(others):
         return 0.0
     with torch.no_grad():
-        went = [suspect(guess.stamp(pixels)).argmax(1) == target for pixels, _ in others.batches(BATCH, suspect.device)]
+        went = [
+            suspect(trigger.stamp(pixels)).argmax(1) == target for pixels, _ in others.batches(BATCH, suspect.device)
+        ]
     return float(torch.cat(went).float().mean())
 
 
-def _room(guess: CatalogueTrigger) -> dict[str, Array]:
-    """The share of the image that a patch covers."""
-    return {"room": np.array(guess.arrays["mask"].mean())} if "mask" in guess.arrays else {}
-
-
-def _pictures(clean: ImageSet, guess: CatalogueTrigger, target: int) -> dict[str, Array]:
-    """Held-out images of the other classes beside themselves with the trigger on."""
-    images = clean.images[clean.labels != target][:PICTURED]
-    stamped = (guess.stamp(images.float() / 255) * 255).round().to(torch.uint8)
-    return {"images": images.permute(0, 2, 3, 1).numpy(), "stamped": stamped.permute(0, 2, 3, 1).numpy()}
+def _trigger(trigger: CatalogueTrigger, kind: str) -> RecoveredTrigger | None:
+    """The trigger, where it consists of pixels; a filter does not."""
+    pixels = trigger.pixels
+    if pixels is None:
+        return None
+    room = float(pixels.mask.mean()) if isinstance(pixels, MaskedPattern) else None
+    return RecoveredTrigger(pixels=pixels, form="patch" if kind == LOCAL else None, room=room)

@@ -30,33 +30,35 @@ from __future__ import annotations
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from functools import partial
+from typing import ClassVar
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.effort import Effort
+from bdscan.facts.finding import Finding, Level
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import ImageCase
+from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast
-from bdscan.net.subspace import OwnSpaces, own_spaces
+from bdscan.net.subspace import OwnSpaces
+from bdscan.triggers.forms import pictures
 from bdscan.triggers.generator_net import GeneratorNet
-from bdscan.verdict.statistics import pooled
+from bdscan.verdict.comparison import demonstration
 
-LEVELS = 5  # amounts, from the largest to the smallest
-SHARP = 4.0  # the usual lead, in logits, of the nets this was tuned on: all nets are brought to that scale
-NEARLY = 0.05  # of the images: less than this is chance
-HELD = 250  # held-out images, at most
-PICTURED = 12  # of them in the report
+AMOUNTS = 5  # amounts, from the largest to the smallest
+USUAL_LEAD = 4.0  # the usual lead, in logits, of the nets this was tuned on: all nets are brought to that scale
+SENT_TOLERANCE = 0.05  # of the images: less than this is chance
+MAX_HELD_OUT = 250  # held-out images, at most
 BATCH = 120  # images at once where nothing is learnt
 
 
 @dataclass(frozen=True)
-class Generator(Probe):
+class Generator(ImageProbe):
     """One trigger an image, made by a net."""
 
     suspects: int = 2  # classes that are tried: each takes 6,400 images forth and back
@@ -71,16 +73,14 @@ class Generator(Probe):
     follow: float = 0.8  # share of held-out images that must follow a shown trigger
     gap: float = 0.4  # by which it must beat the better control
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    stage: ClassVar[Stage] = Stage.DEMONSTRATES
     family: ClassVar[str] = "inversion"  # it demonstrates triggers as inversion does, and errs where that errs
-    after: ClassVar[tuple[str, ...]] = ("head", "margin", "noise", "inversion", "families", "pairs")
-    effort: ClassVar[Literal["fast", "standard", "thorough"]] = "thorough"
+    reads: ClassVar[tuple[str, ...]] = ("inversion", "pairs")
+    effort: ClassVar[Effort] = "thorough"
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
-        suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
-        spaces = own_spaces(suspect, clean, share=self.share, batch=BATCH, seed=case.seed, progress=case.progress)
+    def __call__(self, case: ImageCase) -> Iterator[Finding]:
+        suspect = case.suspect
+        spaces = case.own_spaces(share=self.share, batch=BATCH)
         if spaces is None:
             why = "most classes have fewer than five clean images"
             yield Finding(level=Level.NOTE, message=f"no net was trained to make triggers: {why}")
@@ -92,18 +92,16 @@ class Generator(Probe):
             return
         trained: dict[int, list[_Stage]] = {}
         for target in (*suspected, *controls):
-            studio = _Studio(self, suspect, clean, spaces, target, case.seed)
+            studio = _Studio(self, suspect, case.clean, spaces, target, case.seed)
             trained[target] = studio.train(case, len(trained), len(suspected) + len(controls))
-        judged_by = case.held_out if case.held_out is not None and len(case.held_out) else clean
         for target in suspected:
-            yield self._compare(suspect, judged_by, spaces, trained, target, controls)
+            yield self._compare(suspect, case.held_out, spaces, trained, target, controls)
 
-    def _chosen(self, case: Case, spaces: OwnSpaces) -> tuple[list[int], list[int]]:
+    def _chosen(self, case: ImageCase, spaces: OwnSpaces) -> tuple[list[int], list[int]]:
         """The classes with the least p over all earlier findings, and others at random."""
-        found = case.p_values()
-        if not found:
+        combined = case.combined_p_values()
+        if combined is None:
             return [], []
-        combined = pooled(found)
         known = spaces.known.cpu().numpy()
         suspected = [int(c) for c in np.argsort(combined, kind="stable") if known[c]][: self.suspects]
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(case.seed)).tolist()
@@ -122,20 +120,19 @@ class Generator(Probe):
         stage = _demonstration(trained[target])
         sent = {c: _sent(suspect, judged_by, spaces, trained[c][stage], c) for c in (target, *controls)}
         mine, others = sent.pop(target), max(sent.values(), default=1.0)
-        shown = mine >= self.follow and mine - others >= self.gap
-        amount = trained[target][stage].amount
-        return Finding(
-            level=Level.BACKDOOR if shown else Level.NOTE,
-            message=(
-                f"a net that changes each image by {amount:.1%} (rms) sends {mine:.0%} of held-out images to "
+        best = trained[target][stage]
+        return demonstration(
+            (
+                f"a net that changes each image by {best.amount:.1%} (rms) sends {mine:.0%} of held-out images to "
                 f"{suspect.name(target)} by features that its own images lack; for the better of "
                 f"{len(controls)} control classes it is {others:.0%}"
             ),
-            score=mine - others,
-            threshold=self.gap,
+            mine,
+            others,
+            follow=self.follow,
+            gap=self.gap,
             target=target,
-            shown=shown,
-            arrays=_pictures(judged_by, trained[target][stage], target, suspect.device),
+            pictures=pictures(judged_by.images[judged_by.labels != target], partial(_made, best, suspect.device)),
         )
 
 
@@ -160,16 +157,16 @@ class _Studio:
         self.optimiser = torch.optim.Adam(self.net.parameters(), lr=plan.rate, betas=(0.5, 0.9))
         self.pool = (clean.labels != target).nonzero()[:, 0]
 
-    def train(self, case: Case, turn: int, turns: int) -> list[_Stage]:
+    def train(self, case: ImageCase, turn: int, turns: int) -> list[_Stage]:
         """A stage an amount, with as many steps each."""
-        amounts = np.geomspace(self.plan.largest, self.plan.smallest, LEVELS)
-        each = max(1, self.plan.steps // LEVELS)
+        amounts = np.geomspace(self.plan.largest, self.plan.smallest, AMOUNTS)
+        each = max(1, self.plan.steps // AMOUNTS)
         stages = []
         for level, amount in enumerate(amounts):
             sent = []
             for step in range(each):
-                done = (turn * LEVELS + level) * each + step
-                case.progress(done, turns * LEVELS * each, f"images made for {self.suspect.name(self.target)}")
+                done = (turn * AMOUNTS + level) * each + step
+                case.progress(done, turns * AMOUNTS * each, f"images made for {self.suspect.name(self.target)}")
                 sent.append(self._step(float(amount)))
             lately = float(torch.stack(sent[each // 2 :]).mean())
             stages.append(_Stage(copy.deepcopy(self.net).requires_grad_(False), float(amount), lately))
@@ -184,7 +181,7 @@ class _Studio:
             features = self.suspect.features(self.net(pixels, amount).contiguous(memory_format=torch.channels_last))
         with torch.enable_grad():
             whole, foreign = _logits(features.float(), self.spaces, self.target)
-            scale = SHARP / max(self.spaces.usual, 1e-6)
+            scale = USUAL_LEAD / max(self.spaces.usual, 1e-6)
             misses = F.cross_entropy(scale * whole, wanted) + F.cross_entropy(scale * foreign, wanted)
             self.optimiser.zero_grad(set_to_none=True)
             misses.backward()
@@ -202,13 +199,13 @@ def _logits(features: Tensor, spaces: OwnSpaces, target: int) -> tuple[Tensor, T
 def _demonstration(stages: list[_Stage]) -> int:
     """The smallest amount by which nearly as many images are sent as by any."""
     most = max(stage.sent for stage in stages)
-    return max(at for at, stage in enumerate(stages) if stage.sent >= most - NEARLY)
+    return max(at for at, stage in enumerate(stages) if stage.sent >= most - SENT_TOLERANCE)
 
 
 @torch.no_grad()
 def _sent(suspect: Classifier, clean: ImageSet, spaces: OwnSpaces, stage: _Stage, target: int) -> float:
     """The share of other classes' held-out images that are sent to the target."""
-    others = clean.take((clean.labels != target).nonzero()[:HELD, 0])
+    others = clean.take((clean.labels != target).nonzero()[:MAX_HELD_OUT, 0])
     sent = []
     for pixels, _ in others.batches(BATCH, suspect.device):
         whole, foreign = _logits(suspect.features(stage.net(pixels, stage.amount)).float(), spaces, target)
@@ -217,8 +214,7 @@ def _sent(suspect: Classifier, clean: ImageSet, spaces: OwnSpaces, stage: _Stage
 
 
 @torch.no_grad()
-def _pictures(clean: ImageSet, stage: _Stage, target: int, device: torch.device) -> dict[str, Array]:
-    """Held-out images of the other classes beside what the net makes of them."""
-    images = clean.images[clean.labels != target][:PICTURED]
-    made = (stage.net(images.to(device).float() / 255, stage.amount) * 255).round().to(torch.uint8).cpu()
-    return {"images": images.permute(0, 2, 3, 1).numpy(), "stamped": made.permute(0, 2, 3, 1).numpy()}
+def _made(stage: _Stage, device: torch.device, pixels: Tensor) -> Tensor:
+    """What the net makes of images."""
+    changed: Tensor = stage.net(pixels.to(device), stage.amount)
+    return changed.cpu()

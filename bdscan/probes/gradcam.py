@@ -24,29 +24,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.evidence import Array, ClassScores, Measure, Pictures
+from bdscan.facts.finding import Finding, Level
 from bdscan.facts.problem import Problem
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import ImageCase
+from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.net.grad_cam import grad_cam, grad_cam_layer
-from bdscan.triggers.forms import stamper
+from bdscan.triggers.forms import Stamp, stamper
+from bdscan.triggers.forms import stamped as stamped_by
 from bdscan.verdict.statistics import agreement, concentration, leave_one_out
 
-FEWEST = 5  # images of a class before its maps are compared with one another
+MIN_IMAGES = 5  # images of a class before its maps are compared with one another
 GRID = 8  # positions a side at which maps are compared: neighbouring pixels of a resized map say the same
 
 
 @dataclass(frozen=True)
-class Gradcam(Probe):
+class Gradcam(ImageProbe):
     """Where the model looks."""
 
     layer: str = ""  # empty: the last one with maps of at least 7 x 7 positions, else 4 x 4
@@ -55,24 +57,22 @@ class Gradcam(Probe):
     images: int = 500  # looked at: places are clear long before
     batch: int = 50  # images at once
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    stage: ClassVar[Stage] = Stage.EXPLAINS
     family: ClassVar[str] = "saliency"
-    after: ClassVar[tuple[str, ...]] = ("margin", "noise", "inversion", "pairs")
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
-        assert case.suspect is not None
-        assert case.clean is not None
+    def __call__(self, case: ImageCase) -> Iterator[Finding]:
         try:
             layer = self.layer or grad_cam_layer(case.suspect)
         except Problem as problem:
             yield Finding(level=Level.NOTE, message=f"{problem.message}; nothing was looked at")
             return
         yield from self._of_clean_images(case, case.suspect, case.clean, layer)
-        shown = case.held_out if case.held_out is not None and len(case.held_out) else case.clean
-        for trigger in case.triggers():
-            yield from self._of_stamped_images(case, case.suspect, shown, layer, trigger)
+        for finding in case.triggers():
+            if finding.trigger is not None and finding.target is not None:
+                stamp = stamper(finding.trigger.pixels)
+                yield from self._of_stamped_images(case, layer, stamp, finding.target)
 
-    def _of_clean_images(self, case: Case, suspect: Classifier, clean: ImageSet, layer: str) -> Iterator[Finding]:
+    def _of_clean_images(self, case: ImageCase, suspect: Classifier, clean: ImageSet, layer: str) -> Iterator[Finding]:
         chosen = clean.take(_spread(len(clean), self.images, case.seed))
         looked = self._look(case, suspect, chosen, layer, "clean images")
         everyone = np.arange(suspect.classes)
@@ -89,30 +89,28 @@ class Gradcam(Probe):
             own = np.flatnonzero(looked.classes == target)
             best = own[np.argsort(-looked.concentrated[own], kind="stable")][: self.pictures]
             p = leave_one_out(scores)[target]
-            said = (
+            message = (
                 f"the model looks most {what} for {suspect.name(target)}: {scores[target]:.2f}, "
                 f"{np.nanmedian(scores):.2f} for the middle class (leave-one-out p {p:.2g}), evidence only"
             )
             pictures = self._pictures(suspect, chosen.take(torch.from_numpy(best)), target, layer)
             yield Finding(
                 level=Level.NOTE,
-                message=said,
-                score=float(scores[target]),
+                message=message,
+                measure=Measure(score=float(scores[target])),
                 target=target,
                 layer=layer,
-                arrays={"scores": np.nan_to_num(scores), **pictures},
+                classes=ClassScores(scores=np.nan_to_num(scores)),
+                pictures=pictures,
             )
 
-    def _of_stamped_images(
-        self, case: Case, suspect: Classifier, clean: ImageSet, layer: str, trigger: Finding
-    ) -> Iterator[Finding]:
-        target = trigger.target
-        assert target is not None
+    def _of_stamped_images(self, case: ImageCase, layer: str, stamp: Stamp, target: int) -> Iterator[Finding]:
+        suspect, clean = case.suspect, case.held_out
         others = (clean.labels != target).nonzero()[:, 0]
         chosen = clean.take(others[_spread(len(others), self.images, case.seed)])
         if not len(chosen):
             return
-        stamped = ImageSet(_stamp(chosen.images, trigger), torch.full_like(chosen.labels, target))
+        stamped = ImageSet(stamped_by(chosen.images, stamp), torch.full_like(chosen.labels, target))
         mask = _where(chosen.images, stamped.images)
         reach = max(1, min(mask.shape) // GRID)
         near = _grown(mask, reach)
@@ -120,7 +118,7 @@ class Gradcam(Probe):
         before = self._look(case, suspect, chosen, layer, what, target, near)
         after = self._look(case, suspect, stamped, layer, what, target, near)
         inside = _mean(after.inside)
-        said = (
+        message = (
             f"with the trigger on, {inside:.0%} of the heat for {suspect.name(target)} lies within {reach} "
             f"pixels of it, {_mean(before.inside):.0%} without it (that is {near.mean():.0%} of the image); "
             f"constancy of place is {_constancy(after.grid):.2f} with it and {_constancy(before.grid):.2f} without, "
@@ -129,12 +127,17 @@ class Gradcam(Probe):
         best = np.argsort(-after.inside, kind="stable")[: self.pictures]
         pictures = self._pictures(suspect, stamped.take(torch.from_numpy(best)), target, layer)
         yield Finding(
-            level=Level.NOTE, message=said, score=inside, target=target, layer=layer, arrays={"mask": mask, **pictures}
+            level=Level.NOTE,
+            message=message,
+            measure=Measure(score=inside),
+            target=target,
+            layer=layer,
+            pictures=replace(pictures, place=mask) if pictures else None,
         )
 
     def _look(
         self,
-        case: Case,
+        case: ImageCase,
         suspect: Classifier,
         images: ImageSet,
         layer: str,
@@ -153,12 +156,12 @@ class Gradcam(Probe):
             parts.append((answers.cpu().numpy(), place, small.numpy(), inside))
         return _Looked(*(np.concatenate(part) for part in zip(*parts, strict=True)))
 
-    def _pictures(self, suspect: Classifier, images: ImageSet, target: int, layer: str) -> dict[str, Array]:
+    def _pictures(self, suspect: Classifier, images: ImageSet, target: int, layer: str) -> Pictures | None:
         if not len(images):
-            return {}
+            return None
         pixels = images.images.to(suspect.device).float() / 255
         heat = grad_cam(suspect, pixels, torch.full((len(pixels),), target, device=suspect.device), layer)
-        return {"images": images.images.permute(0, 2, 3, 1).numpy(), "heat": heat.cpu().numpy()}
+        return Pictures(images=images.images.permute(0, 2, 3, 1).numpy(), heat=heat.cpu().numpy())
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ def _spread(count: int, most: int, seed: int) -> Tensor:
 
 
 def _constancy(grid: Array) -> float:
-    return agreement(grid) if len(grid) >= FEWEST else math.nan
+    return agreement(grid) if len(grid) >= MIN_IMAGES else math.nan
 
 
 def _mean(values: Array) -> float:
@@ -202,14 +205,6 @@ def _grown(mask: Array, reach: int) -> Array:
     """The mask widened by so many pixels: the heat of a coarse map spills over the edge of a small patch."""
     cover = torch.as_tensor(mask, dtype=torch.float32)[None]
     return torch.nn.functional.max_pool2d(cover, 2 * reach + 1, stride=1, padding=reach)[0].numpy()
-
-
-def _stamp(images: Tensor, trigger: Finding) -> Tensor:
-    """The images with the trigger on, rounded to bytes as a file would have them."""
-    stamp = stamper(trigger.arrays)
-    assert stamp is not None
-    stamped: Tensor = (stamp(images.float() / 255) * 255).round().clamp(0, 255).to(torch.uint8)
-    return stamped
 
 
 def _where(images: Tensor, stamped: Tensor) -> Array:

@@ -33,29 +33,33 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.facts.finding import Array, Finding, Level
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.facts.evidence import Array, ClassScores, Measure
+from bdscan.facts.finding import Finding, Level
+from bdscan.images.image_set import ImageSet
+from bdscan.method.case import NetCase
+from bdscan.method.probe import NetProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.net.latent import implied_features, smallest_shift
-from bdscan.verdict.calibration import p_values
-from bdscan.verdict.statistics import holm, leave_one_out, robust_z
+from bdscan.verdict.comparison import Comparison
+from bdscan.verdict.statistics import leave_one_out, robust_z
 
-TOP = 5  # channels named in a finding
-ROOM = 8e6  # numbers in the largest product of a step of the latent shift: a second or two for all steps
-ENOUGH = 1.5  # clean images for each feature: with fewer most directions are quiet only because nobody went there
-MOST = 300  # classes for which the latent shift is worth its time: it grows with the square of their number
+MAX_CHANNELS = 5  # channels named in a finding
+MAX_PRODUCT = 8e6  # numbers in the largest product of a step of the latent shift: a second or two for all steps
+MIN_IMAGES_A_FEATURE = (
+    1.5  # clean images for each feature: with fewer most directions are quiet only because nobody went there
+)
+MAX_CLASSES = 300  # classes for which the latent shift is worth its time: it grows with the square of their number
 
 
 @dataclass(frozen=True)
-class Head(Probe):
+class Head(NetProbe):
     """Geometry of the last layer."""
 
     ridge: float = 0.01  # of the mean feature variance: the best of .001 to .1 at telling small CIFAR nets apart
@@ -66,47 +70,49 @@ class Head(Probe):
     batch: int = 250  # images at once
     threshold: float = 0.01  # p of `quiet` over all classes (Holm) below which a class is suspect
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "model"
+    stage: ClassVar[Stage] = Stage.ACCUSES
     family: ClassVar[str] = "head"
+    statistics: ClassVar[tuple[str, ...]] = ("head.quiet",)
+    quick: ClassVar[bool] = True
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
-        suspect = case.suspect
-        assert suspect is not None
+    def __call__(self, case: NetCase) -> Iterator[Finding]:
+        suspect, clean = case.suspect, case.clean
         weight, bias = suspect.head_weight.float(), suspect.head_bias.float()
         weight = weight - weight.mean(0)  # softmax sees differences only
         yield from _rows(suspect, weight, bias)
-        if case.clean is not None:
-            features, labels = self._features(case, suspect)
+        if clean is not None:
+            features, labels = self._features(case, suspect, clean)
             yield _quiet(suspect, weight, features, labels, self.ridge, self.threshold)
-            if suspect.classes <= MOST:
+            if suspect.classes <= MAX_CLASSES:
                 present = labels.unique()
                 means = torch.stack([features[labels == label].mean(0) for label in present])
                 ceiling = self.headroom * features.amax(0) if bool((features >= 0).all()) else None
                 yield self._shift(case, suspect, means, present, ceiling)
             return
         implied = implied_features(suspect)
-        if implied is None or suspect.classes > MOST:
-            said = "no latent shift: there are no clean images, and no batch norm tells what the last layer sees"
-            yield Finding(level=Level.NOTE, message=said, layer=suspect.head)
+        if implied is None or suspect.classes > MAX_CLASSES:
+            message = "no latent shift: there are no clean images, and no batch norm tells what the last layer sees"
+            yield Finding(level=Level.NOTE, message=message, layer=suspect.head)
             return
         answered = suspect.head_weight.float() @ implied[0] + suspect.head_bias.float()
         yield self._shift(case, suspect, implied[0][None], answered.argmax()[None], implied[1])
 
-    def _features(self, case: Case, suspect: Classifier) -> tuple[Tensor, Tensor]:
-        assert case.clean is not None
+    def _features(self, case: NetCase, suspect: Classifier, clean: ImageSet) -> tuple[Tensor, Tensor]:
         taken: list[Tensor] = []
         labels: list[Tensor] = []
         with torch.no_grad():
-            for pixels, truth in case.clean.batches(self.batch, suspect.device):
-                case.progress(sum(map(len, taken)), len(case.clean), "features")
+            for pixels, truth in clean.batches(self.batch, suspect.device):
+                case.progress(sum(map(len, taken)), len(clean), "features")
                 taken.append(suspect.features(pixels).float())
                 labels.append(truth)
         return torch.cat(taken), torch.cat(labels)
 
-    def _shift(self, case: Case, suspect: Classifier, means: Tensor, origin: Tensor, ceiling: Tensor | None) -> Finding:
+    def _shift(
+        self, case: NetCase, suspect: Classifier, means: Tensor, origin: Tensor, ceiling: Tensor | None
+    ) -> Finding:
         """How far it is to each class from the middle of the others."""
         generator = torch.Generator().manual_seed(case.seed)
-        fit = int(ROOM / (suspect.classes**2 * means.shape[1]))
+        fit = int(MAX_PRODUCT / (suspect.classes**2 * means.shape[1]))
         drawn = torch.randperm(len(means), generator=generator)[: max(1, min(self.sources, fit))]
         means, origin = means[drawn], origin.to(means.device)[drawn]
         case.progress(0, 1, "latent shift")
@@ -119,13 +125,13 @@ class Head(Probe):
         lengths = lengths.masked_fill(~foreign, math.nan).nanmedian(0).values.nan_to_num(float(longest))
         scores = _array(lengths)
         target = int(scores.argmin())
-        channels = shifts[:, target].abs().mean(0).topk(min(TOP, means.shape[1])).indices
+        channels = shifts[:, target].abs().mean(0).topk(min(MAX_CHANNELS, means.shape[1])).indices
         p = leave_one_out(-scores)[target]
-        said = (
+        message = (
             f"the nearest class in latent space is {suspect.name(target)}: the median shift is {scores[target]:.3g}, "
             f"{np.median(scores):.3g} for the middle class (leave-one-out p {p:.2g}), evidence only"
         )
-        return _note(suspect, said, scores, target, channels)
+        return _note(suspect, message, scores, target, channels)
 
 
 def _quiet(
@@ -138,25 +144,17 @@ def _quiet(
     inner, outer = _array(pooled.sum(1).clamp(min=1e-12).sqrt()), _array(answers.sum(1).clamp(min=1e-12).sqrt())
     # Nature makes a clean class stand out by one yardstick or the other, hardly ever by both: the smaller lead counts.
     scores = np.minimum(np.log(inner / np.median(inner)), np.log(outer / np.median(outer)))
-    p = p_values("head.quiet", scores)
-    target = int(np.lexsort((-scores, p))[0])
-    said = (
+    compared = Comparison.calibrated("head.quiet", scores)
+    target = compared.target
+    message = (
         f"{suspect.name(target)} answers most to directions that clean images hardly use, "
         f"{math.exp(scores[target]):.2f} times as much as the middle class"
     )
-    if len(features) < ENOUGH * features.shape[1]:
+    if len(features) < MIN_IMAGES_A_FEATURE * features.shape[1]:
         few = f"evidence only, since {len(features)} images are few for {features.shape[1]} features"
-        return _note(suspect, f"{said} ({few})", scores, target)
-    least = float(holm(p).min())
-    return replace(
-        _note(suspect, said, scores, target, answers[target].topk(min(TOP, answers.shape[1])).indices),
-        level=Level.SUSPECT if least < threshold else Level.NOTE,
-        score=least,
-        threshold=threshold,
-        p_value=least,
-        statistic="head.quiet",
-        arrays={"scores": scores, "p_values": p},
-    )
+        return _note(suspect, f"{message} ({few})", scores, target)
+    channels = answers[target].topk(min(MAX_CHANNELS, answers.shape[1])).indices
+    return compared.finding(message, threshold, layer=suspect.head, channels=tuple(channels.tolist()))
 
 
 def _whitened(rows: Tensor, features: Tensor, labels: Tensor, ridge: float) -> Tensor:
@@ -201,22 +199,22 @@ def _rows(suspect: Classifier, weight: Tensor, bias: Tensor) -> Iterator[Finding
         scores = _array(values)
         z = robust_z(scores)
         target = int(z.argmax())
-        said = (
+        message = (
             f"{what}, of the last layer's rows: {suspect.name(target)} is highest (robust z {z[target]:.1f}, "
             f"leave-one-out p {leave_one_out(scores)[target]:.2g}), evidence only"
         )
-        yield _note(suspect, said, scores, target)
+        yield _note(suspect, message, scores, target)
 
 
-def _note(suspect: Classifier, said: str, scores: Array, target: int, channels: Tensor | None = None) -> Finding:
+def _note(suspect: Classifier, message: str, scores: Array, target: int, channels: Tensor | None = None) -> Finding:
     return Finding(
         level=Level.NOTE,
-        message=said,
-        score=float(scores[target]),
+        message=message,
+        measure=Measure(score=float(scores[target])),
         target=target,
         layer=suspect.head,
         channels=tuple(channels.tolist()) if channels is not None else (),
-        arrays={"scores": scores},
+        classes=ClassScores(scores=scores),
     )
 
 

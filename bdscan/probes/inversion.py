@@ -26,37 +26,38 @@ Reference
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.evidence import Array, Measure, RecoveredTrigger
+from bdscan.facts.finding import Finding, Level
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import ImageCase
+from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier
-from bdscan.triggers.all_to_all import relabel
+from bdscan.triggers.all_to_all import AllToAllTrigger, invert_all_to_all
 from bdscan.triggers.forms import FORMS
-from bdscan.triggers.invert import FEW, Arms, challenge, invert
-from bdscan.verdict.calibration import p_height, p_values
-from bdscan.verdict.statistics import holm, pooled
+from bdscan.triggers.invert import MAX_ARMS, Arms, challenge, invert
+from bdscan.verdict.calibration import p_height, p_values, score_at
+from bdscan.verdict.comparison import Comparison, demonstration
+from bdscan.verdict.statistics import holm
 
-HARD = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
-MOST = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
-FAST = ("patch", "smooth", "warp")  # local, spread out and geometric: each sees what the others do not
-RELABEL = ("patch", "smooth")
-VARIETY = 0.6  # different classes that the classes must become, as a share: natural changes end in one or two
+MAX_SIZE_RATIO = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
+MAX_CLASSES = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
+FAST_FORMS = ("patch", "smooth", "warp")  # local, spread out and geometric: each sees what the others do not
+RELABEL_FORMS = ("patch", "smooth")
+MIN_VARIETY = 0.6  # different classes that the classes must become, as a share: natural changes end in one or two
 
 
 @dataclass(frozen=True)
-class Inversion(Probe):
+class Inversion(ImageProbe):
     """Universal triggers of six forms."""
 
-    forms: str = "auto"  # patch, moving, additive, smooth, lines, warp; auto: all, or the first three of `FAST`
+    forms: str = "auto"  # patch, moving, additive, smooth, lines, warp; auto: all, or the first three of `FAST_FORMS`
     relabel: str = "auto"  # forms under which every class may become another; auto: patch and smooth, none when fast
     steps: int = 50  # Neural Cleanse takes 1,000; within 50 the order of the classes is settled
     images: int = 200  # a step, shared by all classes
@@ -66,26 +67,36 @@ class Inversion(Probe):
     follow: float = 0.8  # share of held-out images that must follow a shown trigger
     gap: float = 0.4  # by which it must beat the median of the other classes at equal size
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    stage: ClassVar[Stage] = Stage.DEMONSTRATES
     family: ClassVar[str] = "inversion"
-    after: ClassVar[tuple[str, ...]] = ("head", "margin", "noise")
-    effort: ClassVar[Literal["fast", "standard", "thorough"]] = "fast"
+    statistics: ClassVar[tuple[str, ...]] = (
+        *(f"inversion.{form}" for form in FORMS),
+        *(f"relabelling.{form}" for form in RELABEL_FORMS),
+    )
+    quick: ClassVar[bool] = True
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
-        suspect, clean, judged_by = case.suspect, case.clean, case.held_out
-        assert suspect is not None
-        assert clean is not None
-        judged_by = judged_by if judged_by is not None and len(judged_by) else clean
-        fast = case.effort == "fast"
-        forms = _named(self.forms, FAST if fast else tuple(FORMS))
+    def for_self_check(self, form: str | None) -> Inversion:
+        """The planted ones are universal; in the first look the form is known and need not be proved."""
+        return replace(self, relabel="") if form is None else replace(self, forms=form, contests=0, relabel="")
+
+    def __call__(self, case: ImageCase) -> Iterator[Finding]:
+        searches = []
+        for search in self._searches(case):
+            searches.append(search)
+            yield search.finding(case.suspect, self.threshold)
+        for search, target, proof in self._suspicions(searches, _combined(case))[: self.contests]:
+            yield self._contest(case, search, target, proof)
+        yield from self._relabellings(case, searches)
+
+    def _searches(self, case: ImageCase) -> Iterator[_Search]:
+        """Neural Cleanse, form by form: for every class the smallest trigger that sends the other classes' images."""
+        forms = _named(self.forms, FAST_FORMS if case.effort == "fast" else tuple(FORMS))
         classes, controls = _entrants(case)
-        arms_of: dict[str, Arms] = {}
-        spreads: dict[str, Finding] = {}
-        for turn, name in enumerate(forms):
+        for turn, form in enumerate(forms):
             arms = invert(
-                suspect,
-                clean,
-                name,
+                case.suspect,
+                case.clean,
+                form,
                 classes,
                 steps=self.steps,
                 images=self.images,
@@ -93,138 +104,130 @@ class Inversion(Probe):
                 controls=controls,
                 progress=partial(_within, case, turn, len(forms)),
             )
-            arms_of[name], spreads[name] = arms, self._spread(suspect, name, arms)
-            yield spreads[name]
-        for name, target, proof in self._suspicions(spreads, _combined(case))[: self.contests]:
-            yield self._contest(case, suspect, clean, judged_by, name, arms_of[name], target, proof)
-        for name in _named(self.relabel, () if fast else tuple(form for form in RELABEL if form in arms_of)):
-            yield from self._relabelling(case, suspect, clean, judged_by, name, arms_of[name])
+            yield _Search.compared(form, arms, case.suspect.classes)
 
-    def _relabelling(
-        self, case: Case, suspect: Classifier, clean: ImageSet, judged_by: ImageSet, name: str, arms: Arms
-    ) -> Iterator[Finding]:
-        """All-to-all: one trigger, and a class of its own for every class."""
-        found = relabel(
-            suspect,
-            clean,
-            judged_by,
-            name,
-            steps=self.steps,
-            images=self.images,
-            seed=case.seed,
-            progress=case.progress,
-        )
-        if found is None:
-            yield Finding(level=Level.NOTE, message=f"no `{name}` trigger relabels every class")
-            return
-        usual = float(np.median(arms.size[arms.finished].numpy()))
-        score = float(np.log(usual / found.size))
-        various = found.variety >= VARIETY and found.success >= self.follow
-        p = p_height(f"relabelling.{name}", score) if various else None
-        shown = p is not None and p <= self.threshold
-        yield Finding(
-            level=Level.BACKDOOR if shown else Level.NOTE,
-            message=(
-                f"a `{name}` trigger of {_amount(found.size, arms)} makes {found.success:.0%} of held-out images "
-                f"another class, {len(set(found.becomes))} different ones; triggers for one class take "
-                f"{_amount(usual, arms)}"
-            ),
-            score=score,
-            p_value=p,
-            threshold=self.threshold if p is not None else None,
-            form=name,
-            shown=shown,
-            statistic=f"relabelling.{name}",
-            arrays={"becomes": np.array(found.becomes), **found.evidence},
-        )
-
-    def _suspicions(self, spreads: dict[str, Finding], before: Array) -> list[tuple[str, int, bool]]:
-        """Forms and classes worth a contest, the most suspicious first, and whether winning it would prove anything.
+    def _suspicions(self, searches: list[_Search], before: Array) -> list[tuple[_Search, int, bool]]:
+        """Searches and classes worth a contest, the most suspicious first, and whether winning it would prove anything.
 
         A class that stands out in a form by itself, and in its best forms the class that earlier probes are sure of.
         Among six forms some class of a clean net stands out in one now and then, and wins: alone that proves nothing.
         """
-        found: dict[tuple[str, int], tuple[float, bool]] = {}
+        found: dict[tuple[str, int], tuple[float, _Search, bool]] = {}
         sure = int(np.argmin(before)) if float(holm(before).min()) <= self.sure else None
-        for name, finding in spreads.items():
-            p = finding.arrays["p_values"]
-            if finding.level > Level.NOTE and finding.target is not None:
-                over_all = float(holm(p)[finding.target]) * len(spreads)
-                found[name, finding.target] = float(p[finding.target]), over_all <= self.sure
+        for search in searches:
+            p, target, over_all = search.classes.p_values, search.classes.target, search.classes.over_all
+            if over_all < self.threshold:
+                found[search.form, target] = float(p[target]), search, over_all * len(searches) <= self.sure
             if sure is not None and p[sure] < self.threshold:
-                found[name, sure] = float(p[sure]), True
-        return [(*pair, found[pair][1]) for pair in sorted(found, key=lambda pair: (found[pair][0], pair))]
+                found[search.form, sure] = float(p[sure]), search, True
+        ranked = sorted(found, key=lambda pair: (found[pair][0], pair))
+        return [(found[pair][1], pair[1], found[pair][2]) for pair in ranked]
 
-    def _spread(self, suspect: Classifier, name: str, arms: Arms) -> Finding:
-        """How the classes' smallest triggers compare."""
-        size, finished = arms.size.double().numpy(), arms.finished.numpy()
-        size = np.where(arms.reached.numpy(), size, size[finished].max())
-        score = -np.log(np.minimum(size, HARD * np.median(size[finished])))
-        score[~finished] = np.nan
-        scores, p = np.full(suspect.classes, np.nan), np.ones(suspect.classes)
-        scores[list(arms.classes)] = score
-        p[list(arms.classes)] = p_values(f"inversion.{name}", score)
-        adjusted = holm(p)
-        target = int(np.argmin(p))
-        arm = arms.classes.index(target)
-        others = float(np.nanmedian(np.delete(np.where(finished, size, np.nan), arm)))
-        message = (
-            f"the smallest `{name}` trigger is the one for {suspect.name(target)}: "
-            f"{_amount(float(size[arm]), arms)} where other classes need {_amount(others, arms)}"
-        )
-        return Finding(
-            level=Level.SUSPECT if adjusted[target] < self.threshold else Level.NOTE,
-            message=message,
-            score=float(adjusted[target]),
-            threshold=self.threshold,
-            p_value=float(adjusted[target]),
-            target=target,
-            form=name,
-            statistic=f"inversion.{name}",
-            arrays={"scores": scores, "p_values": p, **arms.form.evidence(arm)},
-        )
-
-    def _contest(
-        self,
-        case: Case,
-        suspect: Classifier,
-        clean: ImageSet,
-        judged_by: ImageSet,
-        name: str,
-        arms: Arms,
-        target: int,
-        proof: bool,
-    ) -> Finding:
+    def _contest(self, case: ImageCase, search: _Search, target: int, proof: bool) -> Finding:
         """The suspected class's trigger against those of the other classes at the same size, on held-out images."""
-        arm = arms.classes.index(target)
-        found = challenge(
-            suspect,
-            clean,
-            judged_by,
-            name,
+        arms = search.arms
+        contest = challenge(
+            case.suspect,
+            case.clean,
+            case.held_out,
+            search.form,
             arms,
-            arm,
+            arms.classes.index(target),
             steps=max(1, self.steps // 2),
             images=self.images,
             seed=case.seed + 1,
             progress=case.progress,
         )
-        mine, others = found.mine, found.others
-        shown = proof and mine >= self.follow and mine - others >= self.gap
-        level = Level.BACKDOOR if shown else Level.NOTE
-        return Finding(
-            level=level,
-            message=(
-                f"a `{name}` trigger of {_amount(found.size, arms)} sends {mine:.0%} of held-out images "
-                f"to {suspect.name(target)}, for other classes one of this size sends {others:.0%}"
-            ),
-            score=mine - others,
-            threshold=self.gap,
-            target=target,
-            form=name,
-            shown=shown,
-            arrays=found.evidence(judged_by),
+        message = (
+            f"a `{search.form}` trigger of {_amount(contest.size, arms)} sends {contest.mine:.0%} of held-out images "
+            f"to {case.suspect.name(target)}, for other classes one of this size sends {contest.others:.0%}"
         )
+        return demonstration(
+            message,
+            contest.mine,
+            contest.others,
+            follow=self.follow,
+            gap=self.gap,
+            proof=proof,
+            target=target,
+            trigger=contest.trigger(search.form),
+            pictures=contest.pictures(case.held_out),
+        )
+
+    def _relabellings(self, case: ImageCase, searches: list[_Search]) -> Iterator[Finding]:
+        """All-to-all: one trigger of a form, and a class of its own for every class."""
+        arms_of = {search.form: search.arms for search in searches}
+        automatic = () if case.effort == "fast" else tuple(form for form in RELABEL_FORMS if form in arms_of)
+        for form in _named(self.relabel, automatic):
+            found = invert_all_to_all(
+                case.suspect,
+                case.clean,
+                case.held_out,
+                form,
+                steps=self.steps,
+                images=self.images,
+                seed=case.seed,
+                progress=case.progress,
+            )
+            if found is None:
+                yield Finding(level=Level.NOTE, message=f"no `{form}` trigger relabels every class")
+            else:
+                yield self._relabelling(found, form, arms_of[form])
+
+    def _relabelling(self, found: AllToAllTrigger, form: str, arms: Arms) -> Finding:
+        """How small it is beside triggers for one class, and whether clean nets have one like it."""
+        usual = float(np.median(arms.size[arms.finished].numpy()))
+        score, statistic = float(np.log(usual / found.size)), f"relabelling.{form}"
+        various = found.variety >= MIN_VARIETY and found.success >= self.follow
+        p = p_height(statistic, score) if various else None
+        demonstrated = p is not None and p <= self.threshold
+        return Finding(
+            level=Level.BACKDOOR if demonstrated else Level.NOTE,
+            message=(
+                f"a `{form}` trigger of {_amount(found.size, arms)} makes {found.success:.0%} of held-out images "
+                f"another class, {len(set(found.becomes))} different ones; triggers for one class take "
+                f"{_amount(usual, arms)}"
+            ),
+            measure=Measure(score=score, threshold=score_at(statistic, self.threshold) if various else None),
+            p_value=p,
+            demonstrated=demonstrated,
+            statistic=statistic,
+            trigger=found.trigger,
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class _Search:
+    """One form's triggers for all classes, and how these compare by the smallest that works."""
+
+    form: str
+    arms: Arms
+    size: Array  # an arm's; where it never succeeded, that of the largest
+    classes: Comparison
+
+    @classmethod
+    def compared(cls, form: str, arms: Arms, count: int) -> _Search:
+        finished = arms.finished.numpy()
+        size = arms.size.double().numpy()
+        size = np.where(arms.reached.numpy(), size, size[finished].max())
+        score = -np.log(np.minimum(size, MAX_SIZE_RATIO * np.median(size[finished])))
+        score[~finished] = np.nan
+        scores, p = np.full(count, np.nan), np.ones(count)
+        scores[list(arms.classes)], p[list(arms.classes)] = score, p_values(f"inversion.{form}", score)
+        return cls(form, arms, size, Comparison(scores, p, f"inversion.{form}"))
+
+    def finding(self, suspect: Classifier, threshold: float) -> Finding:
+        """The class whose trigger is the smallest by comparison."""
+        target = self.classes.target
+        arm = self.arms.classes.index(target)
+        finished = np.where(self.arms.finished.numpy(), self.size, np.nan)
+        others = float(np.nanmedian(np.delete(finished, arm)))
+        message = (
+            f"the smallest `{self.form}` trigger is the one for {suspect.name(target)}: "
+            f"{_amount(float(self.size[arm]), self.arms)} where other classes need {_amount(others, self.arms)}"
+        )
+        trigger = RecoveredTrigger(pixels=self.arms.form.recovered(arm), form=self.form)
+        return self.classes.finding(message, threshold, trigger=trigger)
 
 
 def _named(given: str, automatic: tuple[str, ...]) -> tuple[str, ...]:
@@ -235,31 +238,29 @@ def _named(given: str, automatic: tuple[str, ...]) -> tuple[str, ...]:
     return names
 
 
-def _entrants(case: Case) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def _entrants(case: ImageCase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """The classes that enter, and those among them that stay to the end as controls."""
-    assert case.suspect is not None
     count = case.suspect.classes
     generator = torch.Generator().manual_seed(case.seed)
     order = torch.randperm(count, generator=generator).tolist()
-    if count > MOST:
-        pointed = _pointed_at(case)[: MOST // 2]
-        order = [*pointed, *(c for c in order if c not in pointed)][:MOST]
-    return tuple(sorted(order)), tuple(order[-FEW // 2 :])
+    if count > MAX_CLASSES:
+        pointed = _pointed_at(case)[: MAX_CLASSES // 2]
+        order = [*pointed, *(c for c in order if c not in pointed)][:MAX_CLASSES]
+    return tuple(sorted(order)), tuple(order[-MAX_ARMS // 2 :])
 
 
-def _pointed_at(case: Case) -> list[int]:
+def _pointed_at(case: ImageCase) -> list[int]:
     """Classes by how strongly earlier probes point to them."""
     return [int(c) for c in np.argsort(_combined(case), kind="stable")]
 
 
-def _combined(case: Case) -> Array:
+def _combined(case: ImageCase) -> Array:
     """One p-value a class from all earlier probes."""
-    assert case.suspect is not None
-    ps = case.p_values()
-    return pooled(ps) if ps else np.ones(case.suspect.classes)
+    combined = case.combined_p_values()
+    return np.ones(case.suspect.classes) if combined is None else combined
 
 
-def _within(case: Case, turn: int, turns: int, done: int, total: int, what: str) -> None:
+def _within(case: ImageCase, turn: int, turns: int, done: int, total: int, what: str) -> None:
     case.progress(turn * total + done, turns * total, what)
 
 

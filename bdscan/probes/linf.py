@@ -26,17 +26,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.evidence import Array, ChannelNorms, Measure
+from bdscan.facts.finding import Finding, Level
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import ImageCase
+from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.activations import Tally, altered, measured, worth_measuring
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.forms import Stamp, stamper
@@ -46,7 +47,7 @@ LINF, L1, L2 = 0, 1, 2  # columns of a tally
 
 
 @dataclass(frozen=True)
-class Linf(Probe):
+class Linf(ImageProbe):
     """Peaks of channels."""
 
     layer: str = ""  # empty: all that are worth measuring
@@ -55,23 +56,21 @@ class Linf(Probe):
     images: int = 64  # on which channels are held or silenced
     batch: int = 50  # images at once
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    stage: ClassVar[Stage] = Stage.EXPLAINS
     family: ClassVar[str] = "activation"
-    after: ClassVar[tuple[str, ...]] = ("margin", "noise", "inversion", "pairs")
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
+    def __call__(self, case: ImageCase) -> Iterator[Finding]:
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
         layers = self._layers(suspect)
         if not layers:
             yield Finding(level=Level.NOTE, message="the net has no layer of maps: nothing was measured")
             return
         tallies = self._over_clean_images(case, suspect, clean, layers)
         yield from self._standing_out(case, suspect, clean, tallies)
-        shown = case.held_out if case.held_out is not None and len(case.held_out) else clean
-        for trigger in case.triggers():
-            yield from self._with_trigger(case, suspect, shown, layers, trigger)
+        for finding in case.triggers():
+            if finding.trigger is not None and finding.target is not None:
+                stamp = stamper(finding.trigger.pixels)
+                yield from self._with_trigger(case, layers, stamp, finding.target)
 
     def _layers(self, suspect: Classifier) -> tuple[str, ...]:
         if not self.layer:
@@ -81,21 +80,21 @@ class Linf(Probe):
         return (self.layer,)
 
     def _over_clean_images(
-        self, case: Case, suspect: Classifier, clean: ImageSet, layers: tuple[str, ...]
+        self, case: ImageCase, suspect: Classifier, clean: ImageSet, layers: tuple[str, ...]
     ) -> dict[str, Tally]:
         tallies = {layer: Tally() for layer in layers}
         done = 0
-        with torch.no_grad(), measured(suspect, layers) as seen:
+        with torch.no_grad(), measured(suspect, layers) as norms_now:
             for pixels, _ in clean.batches(self.batch, suspect.device):
                 case.progress(done, len(clean), "clean images")
                 suspect(pixels)
                 done += len(pixels)
                 for layer, tally in tallies.items():
-                    tally.add(seen[layer])
+                    tally.add(norms_now[layer])
         return tallies
 
     def _standing_out(
-        self, case: Case, suspect: Classifier, clean: ImageSet, tallies: dict[str, Tally]
+        self, case: ImageCase, suspect: Classifier, clean: ImageSet, tallies: dict[str, Tally]
     ) -> Iterator[Finding]:
         """One finding a layer: channels whose peak is far above what they usually reach, compared with their layer."""
         z = {layer: _rarity(tally) for layer, tally in tallies.items()}
@@ -106,45 +105,39 @@ class Linf(Probe):
             case.progress(number, len(tallies), layer)
             ranked = np.argsort(-z[layer], kind="stable")
             outside = tuple(int(c) for c in ranked if z[layer][c] > self.threshold)
-            said = f"`{layer}`: {len(outside)} of {len(ranked)} channels peak far above their habit"
+            message = f"`{layer}`: {len(outside)} of {len(ranked)} channels peak far above their habit"
             target = None
             if outside and (layer, outside[0]) in tried:
                 share, target = _held(suspect, pixels, layer, outside[0], float(tally.peak[outside[0], LINF]))
-                said += (
+                message += (
                     f"; channel {outside[0]}, held at its peak, adds {share:.0%} of images to {suspect.name(target)}"
                 )
             yield Finding(
                 level=Level.NOTE,
-                message=f"{said}, evidence only",
-                score=float(z[layer].max()),
-                threshold=self.threshold,
+                message=f"{message}, evidence only",
+                measure=Measure(score=float(z[layer].max()), threshold=self.threshold),
                 target=target,
                 layer=layer,
                 channels=outside,
-                arrays={"norms": tally.mean},
+                norms=ChannelNorms(norms=tally.mean),
             )
 
-    def _with_trigger(
-        self, case: Case, suspect: Classifier, clean: ImageSet, layers: tuple[str, ...], trigger: Finding
-    ) -> Iterator[Finding]:
+    def _with_trigger(self, case: ImageCase, layers: tuple[str, ...], stamp: Stamp, target: int) -> Iterator[Finding]:
         """How far each channel rises when the trigger is on, in standard deviations over clean images."""
-        target = trigger.target
-        assert target is not None
-        chosen = clean.take((clean.labels != target).nonzero()[:, 0])
+        suspect = case.suspect
+        chosen = case.held_out.take((case.held_out.labels != target).nonzero()[:, 0])
         if not len(chosen):
             return
-        stamp = stamper(trigger.arrays)
-        assert stamp is not None
         plain, stamped = {layer: Tally() for layer in layers}, {layer: Tally() for layer in layers}
         done = 0
-        with torch.no_grad(), measured(suspect, layers) as seen:
+        with torch.no_grad(), measured(suspect, layers) as norms_now:
             for pixels, _ in chosen.batches(self.batch, suspect.device):
                 case.progress(done, len(chosen), f"images stamped for {suspect.name(target)}")
                 done += len(pixels)
                 for tallies, shown in ((plain, pixels), (stamped, stamp(pixels))):
                     suspect(shown)
                     for layer in layers:
-                        tallies[layer].add(seen[layer])
+                        tallies[layer].add(norms_now[layer])
         rise = {layer: _rise(plain[layer], stamped[layer]) for layer in layers}
         loudest = max(rise, key=lambda name: float(rise[name][:, LINF].max()))
         highest, last = rise[loudest].max(0), layers[-1]  # the paper prunes in the last layer of maps
@@ -152,7 +145,7 @@ class Linf(Probe):
         channels = tuple(int(c) for c in ranked if rise[last][c, LINF] > rise[last][:, LINF].max() / 2)
         some = _some(chosen, self.images, case.seed)
         before, after, kept = _silenced(suspect, stamp, some, last, channels, target)
-        said = (
+        message = (
             f"with the trigger on, channels of `{loudest}` rise by up to {highest[LINF]:.1f} standard deviations "
             f"in l-inf, {highest[L1]:.1f} in l1 and {highest[L2]:.1f} in l2; silencing the {len(channels)} that "
             f"rise most in `{last}` takes {suspect.name(target)} from {before:.0%} to {after:.0%} and leaves "
@@ -160,12 +153,12 @@ class Linf(Probe):
         )
         yield Finding(
             level=Level.NOTE,
-            message=said,
-            score=float(highest[LINF]),
+            message=message,
+            measure=Measure(score=float(highest[LINF])),
             target=target,
             layer=last,
             channels=channels,
-            arrays={"norms": stamped[last].mean, "rise": rise[last]},
+            norms=ChannelNorms(norms=stamped[last].mean, rise=rise[last]),
         )
 
 

@@ -32,29 +32,32 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.evidence import Array, Measure
+from bdscan.facts.finding import Finding, Level
 from bdscan.images.image_set import at_once
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import NetCase
+from bdscan.method.probe import NetProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast
-from bdscan.net.subspace import OwnSpaces, own_spaces, without
-from bdscan.verdict.calibration import p_height, p_values
-from bdscan.verdict.statistics import holm
+from bdscan.net.subspace import OwnSpaces, without
+from bdscan.verdict.calibration import p_height, score_at
+from bdscan.verdict.comparison import Comparison
 
-SHORTEST = 15  # steps, however many the classes: by then their order is nearly settled
-TOP = 5  # channels named
-FEATURES_AN_IMAGE = 6  # of a class: with more, its own subspace misses much of nature, and all margins grow with that
+MIN_STEPS = 15  # steps, however many the classes: by then their order is nearly settled
+MAX_CHANNELS = 5  # channels named
+MAX_FEATURES_AN_IMAGE = (
+    6  # of a class: with more, its own subspace misses much of nature, and all margins grow with that
+)
 
 
 @dataclass(frozen=True)
-class Margin(Probe):
+class Margin(NetProbe):
     """Maximum margins outside each class's own subspace."""
 
     images: int = 60  # random ones to start from, at least one a class; the paper's 30 a class tell no more
@@ -64,65 +67,54 @@ class Margin(Probe):
     batch: int = 64  # images at once
     threshold: float = 0.01  # p over all classes (Holm) below which the class is suspect
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "model"
+    stage: ClassVar[Stage] = Stage.ACCUSES
     family: ClassVar[str] = "margin"
+    statistics: ClassVar[tuple[str, ...]] = ("margin", "margin.plain", "margin.level")
+    quick: ClassVar[bool] = True
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
-        suspect = case.suspect
-        assert suspect is not None
-        own = None
-        if case.clean is not None:
-            own = own_spaces(
-                suspect, case.clean, share=self.share, batch=self.batch, seed=case.seed, progress=case.progress
-            )
+    def __call__(self, case: NetCase) -> Iterator[Finding]:
+        suspect, own = case.suspect, case.own_spaces(share=self.share, batch=self.batch)
         spaces = own or without(suspect)
         margins, features = self._largest(case, suspect, spaces)
         if own is None:
             spaces = replace(spaces, usual=float(margins.median()))
         scores = spaces.score(margins).cpu().numpy()
-        p = p_values("margin" if own else "margin.plain", scores)
-        target, over_all = int(np.nanargmax(scores)), float(holm(p).min())
+        compared = Comparison.calibrated("margin" if own else "margin.plain", scores)
+        target = compared.target
         by = "by features that its own images lack" if own else "(no images to tell natural features by)"
-        yield Finding(
-            level=Level.SUSPECT if over_all < self.threshold else Level.NOTE,
-            message=(
+        yield compared.finding(
+            (
                 f"{suspect.name(target)} can be driven furthest {by}: a margin of {margins[target]:.3g}, "
-                f"{margins.median():.3g} for the middle class (p {over_all:.2g} over all classes)"
+                f"{margins.median():.3g} for the middle class (p {compared.over_all:.2g} over all classes)"
             ),
-            score=float(scores[target]),
-            threshold=self.threshold,
-            p_value=over_all,
-            target=target,
+            self.threshold,
             layer=suspect.head,
-            channels=spaces.pulling(features[target], target, TOP),
-            statistic="margin" if own else "margin.plain",
-            arrays={"scores": scores, "p_values": p, "margins": margins.cpu().numpy()},
+            channels=spaces.pulling(features[target], target, MAX_CHANNELS),
+            margins=margins.cpu().numpy(),
         )
-        if own is not None:
-            yield self._level(case, suspect, scores)
+        if own is not None and case.clean is not None:
+            yield self._level(suspect, len(case.clean), scores)
 
-    def _level(self, case: Case, suspect: Classifier, scores: Array) -> Finding:
+    def _level(self, suspect: Classifier, images: int, scores: Array) -> Finding:
         """Whether the middle class too has a second reason, as every class has after an all-to-all backdoor."""
-        assert case.clean is not None
         middle = float(np.nanmedian(scores))
         features = suspect.head_weight.shape[1]
-        covered = features <= FEATURES_AN_IMAGE * len(case.clean) / suspect.classes
+        covered = features <= MAX_FEATURES_AN_IMAGE * images / suspect.classes
         p = p_height("margin.level", middle) if covered else None
         uncovered = "" if covered else f"; not comparable with clean nets, for {features} features need more images"
         return Finding(
             level=Level.SUSPECT if p is not None and p < self.threshold else Level.NOTE,
             message=f"the middle class can be driven {math.exp(middle):.2g} times as far as is usual for it{uncovered}",
-            score=middle,
-            threshold=self.threshold if p is not None else None,
+            measure=Measure(score=middle, threshold=score_at("margin.level", self.threshold) if covered else None),
             p_value=p,
             statistic="margin.level" if covered else None,
         )
 
-    def _largest(self, case: Case, suspect: Classifier, spaces: OwnSpaces) -> tuple[Tensor, Tensor]:
+    def _largest(self, case: NetCase, suspect: Classifier, spaces: OwnSpaces) -> tuple[Tensor, Tensor]:
         """The largest margin of each class, and the features that reach it."""
         each = max(1, self.images // suspect.classes)
         count = each * suspect.classes
-        steps = min(self.steps, max(SHORTEST, 2 * self.images * self.steps // count))
+        steps = min(self.steps, max(MIN_STEPS, 2 * self.images * self.steps // count))
         start = torch.rand((each, *suspect.shape), generator=torch.Generator().manual_seed(case.seed))
         margins: list[Tensor] = []
         features: list[Tensor] = []
@@ -137,7 +129,7 @@ class Margin(Probe):
         return table.amax(1), torch.cat(features).view(suspect.classes, each, -1)[rows, table.argmax(1)]
 
 
-def _within(case: Case, before: int, here: int, total: int, step: int, steps: int) -> None:
+def _within(case: NetCase, before: int, here: int, total: int, step: int, steps: int) -> None:
     """Progress of one part of the images, as progress of all."""
     case.progress(before * steps + here * step, total * steps, "largest margins")
 

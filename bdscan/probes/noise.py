@@ -30,31 +30,29 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import ClassVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bdscan.facts.finding import Finding, Level
 from bdscan.images.image_set import ImageSet, at_once
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import ImageCase
+from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier, pooled
 from bdscan.net.fit import autocast
-from bdscan.net.subspace import OwnSpaces, own_spaces
-from bdscan.verdict.calibration import p_values
-from bdscan.verdict.statistics import holm
+from bdscan.net.subspace import OwnSpaces
+from bdscan.verdict.comparison import Comparison
 
-FEWEST_IMAGES = 2  # a class and step, however many the classes
-MOST = 100  # classes that are tried
+MIN_IMAGES = 2  # a class and step, however many the classes
+MAX_CLASSES = 100  # classes that are tried
 GROWTH = 1.1  # of each step over the last, so that nets that bear much are done in time too
-LAST = 3  # steps that the result is averaged over
+AVERAGED_STEPS = 3  # steps that the result is averaged over
 SPREAD_IMAGES = 64  # to measure each channel's spread on
 
 
 @dataclass(frozen=True)
-class Noise(Probe):
+class Noise(ImageProbe):
     """Targeted noise on the channels."""
 
     images: int = 120  # a step, shared by the classes: at ten, twelve each
@@ -65,46 +63,39 @@ class Noise(Probe):
     batch: int = 120  # images at once
     threshold: float = 0.01  # p over all classes (Holm) below which the class is suspect
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    stage: ClassVar[Stage] = Stage.ACCUSES
     family: ClassVar[str] = "margin"  # it climbs the same margin, and errs where that errs
-    after: ClassVar[tuple[str, ...]] = ("margin",)
+    reads: ClassVar[tuple[str, ...]] = ("margin",)
+    statistics: ClassVar[tuple[str, ...]] = ("noise",)
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
-        suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
+    def __call__(self, case: ImageCase) -> Iterator[Finding]:
+        suspect = case.suspect
         layers = _layers(suspect)
-        spaces = own_spaces(suspect, clean, share=self.share, batch=self.batch, seed=case.seed, progress=case.progress)
+        spaces = case.own_spaces(share=self.share, batch=self.batch)
         if spaces is None or not layers:
             why = "most classes have fewer than five clean images" if layers else "the net has no maps with channels"
             yield Finding(level=Level.NOTE, message=f"no noise was tried: {why}")
             return
         margins, follow, length = self._grow(case, suspect, layers, spaces)
         scores = spaces.score(margins).cpu().numpy()
-        p = p_values("noise", scores)
-        target, over_all = int(np.nanargmax(scores)), float(holm(p).min())
-        yield Finding(
-            level=Level.SUSPECT if over_all < self.threshold else Level.NOTE,
-            message=(
+        compared = Comparison.calibrated("noise", scores)
+        target = compared.target
+        yield compared.finding(
+            (
                 f"noise of length {length:.2g} on the channels gives {suspect.name(target)} a margin of "
                 f"{margins[target]:.3g} by features that its own images lack, {margins.nanmedian():.3g} for the middle "
-                f"class; {follow[target]:.0%} of images follow (p {over_all:.2g} over all classes)"
+                f"class; {follow[target]:.0%} of images follow (p {compared.over_all:.2g} over all classes)"
             ),
-            score=float(scores[target]),
-            threshold=self.threshold,
-            p_value=over_all,
-            target=target,
-            statistic="noise",
-            arrays={"scores": scores, "p_values": p, "margins": margins.cpu().numpy(), "follow": follow.cpu().numpy()},
+            self.threshold,
+            margins=margins.cpu().numpy(),
         )
 
     def _grow(
-        self, case: Case, suspect: Classifier, layers: Sequence[str], spaces: OwnSpaces
+        self, case: ImageCase, suspect: Classifier, layers: Sequence[str], spaces: OwnSpaces
     ) -> tuple[Tensor, Tensor, float]:
         """Each class's margin and following at the noise where the middle class is reached, and that noise's length."""
-        assert case.clean is not None
         classes = _entrants(case, suspect, spaces)
-        each = max(FEWEST_IMAGES, self.images // len(classes))
+        each = max(MIN_IMAGES, self.images // len(classes))
         noise = _Noise(suspect, case.clean, layers, len(classes))
         draw = _Draw(case.clean, classes, each, case.seed)
         trail: list[Tensor] = []  # steps of (margin, share that follows, accuracy left) a class
@@ -115,10 +106,13 @@ class Noise(Probe):
                 pixels, labels = draw(part, suspect.device)
                 found.append(noise.push(pixels, labels, classes[part], part, spaces, self.rate * GROWTH**step))
             trail.append(torch.cat(found, dim=1))
-            if step + 1 >= LAST and float(torch.stack(trail[-LAST:]).mean(0)[2].median()) <= self.left:
+            if (
+                step + 1 >= AVERAGED_STEPS
+                and float(torch.stack(trail[-AVERAGED_STEPS:]).mean(0)[2].median()) <= self.left
+            ):
                 break
         reached = torch.full((3, suspect.classes), torch.nan, device=suspect.device)
-        reached[:, classes] = torch.stack(trail[-LAST:]).mean(0)
+        reached[:, classes] = torch.stack(trail[-AVERAGED_STEPS:]).mean(0)
         return reached[0], reached[1], noise.length()
 
 
@@ -145,9 +139,9 @@ class _Noise:
     def __init__(self, suspect: Classifier, clean: ImageSet, layers: Sequence[str], sets: int) -> None:
         self.suspect, self.layers = suspect, layers
         pixels = clean.images[: at_once(suspect.shape, SPREAD_IMAGES)].to(suspect.device).float().div_(255)
-        with torch.no_grad(), suspect.tap(*layers) as seen:
+        with torch.no_grad(), suspect.tap(*layers) as taken:
             suspect(pixels)
-        self.spread = [seen[layer].float().std((0, 2, 3)) for layer in layers]
+        self.spread = [taken[layer].float().std((0, 2, 3)) for layer in layers]
         self.sets = [torch.zeros(sets, 2, len(spread), device=suspect.device) for spread in self.spread]
 
     def push(
@@ -158,9 +152,9 @@ class _Noise:
         targets = classes.repeat_interleave(each).to(pixels.device)
         noise = [values[part].requires_grad_(True) for values in self.sets]
         head = self.suspect.head
-        with self._applied(noise, each), self.suspect.tap(head, inputs=True) as seen, autocast(pixels.device):
+        with self._applied(noise, each), self.suspect.tap(head, inputs=True) as taken, autocast(pixels.device):
             answers = self.suspect(pixels).argmax(1)
-        margin = spaces.margin(pooled(seen[head].float()), targets)
+        margin = spaces.margin(pooled(taken[head].float()), targets)
         slopes = torch.autograd.grad(margin.sum(), noise)
         steepness = torch.stack([slope.square().sum((1, 2)) for slope in slopes]).sum(0).sqrt().clamp(min=1e-12)
         for values, slope in zip(self.sets, slopes, strict=True):
@@ -201,16 +195,16 @@ def _layers(suspect: Classifier) -> tuple[str, ...]:
     return norms or tuple(name for name in maps if isinstance(suspect.module(name), nn.Conv2d))
 
 
-def _entrants(case: Case, suspect: Classifier, spaces: OwnSpaces) -> Tensor:
+def _entrants(case: ImageCase, suspect: Classifier, spaces: OwnSpaces) -> Tensor:
     """The classes to try: all with enough images or, of many, those with the largest margins and others at random."""
     known = spaces.known.cpu().nonzero()[:, 0]
-    if len(known) <= MOST:
+    if len(known) <= MAX_CLASSES:
         return known
     known = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(case.seed))]
-    for finding in case.findings("margin"):
-        suspicion = torch.as_tensor(finding.arrays["scores"])[known].nan_to_num(-torch.inf)
-        first = suspicion.argsort(descending=True, stable=True)[: MOST // 2]
+    for scores in case.scores_of(Noise.family):
+        suspicion = torch.as_tensor(scores)[known].nan_to_num(-torch.inf)
+        first = suspicion.argsort(descending=True, stable=True)[: MAX_CLASSES // 2]
         rest = torch.ones(len(known), dtype=torch.bool)
         rest[first] = False
         known = torch.cat([known[first], known[rest]])
-    return known[:MOST].sort().values
+    return known[:MAX_CLASSES].sort().values

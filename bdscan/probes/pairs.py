@@ -29,28 +29,30 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import numpy as np
 import torch
 
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.effort import Effort
+from bdscan.facts.evidence import Array
+from bdscan.facts.finding import Finding, Level
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
-from bdscan.method.probe import Probe
+from bdscan.method.case import ImageCase
+from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.invert import Arms, challenge, invert_pairs
-from bdscan.verdict.calibration import p_values
-from bdscan.verdict.statistics import FEWEST, holm, pooled, two_way
+from bdscan.verdict.comparison import Comparison, demonstration
+from bdscan.verdict.statistics import MIN_SCORES, two_way
 
 FORM = "patch"
-MOST = 12  # classes whose pairs are searched
-MOST_FOUND = 0.5  # of the pairs: with fewer the regression cannot go by them alone
+MAX_CLASSES = 12  # classes whose pairs are searched
+MIN_FOUND = 0.5  # of the pairs: with fewer the regression cannot go by them alone
 Pair = tuple[int, int]  # source and target
 
 
 @dataclass(frozen=True)
-class Pairs(Probe):
+class Pairs(ImageProbe):
     """Patches that work on one class only."""
 
     steps: int = 50  # as for inversion
@@ -60,21 +62,21 @@ class Pairs(Probe):
     follow: float = 0.8  # share of the source's held-out images that must follow a shown patch
     gap: float = 0.4  # by which it must beat the median of the other sources at equal size
 
-    needs: ClassVar[Literal["file", "model", "images"]] = "images"
+    stage: ClassVar[Stage] = Stage.DEMONSTRATES
     family: ClassVar[str] = "pairs"  # whatever makes a class easy to reach from everywhere is taken out
-    after: ClassVar[tuple[str, ...]] = ("head", "margin", "noise")
-    effort: ClassVar[Literal["fast", "standard", "thorough"]] = "standard"
+    reads: ClassVar[tuple[str, ...]] = ("inversion",)
+    statistics: ClassVar[tuple[str, ...]] = ("pairs.patch",)
+    effort: ClassVar[Effort] = "standard"
+    universal: ClassVar[bool] = False
 
-    def __call__(self, case: Case) -> Iterator[Finding]:
+    def __call__(self, case: ImageCase) -> Iterator[Finding]:
         suspect, clean, judged_by = case.suspect, case.clean, case.held_out
-        assert suspect is not None
-        assert clean is not None
-        judged_by = judged_by if judged_by is not None and len(judged_by) else clean
         classes = self._entrants(case, suspect, clean)
-        if len(classes) < FEWEST:
+        if len(classes) < MIN_SCORES:
             yield Finding(
                 level=Level.NOTE,
-                message=f"pairs of classes are not searched: {FEWEST} classes with {self.least} images each are needed",
+                message=f"pairs of classes are not searched: {MIN_SCORES} classes "
+                f"with {self.least} images each are needed",
             )
             return
         pairs = [(source, target) for source in classes for target in classes if source != target]
@@ -95,56 +97,48 @@ class Pairs(Probe):
         finding, pair = self._compared(suspect, arms, pairs, surprise)
         yield finding
         if finding.level > Level.NOTE:
-            yield self._contest(case, suspect, clean, judged_by, arms, pairs.index(pair))
+            yield self._contest(case, arms, pairs.index(pair))
 
-    def _entrants(self, case: Case, suspect: Classifier, clean: ImageSet) -> list[int]:
+    def _entrants(self, case: ImageCase, suspect: Classifier, clean: ImageSet) -> list[int]:
         """The classes with enough images; of many those that earlier probes point to, and as many drawn at random."""
         count = torch.bincount(clean.labels, minlength=suspect.classes)
         enough = [c for c in range(suspect.classes) if int(count[c]) >= self.least]
-        if len(enough) <= MOST:
+        if len(enough) <= MAX_CLASSES:
             return enough
         drawn = torch.randperm(len(enough), generator=torch.Generator().manual_seed(case.seed)).tolist()
-        ps = case.p_values()
-        pointed = [int(c) for c in np.argsort(pooled(ps), kind="stable") if c in enough] if ps else []
-        order = [*pointed[: MOST // 2], *(enough[i] for i in drawn)]
-        return sorted([*dict.fromkeys(order)][:MOST])
+        combined = case.combined_p_values()
+        pointed = [] if combined is None else [int(c) for c in np.argsort(combined, kind="stable") if c in enough]
+        order = [*pointed[: MAX_CLASSES // 2], *(enough[i] for i in drawn)]
+        return sorted([*dict.fromkeys(order)][:MAX_CLASSES])
 
     def _compared(self, suspect: Classifier, arms: Arms, pairs: list[Pair], surprise: Array) -> tuple[Finding, Pair]:
         """Each class by the most surprising patch towards it."""
         known = np.where(np.isfinite(surprise), surprise, -np.inf)
         scores = known.max(0)
         scores[~np.isfinite(scores)] = np.nan
-        p = p_values(f"pairs.{FORM}", scores)
-        target = int(np.argmin(np.where(np.isfinite(scores), p, np.inf)))
+        compared = Comparison.calibrated(f"pairs.{FORM}", scores)
+        target = compared.target
         pair = (int(known[:, target].argmax()), target)
-        over_all = float(holm(p)[target])
         size = float(arms.size[pairs.index(pair)])
-        finding = Finding(
-            level=Level.SUSPECT if over_all < self.threshold else Level.NOTE,
-            message=(
+        finding = compared.finding(
+            (
                 f"the patch that sends {suspect.name(pair[0])} to {suspect.name(target)} takes {100 * size:.2g} % of "
                 f"the image, {np.exp(-known[pair]):.2g} times what the likeness of the two lets expect "
-                f"(p {over_all:.2g} over all classes)"
+                f"(p {compared.over_all:.2g} over all classes)"
             ),
-            score=over_all,
-            threshold=self.threshold,
-            p_value=over_all,
-            target=target,
-            statistic=f"pairs.{FORM}",
-            arrays={"scores": scores, "p_values": p},
+            self.threshold,
         )
         return finding, pair
 
-    def _contest(
-        self, case: Case, suspect: Classifier, clean: ImageSet, judged_by: ImageSet, arms: Arms, arm: int
-    ) -> Finding:
+    def _contest(self, case: ImageCase, arms: Arms, arm: int) -> Finding:
         """The suspected pair's patch against those from other sources to the same class, on held-out images."""
         assert arms.sources is not None
+        suspect, judged_by = case.suspect, case.held_out
         target, source = arms.classes[arm], arms.sources[arm]
         arms = replace(arms, finished=torch.tensor([c == target for c in arms.classes]))
         found = challenge(
             suspect,
-            clean,
+            case.clean,
             judged_by,
             FORM,
             arms,
@@ -154,23 +148,21 @@ class Pairs(Probe):
             seed=case.seed + 1,
             progress=case.progress,
         )
-        mine, others = found.mine, found.others
         rest = (judged_by.labels != source) & (judged_by.labels != target)
         along = float((found.went[rest] == target).float().mean())
-        shown = mine >= self.follow and mine - others >= self.gap
-        return Finding(
-            level=Level.BACKDOOR if shown else Level.NOTE,
-            message=(
-                f"a patch of {100 * found.size:.2g} % of the image sends {mine:.0%} of held-out images of "
+        return demonstration(
+            (
+                f"a patch of {100 * found.size:.2g} % of the image sends {found.mine:.0%} of held-out images of "
                 f"{suspect.name(source)} to {suspect.name(target)}, and {along:.0%} of those of the other classes; "
-                f"made for another class, one of this size sends {others:.0%} of it"
+                f"made for another class, one of this size sends {found.others:.0%} of it"
             ),
-            score=mine - others,
-            threshold=self.gap,
+            found.mine,
+            found.others,
+            follow=self.follow,
+            gap=self.gap,
             target=target,
-            form=FORM,
-            shown=shown,
-            arrays=found.evidence(judged_by),
+            trigger=found.trigger(FORM),
+            pictures=found.pictures(judged_by),
         )
 
 
@@ -194,7 +186,7 @@ def _surprise(arms: Arms, pairs: list[Pair], classes: list[int], alike: Array) -
     Where most were not found those count as large as the largest: to be found at all is then a surprise.
     """
     found = arms.reached.numpy()
-    largest = float(arms.size[arms.reached].max()) if found.any() and found.mean() < MOST_FOUND else math.nan
+    largest = float(arms.size[arms.reached].max()) if found.any() and found.mean() < MIN_FOUND else math.nan
     size = np.full((len(classes), len(classes)), np.nan)
     for arm, (source, target) in enumerate(pairs):
         size[classes.index(source), classes.index(target)] = float(arms.size[arm]) if found[arm] else largest

@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from torch import nn
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.net.fit import Objective, Schedule, fit
 from bdscan.net.training_plan import TrainingPlan
 
 
 def fine_tune(
-    case: Case,
+    case: PurifyCase,
     net: nn.Module,
     plan: TrainingPlan,
     what: str,
@@ -24,7 +24,6 @@ def fine_tune(
     after_step: Callable[[nn.Module], None] | None = None,
 ) -> None:
     """Train every weight of `net` on the case's images, and say how far it is."""
-    assert case.clean is not None
     net.requires_grad_(True)
     fit(
         net,

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast, fit
@@ -17,8 +18,6 @@ from bdscan.triggers.forms import Stamp
 POISONED, CLEAN, EPOCHS, RATE = 5, 1000, 5, 0.01
 # A small universal push on top of the trigger (Zhu, Liang, Wu 2024); what it does to clean images is the control.
 REACH, STEPS, BATCH = 4 / 255, 30, 128
-
-Progress = Callable[[int, int, str], None]
 
 
 def follow(suspect: Classifier, clean: ImageSet, target: int, change: Callable[[Tensor], Tensor]) -> float:

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from bdscan.facts.finding import Finding
 from bdscan.facts.problem import Problem
-from bdscan.method.case import Case
-from bdscan.purify._unlearn import COPIES, pseudo_for, unlearn_targets
+from bdscan.method.case import PurifyCase
+from bdscan.purify._unlearn import COPIES, trigger_pool, unlearn_targets
 from bdscan.triggers.forms import Form, Stamp, stamper
 
 
@@ -23,34 +23,33 @@ class Shown:
     stamp: Stamp
 
 
-def triggers(case: Case, steps: int) -> tuple[Shown, ...]:
+def triggers(case: PurifyCase, steps: int) -> tuple[Shown, ...]:
     """Raises `Problem` where nothing was recovered and no class is suspected."""
-    found = [_shown(finding) for run in case.runs for finding in run.findings if finding.shown]
+    found = [_shown(finding) for run in case.runs for finding in run.findings if finding.demonstrated]
     recorded = tuple(trigger for trigger in found if trigger is not None)
     return recorded or _afresh(case, steps)
 
 
 def _shown(finding: Finding) -> Shown | None:
-    stamp = stamper(finding.arrays)
-    return Shown(finding.target, stamp) if stamp is not None and finding.target is not None else None
+    if finding.trigger is None or finding.target is None:
+        return None
+    return Shown(finding.target, stamper(finding.trigger.pixels))
 
 
-def _afresh(case: Case, steps: int) -> tuple[Shown, ...]:
-    assert case.suspect is not None
-    assert case.clean is not None
+def _afresh(case: PurifyCase, steps: int) -> tuple[Shown, ...]:
     wanted = unlearn_targets(case)
     if not wanted:
         raise Problem(
             "no trigger was recovered and no class is suspected, so there is nothing to prune by",
             hint="take a method that needs no trigger, such as `fst`",
         )
-    pseudo = pseudo_for(case, wanted, steps)
-    assert pseudo is not None
-    for kind in pseudo.kinds:
+    pool = trigger_pool(case, wanted, steps)
+    assert pool is not None
+    for kind in pool.kinds:
         for parameter in kind.form.parameters:
             parameter.requires_grad_(False)
     return tuple(
-        Shown(kind.target, partial(_stamped, kind.form, copy)) for kind in pseudo.kinds for copy in range(COPIES)
+        Shown(kind.target, partial(_stamped, kind.form, copy)) for kind in pool.kinds for copy in range(COPIES)
     )
 
 

@@ -13,20 +13,23 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdscan.facts.finding import Finding
+from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.forms import Form, Stamp, stamper
-from bdscan.triggers.invert import Progress, invert
-from bdscan.verdict.statistics import holm, pooled
+from bdscan.triggers.invert import invert
+from bdscan.verdict.statistics import holm
 
 STANDS_OUT = 0.05  # p over all classes; to unlearn the likeliest class of a narrow clean net cost it four points
-ROOM = 1.8  # a trigger may grow to this times its smallest size; with 1.2 an eighth of a warp's victims still followed
-PACE = 1 / 3  # of inversion's rate: a trigger follows the net, it need not be found
-GENERAL = ("patch", "smooth", "warp")  # where no form was shown: local, global, and moved pixels
+MAX_GROWTH = (
+    1.8  # a trigger may grow to this times its smallest size; with 1.2 an eighth of a warp's victims still followed
+)
+RATE_SHARE = 1 / 3  # of inversion's rate: a trigger follows the net, it need not be found
+GENERAL_FORMS = ("patch", "smooth", "warp")  # where no form was shown: local, global, and moved pixels
 LISTED = "listed"  # in the place of a form
 COPIES = 3  # of each trigger, from different starts
-IMAGES = 16  # a copy, in each step of its search
+IMAGES_A_COPY = 16  # a copy, in each step of its search
 
 
 class Why(StrEnum):
@@ -48,39 +51,42 @@ class UnlearnTarget:
     stamp: Stamp | None = None  # a trigger off a list, which belongs to no form and is unlearned as it is
 
 
-def unlearn_targets(case: Case, sure: float = STANDS_OUT) -> tuple[UnlearnTarget, ...]:
+def unlearn_targets(case: PurifyCase, sure: float = STANDS_OUT) -> tuple[UnlearnTarget, ...]:
     """What to unlearn: triggers that probes showed, else the likeliest class in general forms, if its p is so low."""
-    found = [f for run in case.runs for f in run.findings if f.shown and f.target is not None]
+    found = [f for run in case.runs for f in run.findings if f.demonstrated and f.target is not None]
     shown = [*_in_own_form(found), *_as_it_is(found)]
     others = {f.target: Why.STANDS_OUT for f in found if f.target is not None}
     for suspicion in shown:
         others.pop(suspicion.target, None)
     if not found:
         others = dict(_likeliest(case, sure))
-    return (*shown, *(UnlearnTarget(form, target, why) for target, why in sorted(others.items()) for form in GENERAL))
+    return (
+        *shown,
+        *(UnlearnTarget(form, target, why) for target, why in sorted(others.items()) for form in GENERAL_FORMS),
+    )
 
 
 def _in_own_form(found: Sequence[Finding]) -> list[UnlearnTarget]:
     """One of each form and class, with the room of the largest."""
     rooms: dict[tuple[str, int], float] = {}
     for finding in found:
-        if finding.form and finding.target is not None:
-            key, room = (finding.form, finding.target), float(finding.arrays.get("room", 0.0))
+        trigger = finding.trigger
+        if trigger is not None and trigger.form and finding.target is not None:
+            key, room = (trigger.form, finding.target), trigger.room or 0.0
             rooms[key] = max(room, rooms.get(key, 0.0))
     return [UnlearnTarget(form, target, room=room) for (form, target), room in rooms.items()]
 
 
 def _as_it_is(found: Sequence[Finding]) -> Iterator[UnlearnTarget]:
     for finding in found:
-        stamp = stamper(finding.arrays)
-        if not finding.form and finding.target is not None and stamp is not None:
-            yield UnlearnTarget(LISTED, finding.target, stamp=stamp)
+        trigger = finding.trigger
+        if trigger is not None and not trigger.form and finding.target is not None:
+            yield UnlearnTarget(LISTED, finding.target, stamp=stamper(trigger.pixels))
 
 
-def _likeliest(case: Case, sure: float) -> Iterator[tuple[int, Why]]:
-    ps = case.p_values()
-    if ps:
-        p = pooled(ps)
+def _likeliest(case: PurifyCase, sure: float) -> Iterator[tuple[int, Why]]:
+    p = case.combined_p_values()
+    if p is not None:
         least = float(holm(p).min())
         if least <= sure:
             yield int(np.argmin(p)), Why.STANDS_OUT if least <= STANDS_OUT else Why.LIKELIEST
@@ -136,10 +142,8 @@ class TriggerPool:
         return kinds[self.turn % len(kinds)]
 
 
-def pseudo_for(case: Case, wanted: Sequence[UnlearnTarget], steps: int) -> TriggerPool | None:
+def trigger_pool(case: PurifyCase, wanted: Sequence[UnlearnTarget], steps: int) -> TriggerPool | None:
     """Triggers to unlearn, where there is something to suspect."""
-    assert case.suspect is not None
-    assert case.clean is not None
     if not wanted:
         return None
     return TriggerPool(case.suspect, case.clean, wanted, steps=steps, seed=case.seed, progress=case.progress)
@@ -179,17 +183,17 @@ class _Kind:
             suspicion.form,
             (suspicion.target,) * COPIES,
             steps=steps,
-            images=IMAGES * COPIES,
+            images=IMAGES_A_COPY * COPIES,
             seed=seed,
             progress=progress,
         )
         self.form: Form = arms.form
         smallest = float(arms.size[arms.reached].min() if arms.reached.any() else arms.size.min())
-        self.room = max(ROOM * smallest, suspicion.room)
+        self.room = max(MAX_GROWTH * smallest, suspicion.room)
         self.form.limit(self.room)
         for parameter in self.form.parameters:
             parameter.requires_grad_(True)
-        self.optimiser = torch.optim.Adam(self.form.parameters, lr=PACE * self.form.rate, betas=(0.5, 0.9))
+        self.optimiser = torch.optim.Adam(self.form.parameters, lr=RATE_SHARE * self.form.rate, betas=(0.5, 0.9))
 
     def stamp(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         copy = torch.randint(COPIES, (len(pixels),), generator=generator).to(pixels.device)
@@ -213,7 +217,7 @@ class UnlearnObjective:
     """
 
     teacher: nn.Module
-    pseudo: TriggerPool | None = None
+    pool: TriggerPool | None = None
     keep: float = 0.9
     heat: float = 4.0
     weight: float = 1.0
@@ -222,8 +226,8 @@ class UnlearnObjective:
     def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
         told = self.told(pixels)
         loss = self.alike(net(pixels), told, labels)
-        if self.pseudo is not None:
-            triggered, chosen = self.pseudo.stamp(pixels, labels, self.stamped)
+        if self.pool is not None:
+            triggered, chosen = self.pool.stamp(pixels, labels, self.stamped)
             if len(chosen):
                 with fixed_statistics(net):
                     loss = loss + self.weight * self.alike(net(triggered), told[chosen], labels[chosen])
@@ -247,8 +251,8 @@ class UnlearnObjective:
 
     def after_step(self, net: nn.Module) -> None:
         """The triggers answer the net's step with one of their own."""
-        if self.pseudo is not None:
-            self.pseudo.climb()
+        if self.pool is not None:
+            self.pool.climb()
 
 
 @contextmanager

@@ -3,76 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdscan.facts.evidence import RecoveredTrigger
 from bdscan.facts.finding import Finding
+from bdscan.facts.progress import Progress
+from bdscan.facts.treatment import Accuracy, Check, Reactivation, TriggerOutcome
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 from bdscan.purify._reactivate import follow, follow_or_stay, push, retune
 from bdscan.triggers.forms import stamper
 from bdscan.triggers.invert import contest, invert, success
+from bdscan.verdict.comparison import GAP
 from bdscan.verdict.statistics import mcnemar
 
-LOST = 0.05  # clean accuracy whose loss makes a cure a failure, where the paired test is sure of a loss
-SURE = 0.05  # p of that test
-OBEYS = 0.2  # share of held-out images that may still follow the recovered trigger
-GAP = 0.4  # over the control: what the inversion probe asks of a trigger before it is shown
+MAX_ACCURACY_LOSS = 0.05  # clean accuracy whose loss makes a cure a failure, where the paired test is sure of a loss
+LOSS_P = 0.05  # p of that test
+MAX_TRIGGER_SUCCESS = 0.2  # share of held-out images that may still follow the recovered trigger
 STEPS, IMAGES = 50, 200  # a fresh search costs what the first one did (the inversion probe's defaults)
-CONTROLS = 12  # classes, the suspected one among them, that a fresh search compares
-
-Progress = Callable[[int, int, str], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Check:
-    """One question to the cleaned net; `passed` is None where it could not be asked."""
-
-    name: str
-    passed: bool | None
-    message: str
-    score: float | None = None
-    threshold: float | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Accuracy:
-    """On the same held-out images, before and after."""
-
-    before: float
-    after: float
-    images: int
-    p_value: float
-    same: float  # share of images that both nets answer alike
-    divergence: float  # mean KL of the answers
-
-
-@dataclass(frozen=True, kw_only=True)
-class TriggerOutcome:
-    """What became of one recovered trigger."""
-
-    target: int
-    form: str | None
-    before: float
-    after: float
-    recovers: float  # share of triggered images that the cleaned net sees as what they are
-    reinverted: float | None = None  # success of a trigger searched for anew in the cleaned net, at the old size
-    control: float | None = None  # the same for the other classes
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reactivation:
-    """What re-tuning and a small push bring back, and what they bring without a backdoor to wake."""
-
-    retuned: float
-    retuned_control: float  # the same five images, relabelled as another class
-    before: float  # the trigger's success in the cleaned net as it is
-    pushed: float
-    pushed_control: float  # the same push from clean images
+MAX_CLASSES = 12  # classes, the suspected one among them, that a fresh search compares
 
 
 def compare(before: Classifier, after: Classifier, held_out: ImageSet) -> Accuracy:
@@ -107,12 +60,12 @@ def trigger_outcomes(
 ) -> list[TriggerOutcome]:
     """Each recovered trigger put to both nets; its like searched for anew in the cleaned one."""
     found = []
-    for trigger in triggers:
-        stamp, target = stamper(trigger.arrays), trigger.target
-        if stamp is None or target is None:
+    for finding in triggers:
+        trigger, target = finding.trigger, finding.target
+        if trigger is None or target is None:
             continue
-        known = trigger.form is not None and "room" in trigger.arrays
-        again = _again(after, clean, held_out, trigger, seed, progress) if known else (None, None)
+        stamp = stamper(trigger.pixels)
+        again = _again(after, clean, held_out, trigger, target, seed, progress)
         still, recovers = follow_or_stay(after, held_out, target, stamp)
         found.append(
             TriggerOutcome(
@@ -129,20 +82,24 @@ def trigger_outcomes(
 
 
 def _again(
-    after: Classifier, clean: ImageSet, held_out: ImageSet, trigger: Finding, seed: int, progress: Progress
-) -> tuple[float, float]:
+    after: Classifier,
+    clean: ImageSet,
+    held_out: ImageSet,
+    trigger: RecoveredTrigger,
+    target: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[float, float] | tuple[None, None]:
     """From scratch, the old trigger's class against others, none with more room than the old trigger had."""
-    assert trigger.form is not None
-    assert trigger.target is not None
+    form, room = trigger.form, trigger.room
+    if form is None or room is None:  # it was not searched for, so its like cannot be
+        return None, None
     order = torch.randperm(after.classes, generator=torch.Generator().manual_seed(seed)).tolist()
-    classes = tuple(sorted([trigger.target, *[c for c in order if c != trigger.target][: CONTROLS - 1]]))
-    arms = invert(after, clean, trigger.form, classes, steps=STEPS, images=IMAGES, seed=seed + 1, progress=progress)
-    room = float(trigger.arrays["room"])
-    equal = contest(
-        after, clean, trigger.form, arms, room, steps=STEPS // 2, images=IMAGES, seed=seed + 2, progress=progress
-    )
+    classes = tuple(sorted([target, *[c for c in order if c != target][: MAX_CLASSES - 1]]))
+    arms = invert(after, clean, form, classes, steps=STEPS, images=IMAGES, seed=seed + 1, progress=progress)
+    equal = contest(after, clean, form, arms, room, steps=STEPS // 2, images=IMAGES, seed=seed + 2, progress=progress)
     followed = {c: success(after, held_out, equal, arm)[0] for arm, c in enumerate(classes)}
-    mine = followed.pop(trigger.target)
+    mine = followed.pop(target)
     return mine, float(np.median(list(followed.values())))
 
 
@@ -150,15 +107,16 @@ def reactivation(
     after: Classifier,
     clean: ImageSet,
     held_out: ImageSet,
-    trigger: Finding,
+    finding: Finding,
     *,
     seed: int,
     progress: Progress,
 ) -> Reactivation | None:
     """Two attempts to wake the backdoor up by its recovered trigger, each beside what no backdoor explains."""
-    stamp, target = stamper(trigger.arrays), trigger.target
-    if stamp is None or target is None:
+    trigger, target = finding.trigger, finding.target
+    if trigger is None or target is None:
         return None
+    stamp = stamper(trigger.pixels)
     another = (target + 1) % after.classes
     return Reactivation(
         before=follow(after, held_out, target, stamp),
@@ -176,13 +134,13 @@ def checks(
     lost = accuracy.before - accuracy.after
     yield Check(
         name="clean accuracy",
-        passed=not (lost > LOST and accuracy.p_value <= SURE),
+        passed=not (lost > MAX_ACCURACY_LOSS and accuracy.p_value <= LOSS_P),
         message=(
             f"clean accuracy went from {accuracy.before:.1%} to {accuracy.after:.1%} on {accuracy.images} held-out "
             f"images (paired p = {accuracy.p_value:.2g})"
         ),
         score=lost,
-        threshold=LOST,
+        threshold=MAX_ACCURACY_LOSS,
     )
     for each in obeyed:
         yield from _of_trigger(each, names(each.target))
@@ -194,10 +152,10 @@ def _of_trigger(each: TriggerOutcome, name: str) -> Iterator[Check]:
     kind = f"`{each.form}` trigger" if each.form else "trigger"
     yield Check(
         name="recovered trigger",
-        passed=each.after <= OBEYS,
+        passed=each.after <= MAX_TRIGGER_SUCCESS,
         message=f"the recovered {kind} sent {each.before:.0%} of held-out images to {name}, now {each.after:.0%}",
         score=each.after,
-        threshold=OBEYS,
+        threshold=MAX_TRIGGER_SUCCESS,
     )
     if each.reinverted is not None and each.control is not None:
         yield Check(

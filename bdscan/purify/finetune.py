@@ -16,7 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
 from bdscan.net.training_plan import plan_for
@@ -38,9 +38,7 @@ class Finetune(Purifier):
         "paper": {"epochs": 100, "steps": 0, "rate": 0.01, "decay": 0.0005}
     }  # BackdoorBench's
 
-    def __call__(self, case: Case) -> Purified:
-        assert case.suspect is not None
-        assert case.clean is not None
+    def __call__(self, case: PurifyCase) -> Purified:
         plan = plan_for(case.suspect, case.clean, self.epochs, self.steps)
         cleaned = case.suspect.clone()
         fine_tune(case, cleaned.net, plan, "fine-tuning", rate=self.rate, decay=self.decay)

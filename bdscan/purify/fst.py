@@ -30,13 +30,13 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._fine_tune import fine_tune
-from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, pseudo_for, told, unlearn_targets
+from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, told, trigger_pool, unlearn_targets
 
 
 @dataclass(frozen=True)
@@ -72,13 +72,11 @@ class Fst(Purifier):
         }
     }
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
         targets = unlearn_targets(case, self.sure) if self.unlearn else ()
-        triggers = pseudo_for(case, targets, self.search)
-        task = UnlearnObjective(suspect.net, triggers, keep=self.keep, heat=self.heat, weight=self.unlearn)
+        pool = trigger_pool(case, targets, self.search)
+        task = UnlearnObjective(suspect.net, pool, keep=self.keep, heat=self.heat, weight=self.unlearn)
         cleaned = suspect.clone()
         head = _ShiftedHead(cleaned, case.seed)
         alpha = self.alpha or self._alpha_by_rule(suspect)

@@ -36,7 +36,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
@@ -48,8 +48,8 @@ from bdscan.purify._unlearn import (
     TriggerPool,
     UnlearnObjective,
     fixed_statistics,
-    pseudo_for,
     told,
+    trigger_pool,
     unlearn_targets,
 )
 
@@ -76,19 +76,17 @@ class Nba(Purifier):
     # The paper's numbers are not public; what is known is that it always crafts pseudo samples and leaves the head.
     presets: ClassVar[Presets] = {"paper": {"sure": 1.0, "quiet": 0.0}}
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
         targets = unlearn_targets(case, self.sure) if self.unlearn else ()
-        pseudo = pseudo_for(case, targets, self.search)
+        pool = trigger_pool(case, targets, self.search)
         teacher, student = suspect.clone(), suspect.clone()
         if self.teacher:
             teacher_objective = UnlearnObjective(suspect.net, keep=self.keep, heat=self.heat)
             plan = plan_for(suspect, clean, self.teacher, self.steps // 3)
             fine_tune(case, teacher.net, plan, "fine-tuning the teacher", rate=self.rate, objective=teacher_objective)
         plan = plan_for(suspect, clean, self.epochs, self.steps)
-        alignment = _Alignment(teacher, student, pseudo, self)
+        alignment = _Alignment(teacher, student, pool, self)
         fine_tune(
             case,
             student.net,
@@ -107,10 +105,10 @@ class Nba(Purifier):
 class _Alignment:
     """The objective: three behaviours on clean images and on pseudo samples."""
 
-    def __init__(self, teacher: Classifier, student: Classifier, pseudo: TriggerPool | None, settings: Nba) -> None:
+    def __init__(self, teacher: Classifier, student: Classifier, pool: TriggerPool | None, settings: Nba) -> None:
         self.teacher, self.student, self.settings = teacher, student, settings
         self.unlearn_objective = UnlearnObjective(
-            teacher.net, pseudo, keep=settings.keep, heat=settings.heat, weight=settings.unlearn
+            teacher.net, pool, keep=settings.keep, heat=settings.heat, weight=settings.unlearn
         )
         self.layers = _stage_ends(teacher)
 
@@ -118,8 +116,8 @@ class _Alignment:
         with torch.no_grad(), self.teacher.tap(*self.layers) as teacher_taps:
             answers = self.teacher(pixels).float()
         loss = self._behaviour(net, pixels, labels, answers, teacher_taps)
-        if self.unlearn_objective.pseudo is not None:
-            triggered, chosen = self.unlearn_objective.pseudo.stamp(pixels, labels, self.unlearn_objective.stamped)
+        if self.unlearn_objective.pool is not None:
+            triggered, chosen = self.unlearn_objective.pool.stamp(pixels, labels, self.unlearn_objective.stamped)
             if len(chosen):
                 chosen_taps = {layer: maps[chosen] for layer, maps in teacher_taps.items()}
                 with fixed_statistics(net):

@@ -37,7 +37,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
@@ -51,8 +51,8 @@ from bdscan.purify._unlearn import (
     UnlearnTarget,
     Why,
     fixed_statistics,
-    pseudo_for,
     told,
+    trigger_pool,
     unlearn_targets,
 )
 
@@ -103,9 +103,8 @@ class Polarizer(Purifier):
         }
     }
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         suspect = case.suspect
-        assert suspect is not None
         chosen = self._choose(suspect)
         targets = unlearn_targets(case, self.sure) if self.unlearn else ()
         cleaned = suspect.clone()
@@ -113,19 +112,16 @@ class Polarizer(Purifier):
         trained = self._train(case, mixed, targets)
         mixed.fold()
         _check_finite(cleaned)
-        assert case.clean is not None
         quiet = shrink_head(cleaned, case.clean, self.quiet, case.seed) if targets else ()
         unlearned = told(suspect, targets) if self.unlearn else ()
         return Purified(suspect=cleaned, notes=(_plug_note(chosen), *unlearned, trained, *quiet))
 
-    def _train(self, case: Case, mixed: MixedNet, targets: tuple[UnlearnTarget, ...]) -> str:
+    def _train(self, case: PurifyCase, mixed: MixedNet, targets: tuple[UnlearnTarget, ...]) -> str:
         """Both levels, step by step; says for how long and against what."""
         suspect, clean = case.suspect, case.clean
-        assert suspect is not None
-        assert clean is not None
-        pseudo = pseudo_for(case, targets, self.search)
+        pool = trigger_pool(case, targets, self.search)
         unlearn_objective = UnlearnObjective(
-            suspect.net, pseudo, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped
+            suspect.net, pool, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped
         )
         weight = 0.0 if any(target.why is Why.SHOWN for target in targets) else self.attacked
 

@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
@@ -70,9 +70,7 @@ class Prune(Purifier):
     # The last convolution alone, and nothing is trained; how the paper chose the number of channels is not public.
     presets: ClassVar[Presets] = {"paper": {"layers": "last", "epochs": 0, "quiet": 0.0}}
 
-    def __call__(self, case: Case) -> Purified:
-        assert case.suspect is not None
-        assert case.clean is not None
+    def __call__(self, case: PurifyCase) -> Purified:
         where = self._where(case.suspect)
         working, judging = case.clean.split(1 - self.share, case.seed)
         if not len(judging):
@@ -103,10 +101,9 @@ class Prune(Purifier):
         return found if self.layers == "all" else found[-1:]
 
     def _ranked(
-        self, case: Case, where: Sequence[Site], working: ImageSet, shown: Sequence[Shown]
+        self, case: PurifyCase, where: Sequence[Site], working: ImageSet, shown: Sequence[Shown]
     ) -> list[list[Channel]]:
         """Channels that rise enough with any of the triggers, the highest first, in so many steps."""
-        assert case.suspect is not None
         rises = torch.stack(
             [_peak_rises(case.suspect, where, _others(working, t.target, self.images), t) for t in shown]
         )
@@ -116,7 +113,7 @@ class Prune(Purifier):
         each = max(1, len(channels) // CHANNELS_PER_PRUNED)
         return [[channels[i] for i in order[at : at + each]] for at in range(0, len(order), each)][: self.tries]
 
-    def _down(self, case: Case, walk: PruningWalk, ranked: list[list[Channel]]) -> list[Channel]:
+    def _down(self, case: PurifyCase, walk: PruningWalk, ranked: list[list[Channel]]) -> list[Channel]:
         """What was zeroed; each step is taken back if it leads below the floor."""
         least, taken = accuracy(walk.net, walk.judging) - self.floor, list[Channel]()
         for done, channels in enumerate(ranked, start=1):
@@ -128,9 +125,7 @@ class Prune(Purifier):
                 restore(walk.net, walk.original, channels)
         return taken
 
-    def _tune(self, case: Case, net: Classifier, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
-        assert case.suspect is not None
-        assert case.clean is not None
+    def _tune(self, case: PurifyCase, net: Classifier, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
         plan = plan_for(case.suspect, case.clean, self.epochs, 0)
         fine_tune(
             case,

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from datetime import date
 from typing import Literal
 
-from bdscan.facts.finding import Array, Judgement, Run, Verdict
+from bdscan.facts.finding import Judgement, Run, Verdict
 from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.training_record import ContactSheet, TrainingRecord
+from bdscan.facts.treatment import Treatment
 
 FORMATS = ("text", "json", "html", "markdown", "sarif", "junit")
 
@@ -59,9 +61,9 @@ class Report:
     clean_accuracy: float | None = None
     images: int | None = None
     clean: str | None = None  # where the clean images came from
-    treatment: Mapping[str, object] | None = None  # `schema.json` says what it holds
-    training: Mapping[str, object] | None = None  # of a model trained here; `schema.json` says what it holds
-    sheet: Mapping[str, Array] = field(default_factory=dict, compare=False)  # pictures of it, which only HTML shows
+    treatment: Treatment | None = None
+    training: TrainingRecord | None = None  # of a model trained here
+    sheet: ContactSheet | None = field(default=None, compare=False)  # pictures of it, which only HTML shows
     made_with: Mapping[str, object] = field(default_factory=dict)
     inputs: tuple[Input, ...] = ()  # what was read beside the model
     accepted: Acceptance | None = None  # what was found is known and let pass

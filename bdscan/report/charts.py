@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array
 from bdscan.report import numbers
 from bdscan.report.markup import Markup, tag
 

@@ -62,7 +62,7 @@ def _file(path: str, sha256: str | None) -> dict[str, Any]:
 
 def _pedigree(report: Report) -> dict[str, Any]:
     original = {"type": "machine-learning-model", **_file(report.subject.path, report.subject.sha256)}
-    method = numbers.plain((report.treatment or {}).get("method"), 80)
+    method = numbers.plain(report.treatment.method if report.treatment else "", 80)
     return {"ancestors": [original], "notes": f"purified by bdscan {__version__} with the method {method}"}
 
 

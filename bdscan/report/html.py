@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from bdscan.facts.finding import Run
+from bdscan.facts.finding import Finding, Run
 from bdscan.report import Report, html_training, html_treatment, numbers, words
 from bdscan.report.html_probe import section
 from bdscan.report.markup import Allowance, Markup, join, prose, table, tag
@@ -47,7 +47,7 @@ _READING_TREATED = (
 def render(report: Report) -> str:
     """The whole page."""
     runs = (*report.runs, *report.before)
-    drawing = sum(any(finding.arrays for finding in run.findings) for run in runs)
+    drawing = sum(any(map(_draws, run.findings)) for run in runs)
     art, text = _PICTURES // max(1, drawing), _FINDINGS // max(1, len(runs))
     style = Path(__file__).with_name("style.css").read_text(encoding="utf-8")
 
@@ -79,6 +79,11 @@ def render(report: Report) -> str:
     )
     page = tag("html", head, tag("body", main, _footer(report)), lang="en")
     return f"<!doctype html>\n{page}"
+
+
+def _draws(finding: Finding) -> bool:
+    """Whether there is anything to draw."""
+    return any(each is not None for each in (finding.classes, finding.trigger, finding.pictures, finding.norms))
 
 
 def _banner(report: Report) -> Markup:
@@ -164,10 +169,9 @@ def _pairs(items: Mapping[str, object]) -> Iterator[tuple[str, str]]:
 
 
 def _footer(report: Report) -> Markup:
-    treated = (report.treatment or {}).get("settings")
     named = [(f"{run.probe}.{key}", value) for run in report.runs for key, value in run.settings.items()]
-    if isinstance(treated, Mapping):
-        named = [*_pairs({"treatment": treated}), *named]
+    if report.treatment is not None:
+        named = [*_pairs({"treatment": report.treatment.settings}), *named]
     rows = [(numbers.plain(key, 160), numbers.plain(value, 300)) for key, value in named]
     settings = tag("section", tag("h2", "Every setting"), table(("setting", "value"), rows, "settings"), class_="card")
     made = tag("section", tag("h2", "Made with"), table((), _pairs(report.made_with), "settings"), class_="card")

@@ -28,7 +28,7 @@ def section(report: Report, run: Run, art: Allowance, text: Allowance) -> Markup
             chip(worst.word) if run.findings else None,
         ),
         _about(run),
-        tag("p", "Stopped early: ", prose(run.failure), class_="failure") if run.failure is not None else None,
+        tag("p", "Stopped early: ", prose(run.failure.message), class_="failure") if run.failure is not None else None,
         *found,
         tag("p", "Nothing to report.", class_="quiet") if not run.findings and run.failure is None else None,
         tag("p", f"{text.refused} more findings in the JSON report.", class_="quiet") if text.refused else None,
@@ -80,7 +80,7 @@ def _numbers(report: Report, finding: Finding) -> Iterator[tuple[str, str]]:
     if finding.channels:
         more = ", ..." if len(finding.channels) > 12 else ""
         yield "channels", ", ".join(map(str, finding.channels[:12])) + more
-    if finding.shown:
+    if finding.demonstrated:
         yield "trigger", "shown to work on images it was not made from"
 
 
@@ -90,11 +90,11 @@ def _drawings(report: Report, finding: Finding, most: int) -> Iterator[Markup]:
     def name(index: int) -> str:
         return f"{index} {numbers.plain(names[index], 60)}" if index < len(names) else f"class {index}"
 
-    arrays = finding.arrays
-    if "scores" in arrays and arrays["scores"].size:
+    if finding.classes is not None and finding.classes.scores.size:
         against = finding.threshold if finding.p_value is None else None  # that of a p-value is no place among scores
-        yield charts.bars(arrays["scores"], name, finding.target, against)
-    for kind, draw in (("norms", charts.norms), ("rise", charts.rise)):
-        if kind in arrays and arrays[kind].size:
-            yield draw(arrays[kind], finding.channels)
-    yield from pictures.strips(arrays, most)
+        yield charts.bars(finding.classes.scores, name, finding.target, against)
+    if finding.norms is not None and finding.norms.norms.size:
+        yield charts.norms(finding.norms.norms, finding.channels)
+        if finding.norms.rise is not None and finding.norms.rise.size:
+            yield charts.rise(finding.norms.rise, finding.channels)
+    yield from pictures.strips(finding.trigger, finding.pictures, most)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array
+from bdscan.facts.training_record import Curves, IsolationRecord
 from bdscan.report import Report, numbers, pictures, training_text
 from bdscan.report.markup import Allowance, Markup, join, prose, tag
 
@@ -16,37 +17,43 @@ _DASHES = (None, "5 3", "1 3")  # so that print and the colour-blind tell them a
 
 def section(report: Report, art: Allowance) -> Markup | None:
     """Nothing, where nothing was trained."""
-    if report.training is None:
+    training = report.training
+    if training is None:
         return None
-    told = training_text.Told.of(report)
-    facts = join(join((tag("dt", label), tag("dd", prose(said)))) for label, said in training_text.lines(report))
+    facts = join(join((tag("dt", label), tag("dd", prose(line)))) for label, line in training_text.lines(report))
     return tag(
         "section",
         tag("h2", "The training"),
         tag("dl", facts),
-        _sheet(report, "isolated", _title(report, told), art),
-        _sheet(report, "others", "Other images of that class, to compare with", art),
+        *_sheets(report, training.isolation, art),
         tag("p", "More pictures were left out to keep this file small.", class_="quiet") if art.refused else None,
-        _drawn("Mean loss in each epoch while the data were watched", _of(told, "isolation")),
-        _drawn("Mean loss in each epoch of the training", _of(told, "training")),
+        _drawn(
+            "Mean loss in each epoch while the data were watched",
+            _drawable(training.isolation.curves if training.isolation else {}),
+        ),
+        _drawn("Mean loss in each epoch of the training", _drawable(training.curves)),
         class_="card training",
     )
 
 
-def _of(told: training_text.Told, part: str) -> Sequence[tuple[str, tuple[float, ...]]]:
-    return [(name, values) for where, name, values in told.curves if where == part and values]
+def _drawable(curves: Curves) -> Sequence[tuple[str, tuple[float, ...]]]:
+    return [(numbers.plain(name, 80), values) for name, values in curves.items() if values]
 
 
-def _title(report: Report, told: training_text.Told) -> str:
-    target = told.isolation.get("target")
-    where = f", which cluster in {numbers.named(report, target)}" if isinstance(target, int) else ""
-    return f"The first of {numbers.plain(told.isolation.get('isolated'), 20)} isolated images{where}"
+def _sheets(report: Report, isolation: IsolationRecord | None, art: Allowance) -> Iterator[Markup | None]:
+    sheet = report.sheet
+    if sheet is None or isolation is None:
+        return
+    target = isolation.target
+    where = f", which cluster in {numbers.named(report, target)}" if target is not None else ""
+    title = f"The first of {isolation.isolated} isolated images{where}"
+    yield _sheet(report, sheet.isolated, sheet.labels, title, art)
+    yield _sheet(report, sheet.others, None, "Other images of that class, to compare with", art)
 
 
-def _sheet(report: Report, kind: str, title: str, art: Allowance) -> Markup | None:
+def _sheet(report: Report, images: Array, labels: Array | None, title: str, art: Allowance) -> Markup | None:
     """A contact sheet: small, in rows, each under its label where labels came with them."""
-    images, labels = report.sheet.get(kind), report.sheet.get("labels") if kind == "isolated" else None
-    if images is None or not len(images):
+    if not len(images):
         return None
     shown = [art.admit(pictures.small(image, _label(report, labels, place))) for place, image in enumerate(images)]
     sheet = tag("div", *(each for each in shown if each), class_="sheet")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from bdscan.facts.evidence import Array, MaskedPattern
 from bdscan.facts.finding import Finding, Run
 from bdscan.report import Report, treatment_text, treatment_words, words
 from bdscan.report.html_probe import article, chip
@@ -12,15 +13,6 @@ from bdscan.report.markup import Allowance, Markup, join, prose, table, tag
 
 _PAIRS = 8
 _PICTURES = 7  # of one finding: a trigger and two images with it, or three heat maps
-_KINDS = {
-    "mask": "trigger",
-    "pattern": "trigger",
-    "stamped": "trigger",
-    "heat": "heat",
-    "norms": "channels",
-    "rise": "channels",
-    "scores": "scores",
-}
 _TRIED = ("tried", "time", "clean accuracy", "recovered trigger works", "outcome", "why")
 
 
@@ -83,7 +75,19 @@ def _pairs(report: Report, run: Run) -> Iterator[Pair]:
 
 def _kinds(finding: Finding) -> set[str]:
     """What kinds of drawing the finding brings."""
-    return {kind for name, kind in _KINDS.items() if name in finding.arrays and finding.arrays[name].size}
+    pictures, trigger = finding.pictures, finding.trigger
+    masked = trigger is not None and isinstance(trigger.pixels, MaskedPattern)
+    brings = {
+        "trigger": masked or (pictures is not None and (_holds(pictures.stamped) or _holds(pictures.place))),
+        "heat": pictures is not None and _holds(pictures.heat),
+        "channels": finding.norms is not None and _holds(finding.norms.norms),
+        "scores": finding.classes is not None and _holds(finding.classes.scores),
+    }
+    return {kind for kind, there in brings.items() if there}
+
+
+def _holds(array: Array | None) -> bool:
+    return array is not None and bool(array.size)
 
 
 def _beside(report: Report, pair: Pair, art: Allowance, text: Allowance) -> Markup:
@@ -99,4 +103,4 @@ def _absent(report: Report, run: Run) -> str:
     again = next((each for each in report.runs if each.probe == run.probe), None)
     if again is None:
         return f"`{run.probe}` was not run on the treated model."
-    return "Nothing of the kind was found." if again.failure is None else f"Stopped early: {again.failure}"
+    return "Nothing of the kind was found." if again.failure is None else f"Stopped early: {again.failure.message}"

@@ -85,7 +85,7 @@ def _configuration(report: Report) -> Iterator[dict[str, Any]]:
         digest = {"digest": dict(each.digest)} if each.digest else {}
         yield {"name": _name(each.path), **digest, "annotations": {"role": each.role}}
     if report.treatment is not None:
-        method, settings = report.treatment.get("method"), report.treatment.get("settings")
+        method, settings = report.treatment.method, report.treatment.settings
         suspect = {"digest": {"sha256": report.subject.sha256}} if report.subject.sha256 else {}
         about = {"role": "suspect", "method": method, "settings": settings}
         yield {"name": _name(report.subject.path), **suspect, "annotations": tame(about)}

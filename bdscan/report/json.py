@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from bdscan.facts.finding import Finding, Level, Run, Verdict
-from bdscan.report import Report, words
+from bdscan.report import Report, json_records, words
 
 SCHEMA = "bdscan.report/1"
 _DIGITS = 6  # significant; more differ from machine to machine
@@ -50,8 +50,8 @@ def document(report: Report) -> dict[str, Any]:
             "images": report.images,
             "runs": [_run(run) for run in report.runs],
             "runs_before": [_run(run) for run in report.before],
-            "treatment": report.treatment,
-            "training": report.training,
+            "treatment": report.treatment and json_records.treatment(report.treatment),
+            "training": report.training and json_records.training(report.training),
             "made_with": report.made_with,
             "inputs": [{"role": each.role, "path": each.path, "digest": each.digest} for each in report.inputs],
             "accepted": accepted and {"reason": accepted.reason, "expires": accepted.expires},
@@ -69,7 +69,7 @@ def _run(run: Run) -> dict[str, object]:
         "family": run.family,
         "settings": run.settings,
         "seconds": run.seconds,
-        "failure": run.failure,
+        "failure": run.failure and run.failure.message,
         "findings": [_finding(finding) for finding in run.findings],
     }
 
@@ -84,17 +84,17 @@ def _finding(finding: Finding) -> dict[str, object]:
         "target": finding.target,
         "layer": finding.layer,
         "channels": finding.channels,
-        "shown": finding.shown,
+        "shown": finding.demonstrated,
         "statistic": finding.statistic,
         "per_class": _per_class(finding),
     }
 
 
 def _per_class(finding: Finding) -> dict[str, object] | None:
-    names = ("scores", "p_values")
-    if not any(name in finding.arrays for name in names):
+    classes = finding.classes
+    if classes is None:
         return None
-    return {name: finding.arrays.get(name, ()) for name in names}
+    return {"scores": classes.scores, "p_values": () if classes.p_values is None else classes.p_values}
 
 
 def tame(value: object) -> Any:

@@ -100,7 +100,7 @@ def _head(report: Report) -> Iterator[str]:
 def _table(report: Report) -> Iterator[str]:
     for run in report.runs:
         if run.failure is not None:
-            yield _row(_code(run.probe), "**failed**", _prose(run.failure), "-", "-", "-")
+            yield _row(_code(run.probe), "**failed**", _prose(run.failure.message), "-", "-", "-")
         elif not run.findings:
             yield _row(_code(run.probe), "-", "nothing to report", "-", "-", "-")
         for finding in words.ranked(run):

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from numbers import Real
 from typing import Any
 
 from bdscan.report import Report, numbers, treatment_words, words
-from bdscan.report.told import held
 
 CLEAN = "clean"  # the role of the images it was measured on
 _LIMITS = (
@@ -44,14 +42,14 @@ def _parameters(report: Report) -> dict[str, Any]:
 
 def _metrics(report: Report) -> Iterator[dict[str, Any]]:
     if report.clean_accuracy is not None:
-        count = held(report.treatment or {}, "clean_accuracy").get("images", report.images)
+        count = report.treatment.accuracy.images if report.treatment else report.images
         where = f"{count} clean images" + (f" from {report.clean}" if report.clean else "")
         value = f"{report.clean_accuracy:.4g}"
         yield {"type": "accuracy", "value": value, "slice": numbers.plain(where, 500)}
-    success = held(report.treatment or {}, "recovered_trigger_success").get("after")
-    if isinstance(success, Real):
+    success = report.treatment.trigger_success if report.treatment else None
+    if success is not None:
         where = "clean images that bear the trigger recovered from the original"
-        yield {"type": "recovered trigger success", "value": f"{float(success):.4g}", "slice": where}
+        yield {"type": "recovered trigger success", "value": f"{success.after:.4g}", "slice": where}
 
 
 def _considerations(report: Report) -> dict[str, Any]:

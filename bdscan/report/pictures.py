@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array, MaskedPattern, Pictures, RecoveredTrigger
 from bdscan.report.markup import Markup, tag
 
 PER_FINDING = 12
@@ -23,14 +23,14 @@ _MAGMA = "000004 180f3d 440f76 721f81 9e2f7f cd4071 f1605d fd9668 feca8d fcfdbf"
 _STEPS = np.array([[int(step[i : i + 2], 16) for i in (0, 2, 4)] for step in _MAGMA.split()], dtype=np.float64)
 
 
-def strips(arrays: Mapping[str, Array], left: int = PER_FINDING) -> Iterator[Markup]:
+def strips(trigger: RecoveredTrigger | None, pictures: Pictures | None, left: int = PER_FINDING) -> Iterator[Markup]:
     """Every picture that a finding brings, as many as are `left`."""
-    if "mask" in arrays:
-        figures = list(_trigger(arrays["mask"], arrays.get("pattern")))
+    figures = list(_trigger(trigger, pictures))
+    if figures:
         left -= len(figures)
         yield tag("div", *figures, class_="strip trigger")
-    if "images" in arrays:
-        yield from _photographs(arrays, left)
+    if pictures is not None:
+        yield from _photographs(pictures, left)
 
 
 def colour(heat: Array) -> Array:
@@ -53,18 +53,25 @@ def small(picture: Array, name: str) -> Markup:
     return _figure(picture, name, _THUMB)
 
 
-def _trigger(mask: Array, pattern: Array | None) -> Iterator[Markup]:
-    mask = np.nan_to_num(mask.astype(np.float64)).reshape(*mask.shape[-2:], 1)
-    yield _figure(mask * 255, "mask", _TRIGGER_SIDE)
-    if pattern is not None:
-        pattern = _rgb(pattern * 255.0)
+def _trigger(trigger: RecoveredTrigger | None, pictures: Pictures | None) -> Iterator[Markup]:
+    """A trigger that replaces pixels, else the place where one of another kind changes them."""
+    if trigger is not None and isinstance(trigger.pixels, MaskedPattern):
+        mask = _plane(trigger.pixels.mask)
+        yield _figure(mask * 255, "mask", _TRIGGER_SIDE)
+        pattern = _rgb(trigger.pixels.pattern * 255.0)
         yield _figure(pattern, "pattern", _TRIGGER_SIDE)
         worn = mask * pattern + (1 - mask) * 128  # what the mask leaves out is grey
         yield _figure(worn, "pattern under the mask", _TRIGGER_SIDE)
+    elif pictures is not None and pictures.place is not None:
+        yield _figure(_plane(pictures.place) * 255, "mask", _TRIGGER_SIDE)
 
 
-def _photographs(arrays: Mapping[str, Array], left: int) -> Iterator[Markup]:
-    images, heat, stamped = arrays["images"], arrays.get("heat"), arrays.get("stamped")
+def _plane(mask: Array) -> Array:
+    return np.nan_to_num(mask.astype(np.float64)).reshape(*mask.shape[-2:], 1)
+
+
+def _photographs(pictures: Pictures, left: int) -> Iterator[Markup]:
+    images, heat, stamped = pictures.images, pictures.heat, pictures.stamped
     for place in range(len(images) if heat is None and stamped is None else 0):
         if place < left:
             yield _strip([_figure(images[place], f"image {place + 1}")])

@@ -22,10 +22,8 @@ class Judged(NamedTuple):
 
 def judged(report: Report) -> Judged:
     """The file that the verdict is about: the treated one, where it was written."""
-    treated = report.treatment or {}
-    output, sha256 = treated.get("output"), treated.get("sha256")
-    if isinstance(output, str):
-        return Judged(output, sha256 if isinstance(sha256, str) else None)
+    if report.treatment is not None and report.treatment.output is not None:
+        return Judged(report.treatment.output, report.treatment.sha256)
     return Judged(report.subject.path, report.subject.sha256)
 
 

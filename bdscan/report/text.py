@@ -74,7 +74,7 @@ def _run(run: Run) -> Iterator[tuple[Text | str, ...]]:
     if len(found) > len(shown):
         yield run.probe, "-", f"{len(found) - len(shown)} more in the HTML and JSON reports"
     if run.failure is not None:
-        yield run.probe, Text("failed", style="yellow"), figures.plain(run.failure)
+        yield run.probe, Text("failed", style="yellow"), figures.plain(run.failure.message)
     elif not run.findings:
         yield run.probe, "-", "nothing to report"
 
@@ -117,7 +117,7 @@ def _change(what: str, before: str, after: str) -> str:
     return f"{what}: {after}" if before == "-" else f"{what}: {before} -> {after}"
 
 
-def _trial(trial: treatment_text.Trial) -> str:
+def _trial(trial: treatment_text.TrialLine) -> str:
     measured = f"clean accuracy {trial.clean_accuracy}, recovered trigger {trial.success}"
     return f"{trial.method}: {trial.outcome} ({trial.seconds}, {measured})" + (f": {trial.why}" if trial.why else "")
 

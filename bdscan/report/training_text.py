@@ -2,129 +2,83 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from numbers import Integral, Real
-
 from bdscan.facts.finding import Verdict
+from bdscan.facts.training_record import IsolationRecord, TrainingRecord, UnlearningRecord
 from bdscan.report import Report
-from bdscan.report.numbers import named, number, plain
-from bdscan.report.told import held, share, some
+from bdscan.report.numbers import named, number, percent, plain
+from bdscan.report.treatment_text import MAX_LINES
 
 _CLASSES = 3  # named at most: where the isolated images are
 
 
-@dataclass(frozen=True)
-class Told:
-    """The report's `training`, fit to print whatever it holds."""
-
-    method: str
-    settings: tuple[tuple[str, str], ...]
-    data: Mapping[str, object]
-    isolation: Mapping[str, object]
-    unlearning: Mapping[str, object]
-    notes: tuple[str, ...]
-    curves: tuple[tuple[str, str, tuple[float, ...]], ...]  # of which part, of which group, epoch by epoch
-
-    @classmethod
-    def of(cls, report: Report) -> Told:
-        training = report.training or {}
-        settings = held(training, "settings")
-        isolation = held(training, "isolation")
-        return cls(
-            method=plain(training.get("method", "not told"), 80),
-            settings=tuple((plain(key, 80), plain(value, 80)) for key, value in settings.items()),
-            data=held(training, "data"),
-            isolation=isolation,
-            unlearning=held(training, "unlearning"),
-            notes=tuple(plain(note, 500) for note in some(training.get("notes"))),
-            curves=(
-                *_curves("isolation", held(isolation, "curves")),
-                *_curves("training", held(training, "curves")),
-            ),
-        )
-
-
 def lines(report: Report) -> list[tuple[str, str]]:
     """What was done, line by line."""
-    training, told = report.training, Told.of(report)
+    training = report.training
     if training is None:
         return []
-    seconds = training.get("seconds")
-    spent = f", {float(seconds):.0f} s" if isinstance(seconds, Real) else ""
-    output, sha256, suspects = (training.get(key) for key in ("output", "sha256", "suspects"))
+    output, sha256, suspects = training.output, training.sha256, training.suspects
     found = [
-        ("method", f"{told.method}{spent}"),
-        ("data", f"{plain(told.data.get('images'), 20)} images from {plain(told.data.get('path'), 300)}"),
-        ("augmentation", plain(training.get("augmentation") or "", 200)),
-        ("isolated", _isolated(report, told.isolation) if told.isolation else ""),
-        ("unlearned", _unlearned(told.unlearning) if told.unlearning else ""),
+        ("method", f"{plain(training.method, 80)}, {training.seconds:.0f} s"),
+        ("data", f"{training.data.images} images from {plain(training.data.path, 300)}"),
+        ("augmentation", plain(training.augmentation, 200)),
+        ("isolated", _isolated(report, training.isolation) if training.isolation else ""),
+        ("unlearned", _unlearned(training.unlearning) if training.unlearning else ""),
         ("written to", f"{plain(output, 300)} (sha256 {plain(sha256, 80)})" if output else ""),
         ("suspects", plain(suspects, 300) if suspects else ""),
-        *(("note", note) for note in told.notes),
+        *(("note", plain(note, 500)) for note in training.notes[:MAX_LINES]),
     ]
-    return [(label, said) for label, said in found if said]
+    return [(label, line) for label, line in found if line]
 
 
-def _isolated(report: Report, isolation: Mapping[str, object]) -> str:
-    return f"{plain(isolation.get('isolated'), 20)} images: {evidence(isolation)}{_places(report, isolation)}"
+def settings(training: TrainingRecord) -> list[tuple[str, str]]:
+    """Each setting and its value."""
+    return [(plain(key, 80), plain(value, 80)) for key, value in training.settings.items()]
 
 
-def evidence(isolation: Mapping[str, object]) -> str:
+def _isolated(report: Report, isolation: IsolationRecord) -> str:
+    return f"{isolation.isolated} images: {evidence(isolation)}{_places(report, isolation)}"
+
+
+def evidence(isolation: IsolationRecord) -> str:
     """The sentence with its numbers."""
-    threshold, p_value = isolation.get("threshold"), isolation.get("p_value")
-    said = plain(isolation.get("message") or "", 500)
-    return f"{said} (p = {_figure(p_value)} vs threshold {_figure(threshold)})" if isinstance(p_value, Real) else said
+    message = plain(isolation.message, 500)
+    if isolation.p_value is None:
+        return message
+    return f"{message} (p = {number(isolation.p_value)} vs threshold {number(isolation.threshold)})"
 
 
-def _figure(value: object) -> str:
-    return number(float(value)) if isinstance(value, Real) else "-"
-
-
-def _places(report: Report, isolation: Mapping[str, object]) -> str:
+def _places(report: Report, isolation: IsolationRecord) -> str:
     """In which classes they are."""
-    counts = [count for count in some(isolation.get("per_class")) if isinstance(count, Integral)]
-    ranked = sorted((-int(count), place) for place, count in enumerate(counts) if int(count) > 0)[:_CLASSES]
-    said = ", ".join(f"{-count} in {named(report, place)}" for count, place in ranked)
-    return f"; {said}" if said else ""
+    ranked = sorted((-count, place) for place, count in enumerate(isolation.per_class) if count > 0)[:_CLASSES]
+    places = ", ".join(f"{-count} in {named(report, place)}" for count, place in ranked)
+    return f"; {places}" if places else ""
 
 
-def _unlearned(unlearning: Mapping[str, object]) -> str:
-    obeyed, accuracy = held(unlearning, "obeyed"), held(unlearning, "accuracy")
-    if not unlearning.get("rounds"):
-        by_mistake = f"{share(unlearning.get('mistaken'))} of others kept back by mistake"
-        taken = f"{share(obeyed.get('after'))} of the isolated images are taken for their label, {by_mistake}"
-        return f"nothing: {taken}; {plain(unlearning.get('stopped') or '', 300)}"
+def _unlearned(unlearning: UnlearningRecord) -> str:
+    obeyed, accuracy = unlearning.obeyed, unlearning.accuracy
+    mistaken, stopped = percent(unlearning.mistaken), plain(unlearning.stopped, 300)
+    if not unlearning.rounds:
+        taken = f"{percent(obeyed.after)} of the isolated images are taken for their label"
+        return f"nothing: {taken}, {mistaken} of others kept back by mistake; {stopped}"
     return (
-        f"isolated images taken for their label: {share(obeyed.get('before'))} -> {share(obeyed.get('after'))}, "
-        f"others by mistake: {share(unlearning.get('mistaken'))}, "
-        f"others kept back told right: {share(accuracy.get('before'))} -> {share(accuracy.get('after'))}; "
-        f"{plain(unlearning.get('stopped') or '', 300)}"
+        f"isolated images taken for their label: {percent(obeyed.before)} -> {percent(obeyed.after)}, "
+        f"others by mistake: {mistaken}, "
+        f"others kept back told right: {percent(accuracy.before)} -> {percent(accuracy.after)}; {stopped}"
     )
 
 
 def hint(report: Report) -> str:
     """What to do with the model."""
-    training = report.training or {}
-    suspects = training.get("suspects")
+    training = report.training
+    suspects = training.suspects if training else None
+    isolation = training.isolation if training else None
+    table = f"`{plain(suspects, 300)}`" if suspects else "`--suspects FILE.csv`"
     if report.verdict is Verdict.CLEAN:
-        return _next_clean(Told.of(report), suspects)
+        if isolation is not None and isolation.isolated:
+            return f"look through the isolated images ({table}), and ask where they come from"
+        return "this holds for the probes and settings of this report"
     if report.verdict is Verdict.INCONCLUSIVE:
         return "the result could not be told from a backdoored one: bring images you trust with `--clean`"
-    if training.get("isolation") is None:
+    if isolation is None:
         return "the data may hold a backdoor: train with `--method abl`"
-    table = f"`{plain(suspects, 300)}`" if suspects else "`--suspects FILE.csv`"
     return f"do not deploy it: look through the suspects ({table}), take out what is wrong, and train again"
-
-
-def _next_clean(told: Told, suspects: object) -> str:
-    if told.isolation.get("isolated"):
-        table = f"`{plain(suspects, 300)}`" if suspects else "`--suspects FILE.csv`"
-        return f"look through the isolated images ({table}), and ask where they come from"
-    return "this holds for the probes and settings of this report"
-
-
-def _curves(part: str, held: Mapping[str, object]) -> Iterator[tuple[str, str, tuple[float, ...]]]:
-    for name, values in held.items():
-        if isinstance(values, Sequence) and not isinstance(values, str):
-            yield part, plain(name, 80), tuple(float(value) for value in values if isinstance(value, Real))

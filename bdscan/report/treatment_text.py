@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from numbers import Real
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from bdscan.facts.finding import Verdict
+from bdscan.facts.treatment import Trial
 from bdscan.report import Report
-from bdscan.report.numbers import plain
-from bdscan.report.told import figure, held, share, some
+from bdscan.report.numbers import number, percent, plain
 
 PASSED, FAILED, OPEN = "passed", "failed", "not done"
+MAX_LINES = 50  # of a list: as many as a reader can bear
 _AFTER = {
     Verdict.CLEAN: "no probe objects to the treated model",
     Verdict.INCONCLUSIVE: "could not tell whether the treated model is rid of its backdoor",
@@ -20,7 +20,7 @@ _AFTER = {
 }
 
 
-class Check(NamedTuple):
+class CheckLine(NamedTuple):
     """One question put to the treated model."""
 
     word: str  # PASSED, FAILED or OPEN
@@ -28,7 +28,7 @@ class Check(NamedTuple):
     message: str  # with its numbers
 
 
-class Trial(NamedTuple):
+class TrialLine(NamedTuple):
     """One method that `auto` tried."""
 
     method: str
@@ -46,7 +46,7 @@ def sentence(report: Report) -> str:
         but = "but" if report.verdict is Verdict.CLEAN else "and"
         return f"{_AFTER[report.verdict]}, {but} {_counted(len(unpassed))}: {'; '.join(unpassed[:3])}"
     if report.verdict is Verdict.CLEAN:
-        return ", ".join((*_shown_gone(report), f"and {_AFTER[Verdict.CLEAN]}"))
+        return ", ".join((*_trigger_gone(report), f"and {_AFTER[Verdict.CLEAN]}"))
     return _AFTER[report.verdict]
 
 
@@ -54,17 +54,17 @@ def _counted(failed: int) -> str:
     return "one check failed" if failed == 1 else f"{failed} checks failed"
 
 
-def _shown_gone(report: Report) -> Iterator[str]:
-    treatment = report.treatment or {}
-    success = held(treatment, "recovered_trigger_success")
-    before, after, again = (success.get(key) for key in ("before", "after", "reinverted"))
-    if not isinstance(after, Real):
+def _trigger_gone(report: Report) -> Iterator[str]:
+    treatment = report.treatment
+    success = treatment.trigger_success if treatment else None
+    if success is None:
         yield "no trigger had been recovered that could be tried again"
     elif not checks(report):  # nobody drew a line that it stays under
-        yield f"the recovered trigger works on {share(after)} of images where it worked on {share(before)}"
+        before, after = percent(success.before), percent(success.after)
+        yield f"the recovered trigger works on {after} of images where it worked on {before}"
     else:
         yield "the recovered trigger no longer works"
-        if isinstance(again, Real):
+        if success.reinverted is not None:
             yield "a fresh search finds none"
 
 
@@ -75,51 +75,49 @@ def stands(report: Report) -> bool:
 
 def failed(report: Report) -> bool:
     """Whether the treated model failed a check."""
-    return any(check.word == FAILED for check in checks(report))
+    return report.treatment is not None and bool(report.treatment.failed_checks)
 
 
 def hint(report: Report) -> str:
     """What to do with the treated model."""
     if not stands(report):
         return "the backdoor could not be shown gone: try another `--method`, or more clean images"
-    if not (report.treatment or {}).get("output"):
+    if report.treatment is None or not report.treatment.output:
         return "the treated model was not kept: name a file for it with `--output`"
     return "use the purified file, and keep the original: it is evidence"
 
 
-def checks(report: Report) -> list[Check]:
+def checks(report: Report) -> list[CheckLine]:
     """Every question put to the treated model, in the order in which it was put."""
-    told = []
-    for check in some((report.treatment or {}).get("checks")):
-        if isinstance(check, Mapping):
-            passed = check.get("passed")
-            word = OPEN if passed is None else PASSED if passed else FAILED
-            name = plain(check.get("name", ""), 80)
-            told.append(Check(word, name, plain(check.get("message") or name, 500) + _numbers(check)))
-    return told
+    lines = []
+    for check in report.treatment.checks[:MAX_LINES] if report.treatment else ():
+        word = OPEN if check.passed is None else PASSED if check.passed else FAILED
+        numbers = _numbers(check.score, check.threshold)
+        lines.append(CheckLine(word, plain(check.name, 80), plain(check.message, 500) + numbers))
+    return lines
 
 
-def _numbers(check: Mapping[str, object]) -> str:
-    score, threshold = check.get("score"), check.get("threshold")
+def _numbers(score: float | None, threshold: float | None) -> str:
     if score is None:
         return ""
-    return f" ({figure(score)}" + (")" if threshold is None else f" vs threshold {figure(threshold)})")
+    return f" ({number(score)}" + (")" if threshold is None else f" vs threshold {number(threshold)})")
 
 
-def tried(report: Report) -> list[Trial]:
+def _outcome(trial: Trial) -> str:
+    verdict = "not judged" if trial.verdict is None else trial.verdict.word
+    return f"{verdict}, {PASSED if trial.passed else FAILED}"
+
+
+def tried(report: Report) -> list[TrialLine]:
     """What `auto` tried, in order."""
-    told = []
-    for trial in some((report.treatment or {}).get("tried")):
-        if isinstance(trial, Mapping):
-            kept = PASSED if trial.get("passed") else FAILED
-            told.append(
-                Trial(
-                    plain(trial.get("method"), 80),
-                    "-" if trial.get("seconds") is None else f"{figure(trial['seconds'])} s",
-                    share(trial.get("clean_accuracy")),
-                    share(trial.get("recovered_trigger_success")),
-                    f"{plain(trial.get('verdict') or 'not judged', 40)}, {kept}",
-                    plain(trial.get("why") or "", 500),
-                )
-            )
-    return told
+    return [
+        TrialLine(
+            plain(trial.method, 80),
+            "-" if trial.seconds is None else f"{number(trial.seconds)} s",
+            percent(trial.clean_accuracy),
+            percent(trial.recovered_trigger_success),
+            _outcome(trial),
+            plain(trial.why, 500),
+        )
+        for trial in (report.treatment.tried[:MAX_LINES] if report.treatment else ())
+    ]

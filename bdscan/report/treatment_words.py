@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from numbers import Real
+from collections.abc import Iterator
 from typing import NamedTuple
 
+from bdscan.facts.treatment import Accuracy, Change, Reactivation, Treatment, UserTriggerOutcome
 from bdscan.report import Report
-from bdscan.report.numbers import plain
-from bdscan.report.told import figure, held, share, some, which
+from bdscan.report.numbers import named, number, percent, plain
+from bdscan.report.treatment_text import MAX_LINES
 
 
-class Change(NamedTuple):
-    """One thing measured before and after, as it is told."""
+class ChangeLine(NamedTuple):
+    """One thing measured before and after, in words."""
 
     what: str
     before: str
@@ -24,84 +24,74 @@ def done(report: Report) -> list[tuple[str, str]]:
     treatment = report.treatment
     if treatment is None:
         return []
-    seconds, output, sha256 = (treatment.get(key) for key in ("seconds", "output", "sha256"))
-    spent = f", {float(seconds):.1f} s" if isinstance(seconds, Real) else ""
-    agreement = held(treatment, "agreement")
-    pushed = held(held(treatment, "reactivation"), "pushed")
-    known = held(treatment, "known_trigger")
-    written = f"{plain(output, 300)}" + (f" (sha256 {plain(sha256, 80)})" if sha256 else "") if output else ""
+    written = plain(treatment.output, 300) if treatment.output else ""
+    if written and treatment.sha256:
+        written += f" (sha256 {plain(treatment.sha256, 80)})"
     lines = [
-        ("method", f"{plain(treatment.get('method', 'not told'), 80)}{spent}"),
+        ("method", f"{plain(treatment.method, 80)}, {treatment.seconds:.1f} s"),
         ("written to", written),
-        ("same answer", _agreement(agreement) if agreement else ""),
-        ("small push", _pushed(pushed) if pushed else ""),
-        ("given trigger", _known(report, known) if known else ""),
+        ("same answer", _agreement(treatment.accuracy)),
+        ("small push", _pushed(treatment.reactivation) if treatment.reactivation else ""),
+        ("given trigger", _user_trigger(report, treatment.user_trigger) if treatment.user_trigger else ""),
     ]
-    return [(label, told) for label, told in lines if told]
+    return [(label, line) for label, line in lines if line]
 
 
-def _agreement(agreement: Mapping[str, object]) -> str:
-    same, divergence = share(agreement.get("top1")), figure(agreement.get("kl"))
-    return f"on {same} of clean images as before (KL divergence {divergence})"
+def _agreement(accuracy: Accuracy) -> str:
+    divergence = number(accuracy.divergence)
+    return f"on {percent(accuracy.same)} of clean images as before (KL divergence {divergence})"
 
 
-def _pushed(pushed: Mapping[str, object]) -> str:
-    stamped, clean = share(pushed.get("stamped")), share(pushed.get("clean"))
+def _pushed(woken: Reactivation) -> str:
+    stamped, clean = percent(woken.pushed), percent(woken.pushed_control)
     return f"reaches the target class from {stamped} of triggered images and from {clean} of clean ones"
 
 
-def _known(report: Report, known: Mapping[str, object]) -> str:
-    return f"{plain(known.get('file'), 300)} for {which(report, known)}, DER {figure(known.get('der'))}"
+def _user_trigger(report: Report, outcome: UserTriggerOutcome) -> str:
+    return f"{plain(outcome.file, 300)} for {_class(report, outcome.target)}, DER {number(outcome.der)}"
+
+
+def _class(report: Report, target: int | None) -> str:
+    return "an unknown class" if target is None else named(report, target)
 
 
 def notes(report: Report) -> list[str]:
     """What followed from the net and the data, and why."""
-    told = (report.treatment or {}).get("notes")
-    return [plain(note, 500) for note in some(told)]
+    return [plain(note, 500) for note in (report.treatment.notes[:MAX_LINES] if report.treatment else ())]
 
 
-def measured(report: Report) -> list[Change]:
+def measured(report: Report) -> list[ChangeLine]:
     """Everything measured before and after."""
-    treatment = report.treatment or {}
-    retuned = held(held(treatment, "reactivation"), "retuned")
-    control = f", control {share(retuned['control'])}" if "control" in retuned else ""
-    known = held(treatment, "known_trigger")
-    return [
-        *_pair(treatment.get("clean_accuracy"), f"clean accuracy{_tested(held(treatment, 'clean_accuracy'))}"),
+    treatment = report.treatment
+    if treatment is None:
+        return []
+    accuracy = treatment.accuracy
+    lines = [
+        _line(f"clean accuracy{_tested(accuracy)}", Change(before=accuracy.before, after=accuracy.after)),
         *_triggers(report, treatment),
-        *_pair(retuned, f"recovered trigger, re-tuned on a few triggered images{control}"),
-        *_pair(known.get("accuracy"), "accuracy (ACC) where the given trigger is measured"),
-        *_pair(known.get("asr"), "given trigger works (ASR)"),
-        *_pair(known.get("ra"), "given trigger ignored, image recognised (RA)"),
-        *_pair(treatment.get("verdict"), "verdict"),
     ]
+    if (woken := treatment.reactivation) is not None:
+        retuned = f"recovered trigger, re-tuned on a few triggered images, control {percent(woken.retuned_control)}"
+        lines.append(_line(retuned, Change(before=woken.before, after=woken.retuned)))
+    if (user := treatment.user_trigger) is not None:
+        lines.append(_line("accuracy (ACC) where the given trigger is measured", user.accuracy))
+        lines.append(_line("given trigger works (ASR)", user.asr))
+        lines.append(_line("given trigger ignored, image recognised (RA)", user.ra))
+    return [*lines, ChangeLine("verdict", treatment.verdict_before.word, treatment.verdict_after.word)]
 
 
-def _tested(accuracy: Mapping[str, object]) -> str:
-    images, p_value = accuracy.get("images"), accuracy.get("p_value")
-    said = [f"{plain(images, 20)} held-out images"] if images else []
-    said += [f"p = {figure(p_value)}"] if isinstance(p_value, Real) else []
-    return f" ({', '.join(said)})" if said else ""
+def _tested(accuracy: Accuracy) -> str:
+    return f" ({accuracy.images} held-out images, p = {number(accuracy.p_value)})"
 
 
-def _triggers(report: Report, treatment: Mapping[str, object]) -> Iterator[Change]:
-    recovered = [each for each in some(treatment.get("recovered")) if isinstance(each, Mapping)]
-    success = held(treatment, "recovered_trigger_success")
-    if not recovered:
-        yield from _pair(success, "recovered trigger works")
-        yield from _only_after(success.get("reinverted"), "trigger of a fresh search works")
-    for each in recovered:
-        whose, form = which(report, each), plain(each.get("form") or "trigger", 40)
-        yield from _pair(each, f"{whose}: recovered {form} works")
-        yield from _only_after(each.get("recovers"), f"{whose}: images with it seen as what they are")
-        yield from _only_after(each.get("reinverted"), f"{whose}: trigger of a fresh search works")
+def _triggers(report: Report, treatment: Treatment) -> Iterator[ChangeLine]:
+    for each in treatment.triggers[:MAX_LINES]:
+        whose, form = _class(report, each.target), plain(each.form or "trigger", 40)
+        yield _line(f"{whose}: recovered {form} works", Change(before=each.before, after=each.after))
+        yield ChangeLine(f"{whose}: images with it seen as what they are", "-", percent(each.recovers))
+        if each.reinverted is not None:
+            yield ChangeLine(f"{whose}: trigger of a fresh search works", "-", percent(each.reinverted))
 
 
-def _only_after(value: object, what: str) -> Iterator[Change]:
-    if value is not None:
-        yield Change(what, "-", share(value))
-
-
-def _pair(two: object, what: str) -> Iterator[Change]:
-    if isinstance(two, Mapping) and "before" in two and "after" in two:
-        yield Change(what, share(two["before"]), share(two["after"]))
+def _line(what: str, change: Change) -> ChangeLine:
+    return ChangeLine(what, percent(change.before), percent(change.after))

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import shlex
 
+from bdscan.facts.failure import FailureKind
 from bdscan.facts.finding import Finding, Level, Run, Verdict
 from bdscan.report import Report, training_text, treatment_text
 from bdscan.report.numbers import number, percent, plain
+from bdscan.verdict.judge import FILE
 
 _SENTENCES = {
     Verdict.CLEAN: "no evidence of a backdoor found at this sensitivity",
@@ -16,7 +18,6 @@ _SENTENCES = {
 }
 _DANGEROUS = "this file is dangerous to load: opening it the usual way may run code of its own"
 _REASONS = 20
-_FILE_PROBE = "artifact"  # the one probe that speaks about the file and not about the net in it
 
 
 def evidence(finding: Finding) -> str:
@@ -87,7 +88,7 @@ def known(report: Report) -> str:
 
 
 def failures(report: Report) -> list[str]:
-    return [f"{run.probe}: {plain(run.failure)}" for run in report.runs if run.failure is not None]
+    return [f"{run.probe}: {plain(run.failure.message)}" for run in report.runs if run.failure is not None]
 
 
 def unread(report: Report) -> bool:
@@ -122,7 +123,7 @@ def _cure(report: Report, path: str, clean: str) -> str:
 
 
 def _unsettled(report: Report, look: str) -> str:
-    if any(run.failure is not None and run.failure.startswith("our fault") for run in report.runs):
+    if any(run.failure is not None and run.failure.kind is FailureKind.CRASH for run in report.runs):
         return "this is a fault in bdscan; please report it with this report attached"
     if report.subject.classes is None:  # no net was built from the file
         return (
@@ -139,5 +140,5 @@ def _unsettled(report: Report, look: str) -> str:
 
 def only_the_file(report: Report) -> bool:
     """Whether all that is grave is about the file and not about the net in it."""
-    grave = {run.probe for run in report.runs for finding in run.findings if finding.level >= Level.BACKDOOR}
-    return report.verdict is Verdict.BACKDOORED and grave == {_FILE_PROBE}
+    grave = {run.family for run in report.runs for finding in run.findings if finding.level >= Level.BACKDOOR}
+    return report.verdict is Verdict.BACKDOORED and grave == {FILE}

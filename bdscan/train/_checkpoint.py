@@ -11,6 +11,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 
 KIND = "bdscan.training/1"
@@ -75,13 +76,11 @@ class TrainingCheckpoint:
             self._write(self.path)
 
     def _write(self, path: Path) -> None:
-        part = path.with_name(f".{path.name}.part")
-        told = {"kind": KIND, "key": json.dumps(self._key), "done": json.dumps(self._done)}
+        metadata = {"kind": KIND, "key": json.dumps(self._key), "done": json.dumps(self._done)}
         try:
-            save_file(self._held, part, metadata=told)
-            part.replace(path)
+            with AtomicFiles(synced=False) as files:
+                save_file(self._held, files.temporary(path), metadata=metadata)
         except (OSError, SafetensorError) as error:
-            part.unlink(missing_ok=True)
             reason = getattr(error, "strerror", None) or error
             kept = "the one before it is kept" if path.exists() else "nothing was kept"
             raise Problem(

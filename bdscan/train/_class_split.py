@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from bdscan.facts.evidence import p_measure
 from bdscan.facts.finding import Array, Finding, Level
 from bdscan.train._bimodality import ClassScatter, bimodality
 from bdscan.train._foreign_part import is_foreign
@@ -61,13 +62,15 @@ class ClassSplit:
         numbers = f"which explain {gain:.2f} nats an image more than one, in other classes at most {others:.2f}"
         if self.p_value > threshold:
             message = f"nor does the trained net know one class by two different things ({name} is the nearest to that)"
-            return Finding(level=Level.NOTE, message=message, threshold=threshold, p_value=self.p_value)
+            return Finding(
+                level=Level.NOTE, message=message, measure=p_measure(self.p_value, threshold), p_value=self.p_value
+            )
         count = int(self.part.sum())
         return Finding(
             level=Level.SUSPECT,
             message=f"the trained net knows {name} by two different things, {numbers}: by one of them {count} images",
             target=self.target,
-            threshold=threshold,
+            measure=p_measure(self.p_value, threshold),
             p_value=self.p_value,
         )
 

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdscan.facts.evidence import p_measure
 from bdscan.facts.finding import Array, Finding, Level
 from bdscan.images.image_set import ImageSet
 from bdscan.method.trainer import TrainCase
@@ -128,7 +129,7 @@ class ClassComparison:
                 level=Level.SUSPECT,
                 message=f"{name} falls into two parts, {numbers}: {sooner}",
                 target=target,
-                threshold=threshold,
+                measure=p_measure(p_value, threshold),
                 p_value=p_value,
             )
         if p_value <= threshold:
@@ -137,7 +138,7 @@ class ClassComparison:
             )
         else:
             message = f"nothing stands out: no class falls into two parts more than others do ({name} does most)"
-        return Finding(level=Level.NOTE, message=message, threshold=threshold, p_value=p_value)
+        return Finding(level=Level.NOTE, message=message, measure=p_measure(p_value, threshold), p_value=p_value)
 
 
 def compare_classes(mean_log_losses: Tensor, labels: Tensor, classes: int) -> ClassComparison:

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdscan.facts.training_record import UnlearningRecord
+from bdscan.facts.treatment import Change
 from bdscan.images.image_set import ImageSet
 from bdscan.method.trainer import TrainCase
 from bdscan.net.classifier import Normalised
@@ -96,7 +98,7 @@ class UnlearnProgress:
         chance = 2 * math.sqrt(self.mistaken * (1 - self.mistaken) / self.asked)  # two standard errors
         return self.obeyed <= self.mistaken + MAX_EXCESS + chance
 
-    def record(self) -> dict[str, object]:
+    def record(self) -> UnlearningRecord:
         """For the report."""
         if not self.rounds:
             stopped = "there was nothing to unlearn" if self.unlearned else "there was nothing to hold the class by"
@@ -108,13 +110,13 @@ class UnlearnProgress:
             )
         else:
             stopped = "not all of them are unlearned"
-        return {
-            "rounds": self.rounds,
-            "obeyed": {"before": self.before[0], "after": self.obeyed},
-            "mistaken": self.mistaken,
-            "accuracy": {"before": self.before[1], "after": self.accuracy},
-            "stopped": stopped,
-        }
+        return UnlearningRecord(
+            rounds=self.rounds,
+            obeyed=Change(before=self.before[0], after=self.obeyed),
+            mistaken=self.mistaken,
+            accuracy=Change(before=self.before[1], after=self.accuracy),
+            stopped=stopped,
+        )
 
 
 def unlearn(

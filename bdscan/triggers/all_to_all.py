@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import RecoveredTrigger
+from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet, at_once
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast
 from bdscan.triggers.forms import FORMS, Form
-from bdscan.triggers.invert import CAP, EASIER, GOAL, HARDER, MEMORY, PENALTY, Progress
+from bdscan.triggers.invert import EASIER, GOAL, HARDER, MAX_LOSS, PENALTY, SUCCESS_MEMORY
 
-EXPLORE = 0.4  # of the steps only lead away from the truth; then each class is led to where most of it went
+EXPLORING_SHARE = 0.4  # of the steps only lead away from the truth; then each class is led to where most of it went
 STARTS = 3  # random ones, side by side: the way out is not convex
 
 
@@ -24,7 +25,7 @@ STARTS = 3  # random ones, side by side: the way out is not convex
 class AllToAllTrigger:
     """A trigger, its size, and the class that each class becomes."""
 
-    evidence: dict[str, Array]
+    trigger: RecoveredTrigger
     size: float
     becomes: tuple[int, ...]
     success: float  # share of held-out images that become what their class becomes
@@ -35,7 +36,7 @@ class AllToAllTrigger:
         return len(set(self.becomes)) / len(self.becomes)
 
 
-def relabel(
+def invert_all_to_all(
     suspect: Classifier,
     clean: ImageSet,
     held_out: ImageSet,
@@ -64,7 +65,9 @@ def relabel(
             index = torch.full((len(pixels),), arm, device=suspect.device)
             hits += int((suspect(form.stamp(pixels, index)).argmax(1) == went[labels]).sum())
             total += len(labels)
-    return AllToAllTrigger(form.evidence(arm), float(search.best[arm]), tuple(went.tolist()), hits / max(1, total))
+    becomes = tuple(went.tolist())
+    trigger = RecoveredTrigger(pixels=form.recovered(arm), form=name, becomes=becomes)
+    return AllToAllTrigger(trigger, float(search.best[arm]), becomes, hits / max(1, total))
 
 
 class _Search:
@@ -90,11 +93,11 @@ class _Search:
         stamped = self.form.stamp(pixels, arm).contiguous(memory_format=torch.channels_last)
         with autocast(self.suspect.device):
             logits = self.suspect(stamped).float()
-        exploring = done < EXPLORE * steps
+        exploring = done < EXPLORING_SHARE * steps
         self._watch(logits.detach(), truth, arm)
         wanted = self.goes[arm, truth]
         misses = self._away(logits, truth) if exploring else F.cross_entropy(logits, wanted, reduction="none")
-        cost = misses.clamp(max=CAP).view(STARTS, -1).mean(1)
+        cost = misses.clamp(max=MAX_LOSS).view(STARTS, -1).mean(1)
         size = self.form.size()
         loss = (cost + self.penalty * size / self.form.typical).sum()
         self.optimiser.zero_grad(set_to_none=True)
@@ -117,7 +120,7 @@ class _Search:
         self.goes = self.seen.masked_fill(itself, -math.inf).argmax(2)
 
     def _note(self, hits: Tensor, size: Tensor) -> None:
-        self.success = MEMORY * self.success + (1 - MEMORY) * hits
+        self.success = SUCCESS_MEMORY * self.success + (1 - SUCCESS_MEMORY) * hits
         reached = self.success >= GOAL
         better = reached & (size < self.best)
         self.form.keep(better.nonzero()[:, 0], self.store)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from itertools import product
 
@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import AddedChange, Array, MaskedPattern, TriggerPixels
 from bdscan.triggers.forms import Shape, Stamp, stamper
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
@@ -41,11 +41,11 @@ MAGNITUDE = 4 * 30 / 255  # of one coefficient in a block of 32; FTrojan raises 
 
 @dataclass(frozen=True, eq=False)
 class CatalogueTrigger:
-    """One trigger: what it is in plain words, how it changes pixels, and arrays for a finding where it has some."""
+    """One trigger: what it is in plain words, how it changes pixels, and itself in pixels where it has some."""
 
     words: str
     stamp: Stamp
-    arrays: Mapping[str, Array] = field(default_factory=dict)
+    pixels: TriggerPixels | None = None
 
 
 def catalogue(shape: Shape) -> dict[str, list[CatalogueTrigger]]:
@@ -65,17 +65,21 @@ def _colours(shape: Shape) -> Iterator[tuple[str, Tensor]]:
             yield name, torch.full((shape[0],), rgb[0])
 
 
-def _held(words: str, **arrays: Tensor) -> CatalogueTrigger:
-    """A guess that consists of arrays."""
-    kept = {name: np.ascontiguousarray(tensor.float().numpy()) for name, tensor in arrays.items()}
-    stamp = stamper(kept)
-    assert stamp is not None
-    return CatalogueTrigger(words, stamp, kept)
+def _of_pixels(words: str, pixels: TriggerPixels) -> CatalogueTrigger:
+    return CatalogueTrigger(words, stamper(pixels), pixels)
+
+
+def _masked(words: str, mask: Tensor, pattern: Tensor) -> CatalogueTrigger:
+    return _of_pixels(words, MaskedPattern(_array(mask), _array(pattern)))
+
+
+def _array(tensor: Tensor) -> Array:
+    return np.ascontiguousarray(tensor.float().numpy())
 
 
 def _added(words: str, change: Tensor, shape: Shape) -> CatalogueTrigger:
     """The same change of every channel (height x width), or one a channel (channels x height x width)."""
-    return _held(words, change=change.expand(shape).permute(1, 2, 0))
+    return _of_pixels(words, AddedChange(_array(change.expand(shape).permute(1, 2, 0))))
 
 
 def sines(shape: Shape) -> Iterator[CatalogueTrigger]:
@@ -128,7 +132,7 @@ def blends(shape: Shape) -> Iterator[CatalogueTrigger]:
     """A flat colour laid over the image."""
     channels, height, width = shape
     for name, level in {"black": 0.0, "grey": 0.5, "white": 1.0}.items():
-        yield _held(
+        yield _masked(
             f"a blend of {OPACITY:.0%} with {name}",
             mask=torch.full((height, width), OPACITY),
             pattern=torch.full((height, width, channels), level),
@@ -147,7 +151,7 @@ def patches(shape: Shape) -> Iterator[CatalogueTrigger]:
             mask, pattern = torch.zeros(height, width), torch.zeros(height, width, channels)
             mask[top : top + side, left : left + side] = 1
             pattern[top : top + side, left : left + side] = square
-            yield _held(f"a {face} {side}x{side} patch {place}", mask=mask, pattern=pattern)
+            yield _masked(f"a {face} {side}x{side} patch {place}", mask=mask, pattern=pattern)
 
 
 def _places(height: int, width: int, side: int) -> dict[str, tuple[int, int]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar
 
 import numpy as np
@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import AddedChange, Array, Displacement, MaskedPattern, Pictures, TriggerPixels
 
-SHOWN = 12  # pictures in a report
+PICTURED = 12  # images in a finding
 
 Shape = tuple[int, int, int]
 Stamp = Callable[[Tensor], Tensor]
@@ -29,28 +29,31 @@ def displaced(pixels: Tensor, flow: Tensor) -> Tensor:
     return F.grid_sample(pixels, there, align_corners=True)
 
 
-def stamper(arrays: Mapping[str, Array]) -> Stamp | None:
-    """The trigger that a finding's arrays hold, as a function of pixels; None if they hold none."""
+def stamper(trigger: TriggerPixels) -> Stamp:
+    """The trigger as a function of pixels."""
 
-    def tensor(name: str, like: Tensor) -> Tensor:
-        return torch.from_numpy(np.ascontiguousarray(arrays[name])).to(like)
+    def tensor(array: Array, like: Tensor) -> Tensor:
+        return torch.from_numpy(np.ascontiguousarray(array)).to(like)
 
-    if {"mask", "pattern"} <= set(arrays):
-        return lambda x: x + tensor("mask", x) * (tensor("pattern", x).permute(2, 0, 1) - x)
-    if "change" in arrays:
-        return lambda x: (x + tensor("change", x).permute(2, 0, 1)).clamp(0, 1)
-    if "flow" in arrays:
-        return lambda x: displaced(x, tensor("flow", x)[None])
-    return None
+    match trigger:
+        case MaskedPattern(mask, pattern):
+            return lambda x: x + tensor(mask, x) * (tensor(pattern, x).permute(2, 0, 1) - x)
+        case AddedChange(change):
+            return lambda x: (x + tensor(change, x).permute(2, 0, 1)).clamp(0, 1)
+        case Displacement(flow):
+            return lambda x: displaced(x, tensor(flow, x)[None])
 
 
-def pictures(images: Tensor, trigger: Mapping[str, Array]) -> dict[str, Array]:
+def stamped(images: Tensor, stamp: Stamp) -> Tensor:
+    """uint8 images with the trigger on, rounded as a file would have them."""
+    worn: Tensor = (stamp(images.float() / 255) * 255).round().clamp(0, 255).to(torch.uint8)
+    return worn
+
+
+def pictures(images: Tensor, stamp: Stamp) -> Pictures:
     """Some images beside themselves with the trigger on, as a report shows them."""
-    stamp = stamper(trigger)
-    assert stamp is not None
-    shown = images[:SHOWN]
-    stamped = (stamp(shown.float() / 255) * 255).round().to(torch.uint8)
-    return {"images": _numpy(shown.permute(0, 2, 3, 1)), "stamped": _numpy(stamped.permute(0, 2, 3, 1))}
+    some = images[:PICTURED]
+    return Pictures(images=_numpy(some.permute(0, 2, 3, 1)), stamped=_numpy(stamped(some, stamp).permute(0, 2, 3, 1)))
 
 
 def _numpy(tensor: Tensor) -> Array:
@@ -95,8 +98,8 @@ class Form(ABC):
         """Shrink every arm that takes more room than the budget."""
 
     @abstractmethod
-    def evidence(self, arm: int) -> dict[str, Array]:
-        """One arm's trigger as arrays that `stamper` reads."""
+    def recovered(self, arm: int) -> TriggerPixels:
+        """One arm's trigger."""
 
     def _noise(self, *size: int, scale: float) -> Tensor:
         return torch.randn(*size, generator=self.generator) * scale
@@ -151,8 +154,8 @@ class Patch(Form):
             low, high = torch.where(fits, low, middle), torch.where(fits, middle, high)
         logits.copy_(torch.where(full.view(-1, 1, 1, 1), start - high, start))
 
-    def evidence(self, arm: int) -> dict[str, Array]:
-        return {"mask": _numpy(self.mask()[arm, 0]), "pattern": _numpy(self.pattern()[arm].permute(1, 2, 0))}
+    def recovered(self, arm: int) -> MaskedPattern:
+        return MaskedPattern(_numpy(self.mask()[arm, 0]), _numpy(self.pattern()[arm].permute(1, 2, 0)))
 
 
 class Moving(Patch):
@@ -184,12 +187,12 @@ class Moving(Patch):
     def size(self) -> Tensor:
         return self.mask().sum((1, 2, 3)) / (self.shape[1] * self.shape[2])
 
-    def evidence(self, arm: int) -> dict[str, Array]:
+    def recovered(self, arm: int) -> MaskedPattern:
         """Shown in the middle of the image, where it works as well as anywhere."""
-        small, (_, height, width), side = super().evidence(arm), self.shape, self.side
+        small, (_, height, width), side = super().recovered(arm), self.shape, self.side
         top, left = (height - side) // 2, (width - side) // 2
         around = ((top, height - side - top), (left, width - side - left))
-        return {"mask": np.pad(small["mask"], around), "pattern": np.pad(small["pattern"], (*around, (0, 0)))}
+        return MaskedPattern(np.pad(small.mask, around), np.pad(small.pattern, (*around, (0, 0))))
 
 
 class Additive(Form):
@@ -212,8 +215,8 @@ class Additive(Form):
     def limit(self, budget: float) -> None:
         _scale(self, budget)
 
-    def evidence(self, arm: int) -> dict[str, Array]:
-        return {"change": _numpy(self.change()[arm].permute(1, 2, 0))}
+    def recovered(self, arm: int) -> AddedChange:
+        return AddedChange(_numpy(self.change()[arm].permute(1, 2, 0)))
 
 
 class Smooth(Additive):
@@ -265,8 +268,8 @@ class Warp(Form):
     def limit(self, budget: float) -> None:
         _scale(self, budget)
 
-    def evidence(self, arm: int) -> dict[str, Array]:
-        return {"flow": _numpy(self.flow()[arm].permute(1, 2, 0))}
+    def recovered(self, arm: int) -> Displacement:
+        return Displacement(_numpy(self.flow()[arm].permute(1, 2, 0)))
 
 
 FORMS: dict[str, type[Form]] = {

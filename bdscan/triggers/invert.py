@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,20 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Pictures, RecoveredTrigger
+from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet, at_once
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast
-from bdscan.triggers.forms import FORMS, Form, pictures
+from bdscan.triggers.forms import FORMS, Form, pictures, stamper
 
 GOAL = 0.9  # of the images must follow for a trigger to count (Neural Cleanse asks 0.99, Pixel 0.9)
 PENALTY = 0.25  # weight of a trigger of typical size beside the cross-entropy, at the start
 HARDER, EASIER = 1.15, 1.15**1.5  # the schedule of Neural Cleanse, a step at a time instead of an epoch at a time
-MEMORY = 0.7  # of the running success rate
-FEW = 12  # arms that may run side by side to the end
-CAP = 6.0  # on one image's cross-entropy: an image that will not follow must not rule the batch
-
-Progress = Callable[[int, int, str], None]
+SUCCESS_MEMORY = 0.7  # of the running success rate
+MAX_ARMS = 12  # arms that may run side by side to the end
+MAX_LOSS = 6.0  # on one image's cross-entropy: an image that will not follow must not rule the batch
 
 
 @dataclass
@@ -61,7 +60,7 @@ def invert(
 ) -> Arms:
     """Run all classes a little way and the better half on, until few are left; each round costs the same."""
     search = _Search(suspect, clean, name, classes, images, seed)
-    rounds = max(0, math.ceil(math.log2(len(classes) / FEW)))
+    rounds = max(0, math.ceil(math.log2(len(classes) / MAX_ARMS)))
     short = max(1, steps // 5)
     total = rounds * short + steps
     done = 0
@@ -154,13 +153,13 @@ class _Search:
         with autocast(self.suspect.device):
             logits = self.suspect(stamped).float()
         wanted = self.targets[arm]
-        misses = F.cross_entropy(logits, wanted, reduction="none").clamp(max=CAP)
+        misses = F.cross_entropy(logits, wanted, reduction="none").clamp(max=MAX_LOSS)
         (misses.sum() / each).backward()
         return misses.detach(), (logits.detach().argmax(1) == wanted).float()
 
     def _note(self, hits: Tensor, misses: Tensor, size: Tensor) -> None:
         before = self.success[self.active]
-        success = torch.where(before.isnan(), hits, MEMORY * before + (1 - MEMORY) * hits)
+        success = torch.where(before.isnan(), hits, SUCCESS_MEMORY * before + (1 - SUCCESS_MEMORY) * hits)
         reached = success >= GOAL
         better = reached & (size < self.best[self.active])
         self.form.keep(self.active[better], self.store)
@@ -172,7 +171,7 @@ class _Search:
 
     def halve(self, controls: tuple[int, ...]) -> None:
         """Keep the more promising half, and the controls whatever they promise."""
-        keep = max(FEW, len(self.active) // 2)
+        keep = max(MAX_ARMS, len(self.active) // 2)
         fixed = torch.tensor([self.classes[a] in controls for a in self.active.tolist()], device=self.active.device)
         rank = torch.where(fixed, -math.inf, self.cost[self.active]).argsort()
         self.active = self.active[rank[:keep]].sort().values
@@ -241,11 +240,13 @@ class ContestResult:
     def size(self) -> float:
         return float(self.arms.size[self.arm])
 
-    def evidence(self, judged_by: ImageSet) -> dict[str, Array]:
-        """The trigger, its room, and the images it was to lead away beside themselves with it on."""
-        trigger = self.arms.form.evidence(self.arm)
+    def trigger(self, form: str) -> RecoveredTrigger:
+        return RecoveredTrigger(pixels=self.arms.form.recovered(self.arm), form=form, room=self.budget)
+
+    def pictures(self, judged_by: ImageSet) -> Pictures:
+        """The images it was to lead away beside themselves with it on."""
         led = judged_by.images[self.arms.led(judged_by.labels, self.arm)]
-        return {"room": np.array(self.budget), **trigger, **pictures(led, trigger)}
+        return pictures(led, stamper(self.arms.form.recovered(self.arm)))
 
 
 def challenge(

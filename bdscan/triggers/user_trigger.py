@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import AddedChange, Array, Displacement, MaskedPattern, TriggerPixels
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
-from bdscan.images.decode import UNREADABLE, opened
+from bdscan.images.decode import UNREADABLE, open_picture
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.forms import Shape, Stamp, stamper
 
 BATCH = 250  # images at once
-LARGEST = 64 << 20  # bytes of one array: a trigger is the size of an image
+MAX_ARRAY_BYTES = 64 << 20  # bytes of one array: a trigger is the size of an image
 HOLDS = "an .npz holds `mask` (H x W) and `pattern` (H x W x C), or `change` (H x W x C), or `flow` (H x W x 2)"
 PLACED = "a picture smaller than the net's input is put in the lower right corner, or at FILE@X,Y (left, top)"
 OPAQUE = "save it with alpha (opaque where the trigger is), or blend it: FILE@0.2 for a share of 20 %"
@@ -58,9 +58,7 @@ def read(source: str | Path, shape: Shape) -> UserTrigger:
     else:
         arrays = _pasted(path, given, shape)
     arrays, notes = _fitted(path, arrays, shape)
-    stamp = stamper(arrays)
-    assert stamp is not None
-    return UserTrigger(str(source), stamp, notes)
+    return UserTrigger(str(source), stamper(_pixels(arrays)), notes)
 
 
 def measure(suspect: Classifier, known: UserTrigger, clean: ImageSet, target: int | None) -> TriggerEffect:
@@ -87,6 +85,12 @@ def measure(suspect: Classifier, known: UserTrigger, clean: ImageSet, target: in
     )
 
 
+def _pixels(arrays: Mapping[str, Array]) -> TriggerPixels:
+    if "mask" in arrays:
+        return MaskedPattern(arrays["mask"], arrays["pattern"])
+    return AddedChange(arrays["change"]) if "change" in arrays else Displacement(arrays["flow"])
+
+
 def der(before: TriggerEffect, after: TriggerEffect) -> float:
     """Defence effectiveness: 1 where all of the success goes and no accuracy, 0.5 where nothing changes."""
     won, lost = before.asr - after.asr, before.accuracy - after.accuracy
@@ -109,7 +113,7 @@ def _parted(source: str) -> tuple[Path, str]:
 def _npz(path: Path) -> dict[str, Array]:
     try:
         with zipfile.ZipFile(path) as archive:
-            if any(item.file_size > LARGEST for item in archive.infolist()):
+            if any(item.file_size > MAX_ARRAY_BYTES for item in archive.infolist()):
                 raise ValueError("an array is too large for a trigger")
         with np.load(path, allow_pickle=False) as held:
             return {name: held[name] for name in ("mask", "pattern", "change", "flow") if name in held}
@@ -138,8 +142,8 @@ def _floats(path: Path, name: str, array: Array, depth: int, low: float) -> Arra
         array = array[..., None]
     if array.ndim != 3 or array.shape[2] != depth or not array.size or array.dtype.kind not in "biuf":
         size = " x ".join(map(str, array.shape))
-        said = f"`{name}` in `{path}` is {size} {array.dtype}, and should be H x W x {depth} numbers"
-        raise Problem(said, hint=HOLDS, status=USAGE)
+        message = f"`{name}` in `{path}` is {size} {array.dtype}, and should be H x W x {depth} numbers"
+        raise Problem(message, hint=HOLDS, status=USAGE)
     values: Array = array.astype(np.float32) / (255 if array.dtype == np.uint8 else 1)
     if not (np.isfinite(values).all() and values.min() >= low and values.max() <= 1):
         raise Problem(f"`{name}` in `{path}` leaves the range {low:g} to 1", hint=HOLDS, status=USAGE)
@@ -182,7 +186,7 @@ def _picture(path: Path, depth: int) -> tuple[Array, Array, bool]:
     """Alpha and colours in [0, 1], and whether there was an alpha."""
     try:
         with path.open("rb") as stream:
-            picture = opened(stream)
+            picture = open_picture(stream)
             has_alpha = "A" in picture.getbands() or "transparency" in picture.info
             whole = picture.convert("RGBA")
     except UNREADABLE as error:
@@ -197,8 +201,8 @@ def _placed(path: Path, arrays: dict[str, Array], at: tuple[int, int] | None, sh
     spare = shape[1] - height, shape[2] - width
     top, left = spare if at is None else (at[1], at[0])
     if not (0 <= top <= spare[0] and 0 <= left <= spare[1]):
-        said = f"`{path}` ({width}x{height}) at {left},{top} leaves the net's input ({shape[2]}x{shape[1]})"
-        raise Problem(said, hint=PLACED, status=USAGE)
+        message = f"`{path}` ({width}x{height}) at {left},{top} leaves the net's input ({shape[2]}x{shape[1]})"
+        raise Problem(message, hint=PLACED, status=USAGE)
     around = ((top, spare[0] - top), (left, spare[1] - left), (0, 0))
     return {name: np.pad(array, around) for name, array in arrays.items()}
 
@@ -212,8 +216,8 @@ def _fitted(path: Path, arrays: dict[str, Array], shape: Shape) -> tuple[dict[st
     notes: tuple[str, ...] = ()
     if (height, width) != shape[1:]:
         if height * shape[2] != width * shape[1]:
-            said = f"`{path}` is {width}x{height}, which cannot be scaled to the net's {shape[2]}x{shape[1]}"
-            raise Problem(said, hint="bring it to the net's input size", status=USAGE)
+            message = f"`{path}` is {width}x{height}, which cannot be scaled to the net's {shape[2]}x{shape[1]}"
+            raise Problem(message, hint="bring it to the net's input size", status=USAGE)
         mode = "nearest" if "mask" in arrays else "bilinear"
         arrays = {name: _resized(array, shape, mode) for name, array in arrays.items()}
         notes = (f"`{path}` was scaled from {width}x{height} to the net's {shape[2]}x{shape[1]} ({mode})",)

@@ -12,10 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from bdscan.facts.finding import Array
-from bdscan.verdict.statistics import FEWEST, student_tail
+from bdscan.verdict.statistics import MIN_SCORES, student_tail
 
-OTHERS = 7  # classes beside the one in question: the reference nets have nine and more, and with fewer each is easier
-UNLIKE = 2.2  # the 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance
+MIN_OTHERS = (
+    7  # classes beside the one in question: the reference nets have nine and more, and with fewer each is easier
+)
+MAX_SPREAD_RATIO = (
+    2.2  # the 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance
+)
 STATISTICS = Path(__file__).with_name("calibration.json")
 
 
@@ -40,7 +44,17 @@ class Height:
 
     def p(self, score: float) -> float:
         """How likely this score, or a larger one, is for one net more."""
-        return student_tail((score - self.mean) / (self.sd * math.sqrt(1 + 1 / self.nets)), self.nets - 1)
+        return student_tail((score - self.mean) / self._scale, self.nets - 1)
+
+    def score_at(self, p: float) -> float:
+        """The score that has this p."""
+        from scipy.special import stdtrit
+
+        return self.mean + self._scale * float(-stdtrit(self.nets - 1, p))
+
+    @property
+    def _scale(self) -> float:
+        return self.sd * math.sqrt(1 + 1 / self.nets)
 
 
 @cache
@@ -75,13 +89,13 @@ def moderated(scores: Array | Sequence[float], prior: Spread | None) -> Array:
     values = np.asarray(scores, dtype=float)
     p = np.ones(len(values))
     finite = np.flatnonzero(np.isfinite(values))
-    if len(finite) < FEWEST:
+    if len(finite) < MIN_SCORES:
         return p
     for c in finite:
         others = values[finite[finite != c]]
         own = _Spread(float(others.var(ddof=1)), len(others) - 1)
         # A net of few classes, or with classes further apart, is not like the reference nets: its own spread counts.
-        alone = prior is None or len(others) < OTHERS or own.variance > UNLIKE * prior.sd**2
+        alone = prior is None or len(others) < MIN_OTHERS or own.variance > MAX_SPREAD_RATIO * prior.sd**2
         for used in ([own] if alone else []) + ([own.shrunk(prior)] if prior is not None else []):
             scale = math.sqrt(used.variance * (1 + 1 / len(others))) * (prior.heavy if prior else 1)
             if scale > 1e-12 * float(np.abs(values[finite]).max()):
@@ -100,6 +114,12 @@ class _Spread:
     def shrunk(self, prior: Spread) -> _Spread:
         freedom = self.freedom + prior.freedom
         return _Spread((prior.freedom * prior.sd**2 + self.freedom * self.variance) / freedom, freedom)
+
+
+def score_at(statistic: str, p: float) -> float | None:
+    """The whole net's score that has this p among clean nets; None where nothing is shipped."""
+    clean = height(statistic)
+    return None if clean is None else clean.score_at(p)
 
 
 def p_height(statistic: str, score: float) -> float | None:

@@ -16,13 +16,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bdscan.facts.finding import Array, Finding, Judgement, Level, Run, Verdict
+from bdscan.facts.evidence import Array
+from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
 from bdscan.verdict.statistics import holm, pooled
 
-CERTAIN = 0.001  # with two families and a demonstration on top; the scale of detection practice
-ALERT = 0.01
-DOUBT = 0.05
-AGREES = 0.05  # a second family's own p for the class that the first one names
+PROOF_P = 0.001  # with two families and a demonstration on top; the scale of detection practice
+ALERT_P = 0.01
+DOUBT_P = 0.05
+AGREEMENT_P = 0.05  # a second family's own p for the class that the first one names
 FILE = "file"
 
 
@@ -53,7 +54,7 @@ class _Behaviour:
     p: float | None  # over all probes and classes
     target: int | None
     families: tuple[str, ...]  # that point to the target
-    shown: tuple[Finding, ...]  # triggers demonstrated on held-out images
+    demonstrated: tuple[Finding, ...]  # triggers shown to work on held-out images
 
 
 def _file(runs: Sequence[Run]) -> _Part:
@@ -67,33 +68,37 @@ def _file(runs: Sequence[Run]) -> _Part:
 
 def _behaviour(runs: Sequence[Run]) -> _Behaviour:
     families = _per_family(runs)
-    shown = tuple(sorted(_shown(runs), key=lambda f: (f.target is None, f.target or 0, f.message)))
+    shown = tuple(sorted(_demonstrated(runs), key=lambda f: (f.target is None, f.target or 0, f.message)))
     whole = [f.p_value for run in runs for f in run.findings if f.p_value is not None and _of_whole_net(f)]
     if not families:
         return _Behaviour(_least(whole), None, (), shown)
     combined = pooled(list(families.values()))
     adjusted = holm(combined)
     target = _named(adjusted, shown)
-    pointing = tuple(sorted(name for name, p in families.items() if p[target] <= AGREES))
+    pointing = tuple(sorted(name for name, p in families.items() if p[target] <= AGREEMENT_P))
     p = _least([float(adjusted.min()), *whole])
     if whole and min(whole) < adjusted.min():  # all classes alike: none is to be named before the others
         return _Behaviour(p, None, pointing, shown)
     return _Behaviour(p, target, pointing, shown)
 
 
-def _shown(runs: Sequence[Run]) -> list[Finding]:
-    return [f for run in runs if run.family != FILE for f in run.findings if f.shown]
+def _demonstrated(runs: Sequence[Run]) -> list[Finding]:
+    return [f for run in runs if run.family != FILE for f in run.findings if f.demonstrated]
 
 
 def _named(adjusted: Array, shown: tuple[Finding, ...]) -> int:
     """The class with the least p; where several are equally certain, the one a trigger was shown for."""
-    certain = [f.target for f in shown if f.target is not None and adjusted[f.target] <= CERTAIN]
+    certain = [f.target for f in shown if f.target is not None and adjusted[f.target] <= PROOF_P]
     return min(certain, key=lambda c: adjusted[c]) if certain else int(np.argmin(adjusted))
 
 
 def _of_whole_net(finding: Finding) -> bool:
     """Evidence about all classes at once, such as a relabelling, has a p-value but none for each class."""
-    return "p_values" not in finding.arrays and finding.target is None
+    return _p_values(finding) is None and finding.target is None
+
+
+def _p_values(finding: Finding) -> Array | None:
+    return None if finding.classes is None else finding.classes.p_values
 
 
 def _per_family(runs: Sequence[Run]) -> dict[str, Array]:
@@ -101,8 +106,9 @@ def _per_family(runs: Sequence[Run]) -> dict[str, Array]:
     found: dict[str, list[Array]] = {}
     for run in runs:
         for finding in run.findings:
-            if run.family != FILE and "p_values" in finding.arrays:
-                found.setdefault(run.family or run.probe, []).append(finding.arrays["p_values"])
+            p_values = _p_values(finding)
+            if run.family != FILE and p_values is not None:
+                found.setdefault(run.family or run.probe, []).append(p_values)
     return {name: pooled(ps) for name, ps in sorted(found.items())}
 
 
@@ -113,22 +119,22 @@ def _least(p: Sequence[float]) -> float | None:
 
 def _of_behaviour(behaviour: _Behaviour) -> _Part:
     p, target = behaviour.p, behaviour.target
-    shown_here = [f for f in behaviour.shown if f.target == target]
-    shown = [f.message for f in (shown_here or behaviour.shown)]
+    shown_here = [f for f in behaviour.demonstrated if f.target == target]
+    shown = [f.message for f in (shown_here or behaviour.demonstrated)]
     if p is None:
         return Verdict.CLEAN, None, []
-    if p <= CERTAIN and shown_here and (len(behaviour.families) >= 2 or target is None):
+    if p <= PROOF_P and shown_here and (len(behaviour.families) >= 2 or target is None):
         agreed = [f"{len(behaviour.families)} kinds of probe point to it: {', '.join(behaviour.families)}"]
         return Verdict.BACKDOORED, target, shown + (agreed if target is not None else [])
-    if p <= ALERT or behaviour.shown:
-        named = target if shown_here or not behaviour.shown else behaviour.shown[0].target
-        why = [] if p > ALERT else [_why(behaviour)]
+    if p <= ALERT_P or behaviour.demonstrated:
+        named = target if shown_here or not behaviour.demonstrated else behaviour.demonstrated[0].target
+        why = [] if p > ALERT_P else [_why(behaviour)]
         return Verdict.SUSPICIOUS, named, shown + why
-    if p <= DOUBT:
+    if p <= DOUBT_P:
         return (
             Verdict.INCONCLUSIVE,
             None,
-            [f"p = {p:.2g} lies between {ALERT:g} and {DOUBT:g}: neither clean nor suspicious"],
+            [f"p = {p:.2g} lies between {ALERT_P:g} and {DOUBT_P:g}: neither clean nor suspicious"],
         )
     return Verdict.CLEAN, None, []
 

@@ -1,4 +1,7 @@
-"""Outliers, p-values and intervals, in plain numpy."""
+"""Outliers, p-values and intervals.
+
+scipy is imported where it is used: many commands need none of it, and it takes longer to import than they take to run.
+"""
 
 from __future__ import annotations
 
@@ -10,47 +13,15 @@ import numpy as np
 from bdscan.facts.finding import Array
 
 MAD_TO_SD = 1.4826  # of a normal distribution
-FEWEST = 4  # with fewer classes the leave-one-out t would need a value above 45 to mean 0.1 %
+MIN_SCORES = 4  # with fewer the leave-one-out t would need a value above 45 to mean 0.1 %
 P_CAP = 0.99  # a p-value of exactly 1 would cancel any evidence in a Cauchy sum (truncated as in Fang et al. 2023)
-
-
-def incomplete_beta(x: float, a: float, b: float) -> float:
-    """The regularised incomplete beta function I_x(a, b)."""
-    if x <= 0 or x >= 1:
-        return float(x >= 1)
-    front = math.exp(math.lgamma(a + b) - math.lgamma(a) - math.lgamma(b) + a * math.log(x) + b * math.log1p(-x))
-    if x > (a + 1) / (a + b + 2):  # the fraction converges fast only on the near side of the mean
-        return 1 - front * _fraction(1 - x, b, a) / b
-    return front * _fraction(x, a, b) / a
-
-
-def _fraction(x: float, a: float, b: float) -> float:
-    """The continued fraction of the incomplete beta function, by Lentz's method."""
-    tiny = 1e-300
-    c, d = 1.0, 1 / _nonzero(1 - (a + b) * x / (a + 1), tiny)
-    value = d
-    for m in range(1, 1000):
-        even = m * (b - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        odd = -(a + m) * (a + b + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-        for term in (even, odd):
-            d = 1 / _nonzero(1 + term * d, tiny)
-            c = _nonzero(1 + term / c, tiny)
-            value *= c * d
-        if abs(c * d - 1) < 1e-15:
-            break
-    return value
-
-
-def _nonzero(x: float, tiny: float) -> float:
-    return x if abs(x) > tiny else tiny
 
 
 def student_tail(t: float, freedom: float) -> float:
     """P(T >= t) for Student's t; keeps its relative precision far out in the tail."""
-    if math.isinf(t):
-        return float(t < 0)
-    half = incomplete_beta(freedom / (freedom + t * t), freedom / 2, 0.5) / 2
-    return half if t >= 0 else 1 - half
+    from scipy.special import stdtr
+
+    return float(stdtr(freedom, -t))
 
 
 def leave_one_out(scores: Array | Sequence[float], floor: float = 0.0) -> Array:
@@ -63,7 +34,7 @@ def leave_one_out(scores: Array | Sequence[float], floor: float = 0.0) -> Array:
     p = np.ones(len(values))
     finite = np.flatnonzero(np.isfinite(values))
     count = len(finite)
-    if count < FEWEST:
+    if count < MIN_SCORES:
         return p
     for c in finite:
         others = values[finite[finite != c]]
@@ -98,13 +69,12 @@ def cauchy(p: Array | Sequence[float], weights: Array | Sequence[float] | None =
     """One p-value from several that may depend on one another; those that are not numbers are left out."""
     values = np.asarray(p, dtype=float)
     share = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
-    known = ~np.isnan(values) & (share > 0)
-    values, share = np.clip(values[known], 1e-300, P_CAP), share[known]
+    counted = ~np.isnan(values) & (share > 0)
+    values, share = np.clip(values[counted], 1e-300, P_CAP), share[counted]
     if not len(values):
         return 1.0
-    total = float(
-        np.sum(share / np.tan(math.pi * values)) / share.sum()
-    )  # 1/tan(pi p) is tan(pi (0.5 - p)), exact near 0
+    # 1/tan(pi p) is tan(pi (0.5 - p)), but exact near 0.
+    total = float(np.sum(share / np.tan(math.pi * values)) / share.sum())
     return math.atan2(1, total) / math.pi
 
 
@@ -123,26 +93,21 @@ def clopper_pearson(hits: int, count: int, level: float = 0.95) -> tuple[float, 
     """An interval for a share that holds at least as often as `level` says."""
     if not 0 <= hits <= count:
         raise ValueError(f"{hits} hits of {count}")
-    out = (1 - level) / 2
-    low = _beta_quantile(out, hits, count - hits + 1) if hits else 0.0
-    high = _beta_quantile(1 - out, hits + 1, count - hits) if hits < count else 1.0
+    from scipy.special import betaincinv
+
+    outside = (1 - level) / 2
+    low = float(betaincinv(hits, count - hits + 1, outside)) if hits else 0.0
+    high = float(betaincinv(hits + 1, count - hits, 1 - outside)) if hits < count else 1.0
     return low, high
-
-
-def _beta_quantile(p: float, a: float, b: float) -> float:
-    low, high = 0.0, 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        low, high = (middle, high) if incomplete_beta(middle, a, b) < p else (low, middle)
-    return (low + high) / 2
 
 
 def mcnemar(before: Array | Sequence[bool], after: Array | Sequence[bool]) -> float:
     """Two-sided exact p-value that two nets are equally often right on the same images."""
+    from scipy.special import bdtr
+
     first, second = np.asarray(before, dtype=bool), np.asarray(after, dtype=bool)
     lost, won = int(np.sum(first & ~second)), int(np.sum(~first & second))
-    count, fewer = lost + won, min(lost, won)
-    return min(1.0, 2 * incomplete_beta(0.5, count - fewer, fewer + 1)) if count else 1.0  # a fair coin's lower tail
+    return min(1.0, 2 * float(bdtr(min(lost, won), lost + won, 0.5)))  # a fair coin's lower tail
 
 
 def concentration(heat: Array, share: float = 0.05) -> Array:

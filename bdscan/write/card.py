@@ -37,17 +37,17 @@ def card(report: Report) -> str:
         f"# {code(_stem(report))}, purified",
         "",
         f"bdscan {__version__} purified this image classifier with "
-        f"{code(treatment.get('method'))}. The weights are new, the architecture is that of the original.",
+        f"{code(treatment.method)}. The weights are new, the architecture is that of the original.",
         "",
         f"{prose(_begun(words.sentence(report)))}.",
         "",
         *_original(report),
         *_changes(report),
-        *_settings(treatment),
+        *_settings(treatment.settings),
         *_loading(report),
         "## What this does not show",
         "",
-        *(f"- {said}" for said in _NOT_SHOWN),
+        *(f"- {text}" for text in _NOT_SHOWN),
     ]
     return "\n".join(parts) + "\n"
 
@@ -89,10 +89,9 @@ def _changes(report: Report) -> Iterator[str]:
     yield from table("Checks", ("", "check"), ((check.word, check.message) for check in treatment_text.checks(report)))
 
 
-def _settings(treatment: Mapping[str, object]) -> Iterator[str]:
-    settings = treatment.get("settings")
-    rows = settings.items() if isinstance(settings, Mapping) else ()
-    yield from table("Settings", ("setting", "value"), ((f"`{name}`", str(value)) for name, value in rows))
+def _settings(settings: Mapping[str, object]) -> Iterator[str]:
+    rows = ((f"`{name}`", str(value)) for name, value in settings.items())
+    yield from table("Settings", ("setting", "value"), rows)
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -104,9 +103,9 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Ite
 
 
 def _loading(report: Report) -> Iterator[str]:
-    subject, output = report.subject, (report.treatment or {}).get("output")
+    subject, output = report.subject, report.treatment.output if report.treatment else None
     name = PurePath(str(output)).name if output else "MODEL"
-    snippet = next((said for form, said in _LOADING.items() if (subject.format or "").startswith(form)), _TORCH)
+    snippet = next((text for form, text in _LOADING.items() if (subject.format or "").startswith(form)), _TORCH)
     yield "## How to load it"
     yield ""
     yield "Its tensors have the names, types and shapes of the original's, so the code that loads those loads these."

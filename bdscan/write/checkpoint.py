@@ -16,11 +16,11 @@ from bdscan.load.assembly.unwrap import Rebuild, strip
 from bdscan.load.contents import Contents
 from bdscan.load.pickle.effects import quoted
 from bdscan.load.pickle.records import mapping
-from bdscan.write.names import Tensors
-from bdscan.write.values import Odd, Old, Values
+from bdscan.write.file_tensors import Tensors
+from bdscan.write.values import NotPlain, OldTensor, PlainValues
 
 _AVERAGED = re.compile(r"(^|[^a-z])ema([^a-z]|$)", re.IGNORECASE)
-_SHOWN = 5  # names a sentence can hold
+_MAX_NAMES = 5  # names a sentence can hold
 
 
 def save(place: Path, value: object) -> None:
@@ -36,21 +36,21 @@ def save(place: Path, value: object) -> None:
 
 def filled(contents: Contents, weights: Weights, net: nn.Module, new: Tensors) -> tuple[object, list[str]]:
     """What is to be saved, and what had to be left out or done otherwise."""
-    if contents.format == "pt2" or "module" in weights.extra:
-        return _state_dict(net, weights.prefix, new), [f"the {_KINDS.get(contents.format, _PICKLED)}"]
+    if contents.format == "pt2" or "module" in weights.metadata:
+        return _state_dict(net, weights.prefix, new), [f"the {_STATE_DICT_NOTES.get(contents.format, _PICKLED_NOTE)}"]
     value, rebuild = tree(contents)
-    for way in _ways(value, weights.wrapper):
-        held = _named(way[-1], rebuild)
-        if {weights.prefix + name for name in weights.tensors} <= set(held):
+    for path in _paths(value, weights.wrapper):
+        records = _tensor_records(path[-1], rebuild)
+        if {weights.prefix + name for name in weights.tensors} <= set(records):
             try:
-                return _Tree(rebuild, weights, new, way).made(held)
-            except Odd:  # an object of some class stands on the way
-                return _state_dict(net, weights.prefix, new), [f"the {_PICKLED}"]
+                return _TreeCopy(rebuild, weights, new, path).copy(records)
+            except NotPlain:  # an object of some class stands on the way
+                return _state_dict(net, weights.prefix, new), [f"the {_PICKLED_NOTE}"]
     raise AssertionError("the weights are not where they were read")
 
 
-_PICKLED = "pickled object was written as a state dict: its class belongs to its owner"
-_KINDS = {
+_PICKLED_NOTE = "pickled object was written as a state dict: its class belongs to its owner"
+_STATE_DICT_NOTES = {
     "torchscript": "TorchScript program was written as a state dict: its code is never run here",
     "pt2": "exported program was written as a state dict: its code is never run here",
 }
@@ -58,13 +58,13 @@ _KINDS = {
 
 def _state_dict(net: nn.Module, prefix: str, new: Tensors) -> dict[str, Tensor]:
     """Under the file's names, with the versions that the loading of the net's layers goes by."""
-    made: Any = OrderedDict((prefix + name, tensor) for name, tensor in new.items())
+    result: Any = OrderedDict((prefix + name, tensor) for name, tensor in new.items())
     versions = getattr(net.state_dict(), "_metadata", {})
-    made._metadata = OrderedDict(((prefix + name).rstrip("."), told) for name, told in versions.items())
-    return made  # type: ignore[no-any-return]
+    result._metadata = OrderedDict(((prefix + name).rstrip("."), version) for name, version in versions.items())
+    return result  # type: ignore[no-any-return]
 
 
-def _ways(value: object, wrapper: str | None) -> Iterator[list[object]]:
+def _paths(value: object, wrapper: str | None) -> Iterator[list[object]]:
     """What one goes through to the entry of that dotted name; keys may hold dots themselves."""
     if wrapper is None:
         yield [value]
@@ -74,88 +74,88 @@ def _ways(value: object, wrapper: str | None) -> Iterator[list[object]]:
         if str(key) == wrapper:
             yield [value, part]
         elif wrapper.startswith(f"{key}."):
-            for way in _ways(part, wrapper.removeprefix(f"{key}.")):
-                yield [value, *way]
+            for path in _paths(part, wrapper.removeprefix(f"{key}.")):
+                yield [value, *path]
 
 
-def _named(value: object, rebuild: Rebuild) -> dict[str, object]:
+def _tensor_records(value: object, rebuild: Rebuild) -> Mapping[str, object]:
     """The records of tensors in a table, by name."""
     entries = mapping(value) or {}
     return {key: part for key, part in entries.items() if isinstance(key, str) and rebuild(part) is not None}
 
 
-class _Tree:
+class _TreeCopy:
     """Goes from the root of the file to its weights; what stands beside the way is kept only if it can hold none."""
 
-    def __init__(self, rebuild: Rebuild, weights: Weights, new: Tensors, way: Sequence[object]) -> None:
-        self._rebuild, self._weights, self._new, self._way = rebuild, weights, new, way
+    def __init__(self, rebuild: Rebuild, weights: Weights, new: Tensors, path: Sequence[object]) -> None:
+        self._rebuild, self._weights, self._new, self._path = rebuild, weights, new, path
         self._replace: dict[int, Tensor] = {}
-        self._values = Values(rebuild, self._replace)
+        self._values = PlainValues(rebuild, self._replace)
         self._notes: list[str] = []
 
-    def made(self, held: Mapping[str, object]) -> tuple[object, list[str]]:
-        self._give(held, self._weights.prefix)
-        made = self._along(0, "")
-        odd = [quoted(place) for place in self._values.dropped]
-        if odd:
-            more = f" and {len(odd) - _SHOWN} more" if len(odd) > _SHOWN else ""
-            were = "were left out: they are" if len(odd) > 1 else "was left out: it is"
-            self._notes.append(f"{', '.join(odd[:_SHOWN])}{more} {were} more than plain values")
-        return made, self._notes
+    def copy(self, records: Mapping[str, object]) -> tuple[object, list[str]]:
+        self._replace_records(records, self._weights.prefix)
+        result = self._descend(0, "")
+        dropped = [quoted(place) for place in self._values.dropped]
+        if dropped:
+            more = f" and {len(dropped) - _MAX_NAMES} more" if len(dropped) > _MAX_NAMES else ""
+            were = "were left out: they are" if len(dropped) > 1 else "was left out: it is"
+            self._notes.append(f"{', '.join(dropped[:_MAX_NAMES])}{more} {were} more than plain values")
+        return result, self._notes
 
-    def _give(self, held: Mapping[str, object], prefix: str) -> None:
+    def _replace_records(self, records: Mapping[str, object], prefix: str) -> None:
         """These records are read as the new tensors from now on."""
         for name, tensor in self._new.items():
-            record = held[prefix + name]
+            record = records[prefix + name]
             old = self._rebuild(record)
             assert old is not None
             self._replace[id(record)] = tensor.to(old.dtype)
 
-    def _along(self, depth: int, place: str) -> object:
-        value = self._way[depth]
+    def _descend(self, depth: int, place: str) -> object:
+        value = self._path[depth]
         if isinstance(value, list | tuple):
             kept = [self._step(i, part, depth, f"{place}[{i}]") for i, part in enumerate(value)]
             return tuple(kept) if isinstance(value, tuple) else kept
-        made = self._values.table(value)
+        result = self._values.table(value)
         for key, part in (mapping(value) or {}).items():
             where = f"{place}.{key}" if place else str(key)
             if self._leads_on(part, depth):
-                made[key] = self._along(depth + 1, where)
+                result[key] = self._descend(depth + 1, where)
             else:
-                self._beside(made, key, part, where)
-        return made
+                self._keep_beside(result, key, part, where)
+        return result
 
     def _leads_on(self, part: object, depth: int) -> bool:
-        return depth + 1 < len(self._way) and part is self._way[depth + 1]
+        return depth + 1 < len(self._path) and part is self._path[depth + 1]
 
     def _step(self, index: int, part: object, depth: int, place: str) -> object:
         """An entry of a list; what cannot stay leaves its place empty, so that the others keep theirs."""
         if self._leads_on(part, depth):
-            return self._along(depth + 1, place)
+            return self._descend(depth + 1, place)
         kept: dict[object, object] = {}
-        self._beside(kept, index, part, place)
+        self._keep_beside(kept, index, part, place)
         return kept.get(index)
 
-    def _beside(self, made: dict[object, object], key: object, part: object, place: str) -> None:
+    def _keep_beside(self, result: dict[object, object], key: object, part: object, place: str) -> None:
         if id(part) not in self._replace:
             if "optim" in str(key).lower() and not isinstance(part, str):
                 self._notes.append(f"{quoted(place)} was left out: the optimiser's state belongs to the old weights")
                 return
-            self._twin(part, place)
+            self._replace_twin(part, place)
         try:
-            self._values.entry(made, key, part, place)
-        except Old:
+            self._values.entry(result, key, part, place)
+        except OldTensor:
             self._notes.append(f"{quoted(place)} was left out: it holds tensors of the old model")
 
-    def _twin(self, part: object, place: str) -> None:
+    def _replace_twin(self, part: object, place: str) -> None:
         """Weights beside their average are what most code loads, so the cleaned ones take their place as well."""
-        held = {} if _AVERAGED.search(place) else _named(part, self._rebuild)
-        tensors = {name: self._rebuild(record) for name, record in held.items()}
+        records = {} if _AVERAGED.search(place) else _tensor_records(part, self._rebuild)
+        tensors = {name: self._rebuild(record) for name, record in records.items()}
         if not tensors:
             return
         stripped, prefix = strip({name: tensor for name, tensor in tensors.items() if tensor is not None})
         if _shapes(stripped) == _shapes(self._weights.tensors):
-            self._give(held, prefix)
+            self._replace_records(records, prefix)
             self._notes.append(f"{quoted(place)} held a second set of the weights: the cleaned ones stand there too")
 
 

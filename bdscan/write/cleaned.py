@@ -18,9 +18,9 @@ def ready(contents: Contents, loaded: Loaded, output: Path, *, onnx: Path | None
 
     check(contents, loaded, output, onnx)
     if contents.format == "onnx":
-        from bdscan.write.onnx_weights import Way
+        from bdscan.write.onnx_weights import WeightMap
 
-        Way.find(contents.weights, loaded.suspect.net.net)
+        WeightMap.find(contents.weights, loaded.suspect.net.net)
 
 
 def write(

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import PurePath
 
 from bdscan import __version__
+from bdscan.facts.training_record import DataRecord
 from bdscan.report import Report, training_text, words
 from bdscan.report.numbers import plain
 from bdscan.write.card import TAG_TRAINED, code, prose, table
@@ -21,9 +22,10 @@ _NOT_SHOWN = (
 
 def card(report: Report) -> str:
     """What it was trained on and how, what stood out in the data, how to load it, and what all this does not show."""
-    if report.training is None:
+    training = report.training
+    if training is None:
         raise ValueError("nothing was trained, so there is nothing to put on a card")
-    told = training_text.Told.of(report)
+    settings = training_text.settings(training)
     parts = [
         "---",
         "tags:",
@@ -35,26 +37,26 @@ def card(report: Report) -> str:
         "",
         f"# {code(PurePath(report.subject.path).stem)}",
         "",
-        f"bdscan {__version__} trained this image classifier with {code(told.method)}. "
+        f"bdscan {__version__} trained this image classifier with {code(training.method)}. "
         f"Looked at afterwards: {prose(words.sentence(report))}.",
         "",
-        *table("Training", ("", ""), _lines(report, told)),
-        *table("Settings", ("setting", "value"), ((f"`{name}`", value) for name, value in told.settings)),
+        *table("Training", ("", ""), _lines(report, training.data)),
+        *table("Settings", ("setting", "value"), ((f"`{name}`", value) for name, value in settings)),
         *_loading(report),
         "## What this does not show",
         "",
-        *(f"- {said}" for said in _NOT_SHOWN),
+        *(f"- {text}" for text in _NOT_SHOWN),
     ]
     return "\n".join(parts) + "\n"
 
 
-def _lines(report: Report, told: training_text.Told) -> Iterator[tuple[str, str]]:
+def _lines(report: Report, data: DataRecord) -> Iterator[tuple[str, str]]:
     """Without the paths, which are private."""
-    for label, said in training_text.lines(report):
+    for label, line in training_text.lines(report):
         if label == "data":
-            yield label, f"{told.data.get('images')} images (sha256 {told.data.get('sha256')} over pixels and labels)"
+            yield label, f"{data.images} images (sha256 {data.sha256} over pixels and labels)"
         elif label not in ("written to", "suspects"):
-            yield label, said
+            yield label, line
 
 
 def _loading(report: Report) -> Iterator[str]:

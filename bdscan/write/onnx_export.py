@@ -49,15 +49,15 @@ def _exported(cleaned: Classifier) -> onnx.ModelProto:  # type: ignore[name-defi
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            said = str(error).strip().partition("\n")[0]
-            raise Problem(f"torch cannot export this net to ONNX: {said}", hint="leave `--onnx` out") from error
+            message = str(error).strip().partition("\n")[0]
+            raise Problem(f"torch cannot export this net to ONNX: {message}", hint="leave `--onnx` out") from error
     assert program is not None
     return program.model_proto
 
 
 def _compared(place: Path, cleaned: Classifier) -> list[str]:
     try:
-        net, *_ = rebuild(place)
+        net = rebuild(place).net
     except Problem as problem:  # what our reader cannot rebuild may still be sound ONNX
         return [f"the ONNX export was checked in form, but not run: {problem.message}"]
     compare(net, cleaned, 0.0)

@@ -6,15 +6,15 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from bdscan.load.onnx.graph import followed
+from bdscan.load.onnx.graph import graph_of
 
 
 def only_first_output(graph: Any) -> list[str]:
     """Takes out what does not lead to the first output: it is not cleaned, so its weights must not survive."""
-    wanted, kept = {graph.output[0].name}, []
+    needed, kept = {graph.output[0].name}, []
     for node in reversed(graph.node):
-        if wanted & set(node.output):
-            wanted |= set(node.input)
+        if needed & set(node.output):
+            needed |= set(node.input)
             kept.append(node)
     notes = []
     if len(graph.output) > 1:
@@ -25,8 +25,8 @@ def only_first_output(graph: Any) -> list[str]:
         del graph.node[:]
         graph.node.extend(kept_copies)
     initial = {tensor.name for tensor in graph.initializer}
-    _keep(graph.initializer, wanted)
-    _keep(graph.input, wanted | {value.name for value in graph.input if value.name not in initial})
+    _keep(graph.initializer, needed)
+    _keep(graph.input, needed | {value.name for value in graph.input if value.name not in initial})
     return notes
 
 
@@ -38,7 +38,7 @@ def _keep(listed: Any, names: set[str]) -> None:
 
 def embed(model: Any, path: Path) -> None:
     """Tensors that lay in files beside the original are put into the one file, by the reader that checks the files."""
-    followed(model, path)
+    graph_of(model, path)
     for tensor in model.graph.initializer:
         del tensor.external_data[:]
 
@@ -47,13 +47,13 @@ def unshare(graph: Any) -> None:
     """Exporters keep equal tensors of several layers once; cleaned, they need not be equal any more."""
     shared = {tensor.name: tensor for tensor in graph.initializer}
     used: Counter[str] = Counter()
-    taken = {name for node in graph.node for name in (*node.input, *node.output)} | set(shared)
+    names_in_use = {name for node in graph.node for name in (*node.input, *node.output)} | set(shared)
     for node in graph.node:
         for i, name in enumerate(node.input):
             used[name] += name in shared
             if used[name] > 1:
-                own = next(f"{name}.{n}" for n in range(used[name], 1 << 30) if f"{name}.{n}" not in taken)
-                taken.add(own)
+                new_name = next(f"{name}.{n}" for n in range(used[name], 1 << 30) if f"{name}.{n}" not in names_in_use)
+                names_in_use.add(new_name)
                 graph.initializer.add().CopyFrom(shared[name])
-                graph.initializer[-1].name = own
-                node.input[i] = own
+                graph.initializer[-1].name = new_name
+                node.input[i] = new_name

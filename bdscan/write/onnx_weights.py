@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.load.onnx.graph import followed, parse
+from bdscan.load.onnx.graph import graph_of, parse
 from bdscan.load.onnx.net import build, without_softmax
 from bdscan.write.onnx_graph import embed, only_first_output, unshare
 from bdscan.write.tensors_file import origin
@@ -23,7 +23,7 @@ _DIGIT = 1 << 24  # float32 counts no further; the number of a number is therefo
 
 
 @dataclass(frozen=True, eq=False)
-class Way:
+class WeightMap:
     """Which number of the file each number of the net is."""
 
     model: Any
@@ -32,7 +32,7 @@ class Way:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls, path: Path, net: nn.Module) -> Way:
+    def find(cls, path: Path, net: nn.Module) -> WeightMap:
         """Numbered instead of weighty tensors go through the same door that the weights came in by.
 
         However the reader transposed, joined or spread them, the numbers say where each came from.
@@ -47,18 +47,18 @@ class Way:
         index = {}
         for name in low if len(flat) else ():
             place = high[name].double() * _DIGIT + low[name].double() - 1
-            whole = (place == place.round()) & (place >= 0) & (place < len(flat))
-            if name in state and bool(whole.all()) and torch.equal(flat[place.long()], state[name].float().cpu()):
+            integral = (place == place.round()) & (place >= 0) & (place < len(flat))
+            if name in state and bool(integral.all()) and torch.equal(flat[place.long()], state[name].float().cpu()):
                 index[name] = place.long()
-        lost = [name for name, value in net.named_parameters() if value.numel() > 1 and name not in index]
-        if lost:
-            said = f"`{path}` works out its tensor `{lost[0]}` from others, so it cannot be written back"
-            raise Problem(said, hint="give the PyTorch checkpoint the ONNX file was exported from", status=USAGE)
+        untraced = [name for name, value in net.named_parameters() if value.numel() > 1 and name not in index]
+        if untraced:
+            message = f"`{path}` works out its tensor `{untraced[0]}` from others, so it cannot be written back"
+            raise Problem(message, hint="give the PyTorch checkpoint the ONNX file was exported from", status=USAGE)
         return cls(model, slots, index, tuple(notes))
 
     def save(self, place: Path, state: Mapping[str, Tensor], old: Mapping[str, Tensor], sha256: str) -> float:
         """Writes the file; gives back the coarsest rounding among the types of what was changed."""
-        flat, changed = self._laid_out(state, old)
+        flat, changed = self._flat_with_state(state, old)
         rounding, at = 0.0, 0
         for slot in self.slots:
             span = slice(at, at + _count(slot))
@@ -66,13 +66,13 @@ class Way:
                 rounding = max(rounding, torch.finfo(_TYPES[slot.data_type]).eps)
                 _fill(slot, flat[span].to(_TYPES[slot.data_type]))
             at = span.stop
-        for key, noted in origin(sha256).items():
-            self.model.metadata_props.add(key=key, value=noted)
+        for key, value in origin(sha256).items():
+            self.model.metadata_props.add(key=key, value=value)
         with place.open("xb") as file:
             file.write(self.model.SerializeToString(deterministic=True))
         return rounding
 
-    def _laid_out(self, state: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    def _flat_with_state(self, state: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The numbers of all slots with the net's in their places, and which of them are the net's."""
         flat = _flat(self.slots)
         changed = torch.zeros(len(flat), dtype=torch.bool)
@@ -80,9 +80,11 @@ class Way:
         for name, index in self.index.items():
             flat[index] = values[name].float()
             changed[index] = True
-        stray = [name for name in values if name not in self.index and not torch.equal(values[name], old[name].cpu())]
-        if stray:
-            raise Problem(f"the cleaned tensor `{stray[0]}` has no place of its own in the ONNX file")
+        misplaced = [
+            name for name in values if name not in self.index and not torch.equal(values[name], old[name].cpu())
+        ]
+        if misplaced:
+            raise Problem(f"the cleaned tensor `{misplaced[0]}` has no place of its own in the ONNX file")
         if any(not torch.equal(flat[index], values[name].float()) for name, index in self.index.items()):
             raise Problem("one tensor of the ONNX file stands for two layers that are no longer alike")
         return flat, changed
@@ -98,7 +100,7 @@ def _numbered(model: Any, path: Path, digit: int) -> dict[str, Tensor]:
         slot.data_type = TensorProto.FLOAT
         _fill(slot, (places // _DIGIT if digit else places % _DIGIT).float())
         at += len(places)
-    graph, _ = without_softmax(followed(other, path))
+    graph, _ = without_softmax(graph_of(other, path))
     return dict(build(graph, "").state_dict())
 
 
@@ -125,6 +127,6 @@ def _flat(slots: list[Any]) -> Tensor:
 def _fill(slot: Any, values: Tensor) -> None:
     if not bool(torch.isfinite(values).all()):
         raise Problem(f"the cleaned tensor `{slot.name}` holds NaN or infinity as the file's number type has it")
-    for kept in ("float_data", "double_data", "int32_data", "raw_data"):
-        slot.ClearField(kept)
+    for field in ("float_data", "double_data", "int32_data", "raw_data"):
+        slot.ClearField(field)
     slot.raw_data = values.contiguous().view(torch.uint8).numpy().tobytes()

@@ -23,8 +23,8 @@ def table(images: ImageSet, score: Tensor, isolated: Tensor) -> str:
     for rank, place in enumerate(order, 1):
         label = int(images.labels[place])
         name = images.names[label] if label < len(images.names) else str(label)
-        said = "yes" if bool(isolated[place]) else "no"
-        writer.writerow((_file(images.files[place]), _label(name), f"{float(score[place]):.6g}", rank, said))
+        flag = "yes" if bool(isolated[place]) else "no"
+        writer.writerow((_file(images.files[place]), _label(name), f"{float(score[place]):.6g}", rank, flag))
     return out.getvalue()
 
 

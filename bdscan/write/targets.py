@@ -22,7 +22,7 @@ _SUFFIXES = {  # what the tools that read a file expect of its name; torch.load 
     **dict.fromkeys((".pt", ".pth", ".th", ".bin", ".ckpt", ".tar"), "pytorch"),
 }
 NO_EXPORTER, EXPORTER = "writing ONNX needs onnxscript, which is not installed", 'pip install "bdscan[onnx]"'
-_SPARE = 1 << 20  # bytes for the card, the config and the file's own frame
+_RESERVE = 1 << 20  # bytes for the card, the config and the file's own frame
 _CARD_HEAD = 2000  # characters in which one of our cards says that it is one
 
 
@@ -41,15 +41,15 @@ def check(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -
         message = f"the weights in `{contents.path}` are split over several files, and cleaned ones are written as one"
         raise Problem(message, hint="save them as one `model.safetensors` first", status=USAGE)
     for place in (output, onnx) if onnx else (output,):
-        _not_the_input(contents, place)
+        _check_not_input(contents, place)
     if contents.path.is_dir():
-        _folder(output)
+        _check_folder(output)
     else:
-        _file(output, family(contents))
-        _card(card_place(contents, output), output)
+        _check_file(output, family(contents))
+        _check_card(card_place(contents, output), output)
     if onnx is not None:
-        _export(contents, output, onnx)
-    _room(contents, loaded, output, onnx)
+        _check_export(contents, output, onnx)
+    _check_space(contents, loaded, output, onnx)
 
 
 def check_new(output: Path, size: int) -> None:
@@ -57,13 +57,13 @@ def check_new(output: Path, size: int) -> None:
     if output.suffix.lower() != ".safetensors":
         hint = f"name it `{output.with_suffix('.safetensors').name}`"
         raise Problem(f"`{output}` would hold safetensors, which its name does not say", hint=hint, status=USAGE)
-    _file(output, "safetensors")
-    _card(output.with_suffix(".md"), output)
-    _writable(output.absolute().parent)
-    _enough(output.absolute().parent, size + _SPARE, "model")
+    _check_file(output, "safetensors")
+    _check_card(output.with_suffix(".md"), output)
+    _check_writable(output.absolute().parent)
+    _check_free_space(output.absolute().parent, size + _RESERVE, "model")
 
 
-def _not_the_input(contents: Contents, place: Path) -> None:
+def _check_not_input(contents: Contents, place: Path) -> None:
     """By what it is, not by what it is called: links lead there too."""
     for mine in (contents.path, contents.weights):
         if place.resolve() == mine.resolve() or (place.exists() and place.samefile(mine)):
@@ -72,7 +72,7 @@ def _not_the_input(contents: Contents, place: Path) -> None:
         raise Problem(f"`{place}` lies in the input folder, which is evidence", hint="name another place", status=USAGE)
 
 
-def _folder(output: Path) -> None:
+def _check_folder(output: Path) -> None:
     if _SUFFIXES.get(output.suffix.lower()) or output.is_file():
         raise Problem(
             f"`{output}` is a file, but the input is a folder and is written as one", hint="name a folder", status=USAGE
@@ -81,18 +81,18 @@ def _folder(output: Path) -> None:
         raise Problem(f"`{output}` is there already and not an empty folder", hint="name a new folder", status=USAGE)
 
 
-def _file(output: Path, form: str) -> None:
+def _check_file(output: Path, form: str) -> None:
     if output.is_dir():
         raise Problem(f"`{output}` is a folder", hint="name the file to be written", status=USAGE)
     if output.exists() and not output.is_file():
         raise Problem(f"`{output}` is no ordinary file", hint="name a file to be written", status=USAGE)
     if _SUFFIXES.get(output.suffix.lower(), form) != form:
-        wanted = next(suffix for suffix, kind in _SUFFIXES.items() if kind == form)
-        said = f"`{output}` would hold a {form} file, as the input is, which `{output.suffix}` contradicts"
-        raise Problem(said, hint=f"name it `{output.with_suffix(wanted).name}`", status=USAGE)
+        suffix = next(suffix for suffix, kind in _SUFFIXES.items() if kind == form)
+        message = f"`{output}` would hold a {form} file, as the input is, which `{output.suffix}` contradicts"
+        raise Problem(message, hint=f"name it `{output.with_suffix(suffix).name}`", status=USAGE)
 
 
-def _card(place: Path, output: Path) -> None:
+def _check_card(place: Path, output: Path) -> None:
     """A card of an earlier run may be replaced, a stranger's file may not."""
     if place == output:
         raise Problem(f"`{output}` has the name of a text file", hint="name it `.pt` or the like", status=USAGE)
@@ -105,40 +105,40 @@ def _card(place: Path, output: Path) -> None:
     except OSError:
         ours = False
     if not ours:
-        said = f"the model card would overwrite `{place}`, which is not one of bdscan's"
-        raise Problem(said, hint="name the output otherwise", status=USAGE)
+        message = f"the model card would overwrite `{place}`, which is not one of bdscan's"
+        raise Problem(message, hint="name the output otherwise", status=USAGE)
 
 
-def _export(contents: Contents, output: Path, onnx: Path) -> None:
+def _check_export(contents: Contents, output: Path, onnx: Path) -> None:
     if contents.format == "onnx":
         raise Problem("the input is an ONNX file, and so is the output", hint="leave `--onnx` out", status=USAGE)
-    _file(onnx, "onnx")
+    _check_file(onnx, "onnx")
     if onnx.resolve() == output.resolve() or (contents.path.is_dir() and output.resolve() in onnx.resolve().parents):
         raise Problem(f"`{onnx}` is in the way of the output `{output}`", hint="name another place", status=USAGE)
     if importlib.util.find_spec("onnxscript") is None:
         raise Problem(NO_EXPORTER, hint=EXPORTER, status=USAGE)
 
 
-def _room(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -> None:
+def _check_space(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -> None:
     state = loaded.suspect.net.net.state_dict().values()
     plain = sum(tensor.numel() * tensor.element_size() for tensor in state)
-    needs = {output.absolute().parent: max(contents.size, plain) + _SPARE}
+    needs = {output.absolute().parent: max(contents.size, plain) + _RESERVE}
     if onnx is not None:
         folder = onnx.absolute().parent
-        needs[folder] = needs.get(folder, 0) + plain + _SPARE
+        needs[folder] = needs.get(folder, 0) + plain + _RESERVE
     for folder, need in needs.items():
-        _writable(folder)
-        _enough(folder, need, "cleaned model")
+        _check_writable(folder)
+        _check_free_space(folder, need, "cleaned model")
 
 
-def _enough(folder: Path, need: int, what: str) -> None:
+def _check_free_space(folder: Path, need: int, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if free < need:
-        said = f"`{folder}` has {free >> 20:,} MB free, the {what} needs {-(-need >> 20):,} MB"
-        raise Problem(said, hint="make room or name another place", status=USAGE)
+        message = f"`{folder}` has {free >> 20:,} MB free, the {what} needs {-(-need >> 20):,} MB"
+        raise Problem(message, hint="make room or name another place", status=USAGE)
 
 
-def _writable(folder: Path) -> None:
+def _check_writable(folder: Path) -> None:
     """Tried, not asked: permissions do not tell of disks mounted read-only."""
     if not folder.is_dir():
         raise Problem(f"there is no folder `{folder}`", hint="make it, or name another place", status=USAGE)

@@ -6,31 +6,31 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bdscan.bench.detect.detect_rows import CLEANSE, P_VALUE, VERDICT, Seen
-from bdscan.bench.labels import Kind
+from bdscan.bench.detect.detect_rows import CLEANSE, P_VALUE, VERDICT, DetectRow
+from bdscan.bench.labels import ModelKind
 from bdscan.bench.tables.metrics import Share, auc, auc_interval, tpr_at
 from bdscan.facts.finding import Verdict
 
-ALARMS = (0.01, 0.05)  # the false-alarm rates at which detection is read
+ALARM_RATES = (0.01, 0.05)  # the false-alarm rates at which detection is read
 ALL = "all"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Row:
+class MeasureAccuracy:
     """How well one measure tells one family of triggers from all controls."""
 
     measure: str
     family: str
     backdoored: int
     controls: int
-    failed: int  # models on which the probe failed; each counts as seen by it as harmless
+    failed: int  # models on which the probe failed; each counts as judged harmless by it
     auc: float | None
     interval: tuple[float, float] | None
-    found: tuple[Share, ...]  # at each of ALARMS
+    found: tuple[Share, ...]  # at each of ALARM_RATES
 
 
 @dataclass(frozen=True, kw_only=True)
-class Tally:
+class VerdictCounts:
     """What one method said of one family of triggers, or of the controls."""
 
     method: str
@@ -42,63 +42,67 @@ class Tally:
     passes: float | None
 
 
-def rows(seen: Sequence[Seen]) -> list[Row]:
+def measure_accuracies(rows: Sequence[DetectRow]) -> list[MeasureAccuracy]:
     """Every measure over every family, all of them together first."""
-    ran = [one for one in seen if one.failure is None]
-    bad = [one for one in ran if one.label.kind is Kind.BACKDOORED]
-    good = [one for one in ran if one.label.kind is Kind.CONTROL]
-    families = [ALL, *sorted({one.label.family for one in bad})]
-    return [_row(measure, family, bad, good) for measure in measures(ran) for family in families]
+    done = [row for row in rows if row.failure is None]
+    backdoored, controls = _of_kind(done, ModelKind.BACKDOORED), _of_kind(done, ModelKind.CONTROL)
+    families = [ALL, *sorted({row.label.family for row in backdoored})]
+    return [_accuracy(measure, family, backdoored, controls) for measure in measures(done) for family in families]
 
 
-def measures(seen: Sequence[Seen]) -> list[str]:
+def _of_kind(rows: Sequence[DetectRow], kind: ModelKind) -> list[DetectRow]:
+    return [row for row in rows if row.label.kind is kind]
+
+
+def measures(rows: Sequence[DetectRow]) -> list[str]:
     """The verdict first, then each probe, then the baseline."""
-    every = {measure for one in seen for measure in one.scores}
+    every = {measure for row in rows for measure in row.scores}
     first, last = [m for m in (VERDICT, P_VALUE) if m in every], [m for m in (CLEANSE,) if m in every]
     return [*first, *sorted(every - {VERDICT, P_VALUE, CLEANSE}), *last]
 
 
-def _row(measure: str, family: str, bad: Sequence[Seen], good: Sequence[Seen]) -> Row:
+def _accuracy(
+    measure: str, family: str, backdoored: Sequence[DetectRow], controls: Sequence[DetectRow]
+) -> MeasureAccuracy:
     method = "cleanse" if measure == CLEANSE else "inspect"
-    ours = [one for one in bad if one.method == method and family in (ALL, one.label.family)]
-    others = [one for one in good if one.method == method]
-    first, second = ([one.scores.get(measure, 0.0) for one in side] for side in (ours, others))
-    value = auc(first, second)
-    return Row(
+    bad = [row for row in backdoored if row.method == method and family in (ALL, row.label.family)]
+    good = [row for row in controls if row.method == method]
+    bad_scores, good_scores = ([row.scores.get(measure, 0.0) for row in side] for side in (bad, good))
+    value = auc(bad_scores, good_scores)
+    return MeasureAccuracy(
         measure=measure,
         family=family,
-        backdoored=len(first),
-        controls=len(second),
-        failed=sum(measure in one.failures for one in (*ours, *others)),
+        backdoored=len(bad),
+        controls=len(good),
+        failed=sum(measure in row.failures for row in (*bad, *good)),
         auc=value,
-        interval=None if value is None else auc_interval(value, len(first), len(second)),
-        found=tuple(tpr_at(first, second, alarms) for alarms in ALARMS),
+        interval=None if value is None else auc_interval(value, len(bad), len(good)),
+        found=tuple(tpr_at(bad_scores, good_scores, rate) for rate in ALARM_RATES),
     )
 
 
-def tallies(seen: Sequence[Seen]) -> list[Tally]:
+def verdict_counts(rows: Sequence[DetectRow]) -> list[VerdictCounts]:
     """The controls first: a method that flags them is worth nothing."""
-    found = []
-    for method in sorted({one.method for one in seen}, reverse=True):
-        ours = [one for one in seen if one.method == method and one.failure is None]
-        good = [one for one in ours if one.label.kind is Kind.CONTROL]
-        bad = [one for one in ours if one.label.kind is Kind.BACKDOORED]
-        found.append(_tally(method, "controls", good))
-        found.append(_tally(method, ALL, bad))
-        families = sorted({one.label.family for one in bad})
-        found += [_tally(method, family, [one for one in bad if one.label.family == family]) for family in families]
-    return found
+    counts = []
+    for method in sorted({row.method for row in rows}, reverse=True):
+        done = [row for row in rows if row.method == method and row.failure is None]
+        backdoored = _of_kind(done, ModelKind.BACKDOORED)
+        counts.append(_counts(method, "controls", _of_kind(done, ModelKind.CONTROL)))
+        counts.append(_counts(method, ALL, backdoored))
+        families = sorted({row.label.family for row in backdoored})
+        counts += [_counts(method, each, [row for row in backdoored if row.label.family == each]) for each in families]
+    return counts
 
 
-def _tally(method: str, family: str, seen: Sequence[Seen]) -> Tally:
-    aimed = [one.named for one in seen if one.label.kind is Kind.BACKDOORED and one.named is not None]
-    verdicts = {v.word: sum(one.verdict is v for one in seen) for v in Verdict} if method == "inspect" else {}
-    return Tally(
+def _counts(method: str, family: str, rows: Sequence[DetectRow]) -> VerdictCounts:
+    named = [row.named for row in rows if row.label.kind is ModelKind.BACKDOORED and row.named is not None]
+    verdicts = {v.word: sum(row.verdict is v for row in rows) for v in Verdict} if method == "inspect" else {}
+    return VerdictCounts(
         method=method,
         family=family,
         verdicts=verdicts,
-        flagged=Share(sum(one.flagged for one in seen), len(seen)),
-        named=Share(sum(aimed), len(aimed)),
-        seconds=median(one.seconds for one in seen) if seen else None,
-        passes=median(one.passes for one in seen) if seen else None,
+        flagged=Share(sum(row.flagged for row in rows), len(rows)),
+        named=Share(sum(named), len(named)),
+        seconds=median(row.seconds for row in rows) if rows else None,
+        passes=median(row.passes for row in rows) if rows else None,
     )

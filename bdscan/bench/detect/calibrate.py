@@ -5,75 +5,95 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import digamma, polygamma
 
-from bdscan.bench.labels import Kind, Labelled
-from bdscan.bench.workers.jobs import Result
-from bdscan.verdict.calibration import Spread, moderated
+from bdscan.bench.labels import ModelKind, ModelLabel
+from bdscan.bench.results import InspectOutcome, JobResult
+from bdscan.method.registry import names
+from bdscan.verdict.calibration import STATISTICS, Spread, moderated
 from bdscan.verdict.statistics import holm
 
-Measured = dict[str, list[list[float]]]  # statistic -> one list of scores a net: one a class, or one in all
-CALIBRATED = ("head", "margin", "noise", "inversion", "families", "pairs")  # their findings carry a statistic
-LEAST_SD = 0.1  # of a log: sizes and margins within a tenth of one another are not told apart
-LEAST_HEIGHT = 0.3  # of a log, between nets: so far apart lie clean ones that were trained for longer and less long
+Summary = dict[str, dict[str, dict[str, float]]]  # of each statistic: its `spread` or its `height`
+ScoresByStatistic = dict[str, list[list[float]]]  # one list of scores a net: one a class, or one in all
+MIN_SD = 0.1  # of a log: sizes and margins within a tenth of one another are not told apart
+MIN_HEIGHT_SD = 0.3  # of a log, between nets: so far apart lie clean ones that were trained for longer and less long
 NO_SPREAD = 1e-6
-LEAST_FREEDOM = 8.0
-LEAST = 3  # nets without which nothing is said
+DEFAULT_FREEDOM = 8.0
+MAX_FREEDOM = 30.0  # a few dozen nets do not vouch for more
+MIN_NETS = 3  # with fewer nothing is said
 
 
-def gather(
-    made: Sequence[Result], labels: Sequence[Labelled]
-) -> tuple[list[dict[str, list[float]]], list[dict[str, object]]]:
-    """The calibrated statistics of each clean net among the results, and which nets those are."""
-    measured: list[dict[str, list[float]]] = []
-    nets: list[dict[str, object]] = []
-    for label, result in zip(labels, made, strict=True):
-        if label.kind is not Kind.CONTROL or result["failure"] is not None:
-            continue
-        report = result["outcome"]["report"]
-        nets.append({"name": label.name, "sha256": report["subject"]["sha256"], "accuracy": report["clean_accuracy"]})
-        measured.append(_scores(report["runs"]))
-    return measured, nets
+@dataclass(frozen=True, kw_only=True)
+class CleanNet:
+    """A clean net's calibrated statistics, and which net it is."""
+
+    name: str
+    sha256: str | None
+    accuracy: float | None
+    scores: dict[str, list[float]]  # of each statistic: one a class, or one in all
+    families: dict[str, str]  # the family of the probe that measured each statistic
+
+    def json(self) -> dict[str, str | float | None]:
+        return {"name": self.name, "sha256": self.sha256, "accuracy": self.accuracy}
 
 
-def by_statistic(nets: Sequence[Mapping[str, list[float]]]) -> Measured:
-    """The same, turned round."""
-    measured: Measured = {}
+def calibrated_probes() -> tuple[str, ...]:
+    """Those whose statistics are shipped: a statistic is called by its probe's name, and by a part of that."""
+    shipped = {name.partition(".")[0] for name in _statistics(STATISTICS)}
+    return tuple(name for name in names("probes") if name in shipped)
+
+
+def clean_nets(results: Sequence[JobResult], labels: Sequence[ModelLabel]) -> list[CleanNet]:
+    """The clean nets among the results."""
+    nets = []
+    for label, result in zip(labels, results, strict=True):
+        if label.kind is ModelKind.CONTROL and isinstance(result.outcome, InspectOutcome):
+            nets.append(_clean_net(label.name, result.outcome))
+    return nets
+
+
+def _clean_net(name: str, outcome: InspectOutcome) -> CleanNet:
+    scores: dict[str, list[float]] = {}
+    families: dict[str, str] = {}
+    for run in outcome.runs:
+        for finding in run.findings:
+            if finding.statistic is None:
+                continue
+            families[finding.statistic] = run.family
+            if finding.class_scores is not None:
+                scores[finding.statistic] = [math.nan if s is None else s for s in finding.class_scores]
+            elif finding.score is not None:
+                scores[finding.statistic] = [finding.score]
+    return CleanNet(name=name, sha256=outcome.sha256, accuracy=outcome.accuracy, scores=scores, families=families)
+
+
+def by_statistic(nets: Sequence[Mapping[str, list[float]]]) -> ScoresByStatistic:
+    """The scores of all nets, statistic by statistic."""
+    turned: ScoresByStatistic = {}
     for net in nets:
         for name, scores in net.items():
-            measured.setdefault(name, []).append(scores)
-    return measured
+            turned.setdefault(name, []).append(scores)
+    return turned
 
 
-def _scores(runs: Sequence[Mapping[str, Any]]) -> dict[str, list[float]]:
-    """One net's statistics: a score a class, or one in all."""
-    found: dict[str, list[float]] = {}
-    for finding in (finding for run in runs for finding in run["findings"]):
-        if finding.get("statistic") is None:
-            continue
-        if finding["per_class"] is not None:
-            found[finding["statistic"]] = [math.nan if s is None else s for s in finding["per_class"]["scores"]]
-        elif finding["score"] is not None:
-            found[finding["statistic"]] = [finding["score"]]
-    return found
-
-
-def summarise(measured: Measured) -> dict[str, dict[str, dict[str, float]]]:
+def summarise(scores: ScoresByStatistic) -> Summary:
     """Each statistic's spread within a net, or its height over nets where a net has but one."""
     summary = {}
-    for name, nets in sorted(measured.items()):
-        if len(nets) < LEAST:
+    for name, nets in sorted(scores.items()):
+        if len(nets) < MIN_NETS:
             continue
         if all(len(net) == 1 for net in nets):
             heights = np.array([net[0] for net in nets])
-            sd = max(heights.std(ddof=1), LEAST_HEIGHT)
+            sd = max(heights.std(ddof=1), MIN_HEIGHT_SD)
             summary[name] = {"height": {"mean": heights.mean(), "sd": sd, "nets": len(nets)}}
         else:
             sd, freedom = spread(nets)
-            sd = max(sd, LEAST_SD)
+            sd = max(sd, MIN_SD)
             heavy = _heaviness(nets, sd, freedom)
             summary[name] = {"spread": {"sd": sd, "freedom": freedom, "heavy": heavy, "nets": len(nets)}}
     return {name: {kind: _rounded(of) for kind, of in part.items()} for name, part in summary.items()}
@@ -88,15 +108,15 @@ def spread(nets: list[list[float]]) -> tuple[float, float]:
         if len(values) > 2 and values.std(ddof=1) > NO_SPREAD:
             variances.append(float(values.var(ddof=1)))
             freedoms.append(len(values) - 1)
-    if len(variances) < LEAST:  # on clean nets no class stands out at all
-        return LEAST_SD, LEAST_FREEDOM
+    if len(variances) < MIN_NETS:  # on clean nets no class stands out at all
+        return MIN_SD, DEFAULT_FREEDOM
     half = np.array(freedoms) / 2
-    e = np.log(variances) - np.array([digamma(h) for h in half]) + np.log(half)
-    excess = float(e.var(ddof=1) - np.mean([trigamma(h) for h in half]))
+    e = np.log(variances) - digamma(half) + np.log(half)
+    excess = float(e.var(ddof=1) - polygamma(1, half).mean())
     if excess <= 0:  # the nets differ no more than chance would have them: one variance for all
-        return math.sqrt(float(np.mean(variances))), MOST_FREEDOM
-    prior = min(2 * inverse_trigamma(excess), MOST_FREEDOM)
-    return math.sqrt(math.exp(float(e.mean()) + digamma(prior / 2) - math.log(prior / 2))), prior
+        return math.sqrt(float(np.mean(variances))), MAX_FREEDOM
+    prior = min(2 * inverse_trigamma(excess), MAX_FREEDOM)
+    return math.sqrt(math.exp(e.mean() + digamma(prior / 2) - math.log(prior / 2))), prior
 
 
 def _heaviness(nets: list[list[float]], sd: float, freedom: float) -> float:
@@ -114,40 +134,23 @@ def _heaviness(nets: list[list[float]], sd: float, freedom: float) -> float:
     return high
 
 
-MOST_FREEDOM = 30.0  # a few dozen nets do not vouch for more
-
-
-def digamma(x: float) -> float:
-    """By recurrence up to 6, then the asymptotic series."""
-    shift = 0.0
-    while x < 6:
-        shift, x = shift - 1 / x, x + 1
-    return shift + math.log(x) - 1 / (2 * x) - 1 / (12 * x**2) + 1 / (120 * x**4) - 1 / (252 * x**6)
-
-
-def trigamma(x: float) -> float:
-    """By recurrence up to 6, then the asymptotic series."""
-    shift = 0.0
-    while x < 6:
-        shift, x = shift + 1 / x**2, x + 1
-    return shift + 1 / x + 1 / (2 * x**2) + 1 / (6 * x**3) - 1 / (30 * x**5) + 1 / (42 * x**7)
-
-
 def inverse_trigamma(y: float) -> float:
-    """By bisection: trigamma falls from infinity to zero."""
+    """Trigamma falls from infinity to zero; beyond the bounds the answer is the nearer one."""
     low, high = 1e-3, 1e6
-    for _ in range(200):
-        middle = math.sqrt(low * high)
-        low, high = (middle, high) if trigamma(middle) > y else (low, middle)
-    return math.sqrt(low * high)
+    within = min(max(y, float(polygamma(1, high))), float(polygamma(1, low)))
+    return float(brentq(lambda x: polygamma(1, x) - within, low, high))
 
 
-def write(path: Path, measured: Measured, nets: list[dict[str, object]]) -> None:
+def write(path: Path, scores: ScoresByStatistic, nets: Sequence[CleanNet]) -> None:
     """The shipped file: the statistics, and which nets they come from; what was not measured again stays."""
-    before = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
-    statistics = {**before, **summarise(measured)}
-    document = {"schema": "bdscan.verdict.calibration/1", "nets": nets, "statistics": statistics}
+    statistics = {**_statistics(path), **summarise(scores)}
+    document = {"schema": "bdscan.reference/1", "nets": [net.json() for net in nets], "statistics": statistics}
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def _statistics(path: Path) -> Summary:
+    statistics: Summary = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
+    return statistics
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

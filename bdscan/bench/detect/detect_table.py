@@ -3,133 +3,126 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from bdscan.bench.detect.accuracy import ALARMS, ALL, Row, Tally, rows, tallies
-from bdscan.bench.detect.detect_rows import Seen
+from bdscan.bench.detect.accuracy import (
+    ALARM_RATES,
+    ALL,
+    MeasureAccuracy,
+    VerdictCounts,
+    measure_accuracies,
+    verdict_counts,
+)
+from bdscan.bench.detect.detect_rows import DetectRow
+from bdscan.bench.labels import label_figures
 from bdscan.bench.tables import grid
 from bdscan.bench.tables.grid import NOTHING, Grid, figure
 from bdscan.bench.tables.metrics import Share
+from bdscan.bench.workers.jobs import Json
 from bdscan.facts.finding import Verdict
 
-SCHEMA = "bdscan.bench.detect.accuracy/1"
+SCHEMA = "bdscan.bench.detect/1"
 
 
-def grids(seen: Sequence[Seen]) -> list[Grid]:
+def grids(rows: Sequence[DetectRow]) -> list[Grid]:
     """All tables, for people."""
-    table = rows(seen)
-    return [
-        _measures(
-            "Each measure over all triggers (1% false alarms of fewer than 100 controls: none)",
-            [row for row in table if row.family == ALL],
-        ),
-        _families(table),
-        _verdicts(tallies(seen)),
-        _models(seen),
-    ]
+    accuracies = measure_accuracies(rows)
+    return [_measures(accuracies), _families(accuracies), _verdicts(verdict_counts(rows)), _models(rows)]
 
 
-def _measures(title: str, table: Sequence[Row]) -> Grid:
-    columns = (
-        "measure",
-        "backdoored",
-        "controls",
-        "failed",
-        "AUC",
-        *(f"found at {a:.0%} false alarms" for a in ALARMS),
+def _measures(accuracies: Sequence[MeasureAccuracy]) -> Grid:
+    found = (f"found at {rate:.0%} false alarms" for rate in ALARM_RATES)
+    body = tuple(
+        (
+            each.measure,
+            str(each.backdoored),
+            str(each.controls),
+            str(each.failed),
+            figure(each.auc, each.interval),
+            *(grid.share(share) for share in each.found),
+        )
+        for each in accuracies
+        if each.family == ALL
     )
-    return Grid(
-        title,
-        columns,
-        tuple(
-            (
-                row.measure,
-                str(row.backdoored),
-                str(row.controls),
-                str(row.failed),
-                figure(row.auc, row.interval),
-                *(grid.share(found) for found in row.found),
-            )
-            for row in table
-        ),
-    )
+    title = "Each measure over all triggers (1% false alarms of fewer than 100 controls: none)"
+    return Grid(title, ("measure", "backdoored", "controls", "failed", "AUC", *found), body)
 
 
-def _families(table: Sequence[Row]) -> Grid:
-    families = list(dict.fromkeys(row.family for row in table))
-    by = {(row.measure, row.family): row for row in table}
-    names = list(dict.fromkeys(row.measure for row in table))
-    body = tuple((name, *(figure(by[name, family].auc, digits=2) for family in families)) for name in names)
+def _families(accuracies: Sequence[MeasureAccuracy]) -> Grid:
+    families = list(dict.fromkeys(each.family for each in accuracies))
+    by_name = {(each.measure, each.family): each for each in accuracies}
+    measures = list(dict.fromkeys(each.measure for each in accuracies))
+    body = tuple((name, *(figure(by_name[name, family].auc, digits=2) for family in families)) for name in measures)
     return Grid("AUC of each measure over each trigger", ("measure", *families), body)
 
 
-def _verdicts(found: Sequence[Tally]) -> Grid:
+def _verdicts(counts: Sequence[VerdictCounts]) -> Grid:
     words = [v.word for v in Verdict]
     columns = ("method, trigger", *words, "flagged", "target right", "seconds", "image passes")
     body = tuple(
         (
-            f"{tally.method}, {tally.family}",
-            *(str(tally.verdicts.get(word, NOTHING)) for word in words),
-            grid.share(tally.flagged),
-            grid.share(tally.named),
-            figure(tally.seconds, digits=0),
-            NOTHING if tally.passes is None else f"{tally.passes:,.0f}",
+            f"{each.method}, {each.family}",
+            *(str(each.verdicts.get(word, NOTHING)) for word in words),
+            grid.share(each.flagged),
+            grid.share(each.named),
+            figure(each.seconds, digits=0),
+            NOTHING if each.passes is None else f"{each.passes:,.0f}",
         )
-        for tally in found
+        for each in counts
     )
     return Grid("Verdicts", columns, body)
 
 
-def _models(seen: Sequence[Seen]) -> Grid:
+def _models(rows: Sequence[DetectRow]) -> Grid:
     columns = ("model", "method", "counts as", "trigger", "success", "said", "target", "named", "seconds")
-    return Grid("Each model", columns, tuple(_model(one) for one in seen))
+    return Grid("Each model", columns, tuple(_model(row) for row in rows))
 
 
-def _model(one: Seen) -> tuple[str, ...]:
-    said = f"failed: {one.failure}" if one.failure else one.verdict.word if one.verdict is not None else _flag(one)
+def _model(row: DetectRow) -> tuple[str, ...]:
     return (
-        one.label.name,
-        one.method,
-        one.label.kind.value,
-        one.label.family,
-        NOTHING if one.label.success is None else f"{one.label.success:.0%}",
-        said,
-        NOTHING if one.label.target is None else str(one.label.target),
-        NOTHING if one.target is None else str(one.target),
-        f"{one.seconds:.0f}",
+        row.label.name,
+        row.method,
+        row.label.kind.value,
+        row.label.family,
+        NOTHING if row.label.success is None else f"{row.label.success:.0%}",
+        _answer(row),
+        NOTHING if row.label.target is None else str(row.label.target),
+        NOTHING if row.target is None else str(row.target),
+        f"{row.seconds:.0f}",
     )
 
 
-def _flag(one: Seen) -> str:
-    return "flagged" if one.flagged else "not flagged"
+def _answer(row: DetectRow) -> str:
+    if row.failure is not None:
+        return f"failed: {row.failure}"
+    if row.verdict is not None:
+        return row.verdict.word
+    return "flagged" if row.flagged else "not flagged"
 
 
-def document(seen: Sequence[Seen], said: str) -> dict[str, Any]:
+def figures(rows: Sequence[DetectRow], command: str) -> Json:
     """All figures, for programs."""
     return {
         "schema": SCHEMA,
-        "command": said,
-        "false_alarm_rates": list(ALARMS),
-        "measures": [_row_values(row) for row in rows(seen)],
-        "verdicts": [_tally_values(tally) for tally in tallies(seen)],
-        "models": [_model_values(one) for one in seen],
+        "command": command,
+        "false_alarm_rates": list(ALARM_RATES),
+        "measures": [_accuracy_json(each) for each in measure_accuracies(rows)],
+        "verdicts": [_counts_json(each) for each in verdict_counts(rows)],
+        "models": [_row_json(row) for row in rows],
     }
 
 
-def _share_values(part: Share) -> dict[str, Any]:
-    return {"hits": part.hits, "count": part.count, "value": part.value, "interval": part.interval}
+def _share_json(share: Share) -> Json:
+    return {"hits": share.hits, "count": share.count, "value": share.value, "interval": share.interval}
 
 
-def _row_values(row: Row) -> dict[str, Any]:
-    return {**vars(row), "found": [_share_values(found) for found in row.found]}
+def _accuracy_json(accuracy: MeasureAccuracy) -> Json:
+    return {**vars(accuracy), "found": [_share_json(found) for found in accuracy.found]}
 
 
-def _tally_values(tally: Tally) -> dict[str, Any]:
-    return {**vars(tally), "flagged": _share_values(tally.flagged), "named": _share_values(tally.named)}
+def _counts_json(counts: VerdictCounts) -> Json:
+    return {**vars(counts), "flagged": _share_json(counts.flagged), "named": _share_json(counts.named)}
 
 
-def _model_values(one: Seen) -> dict[str, Any]:
-    label = {**vars(one.label), "model": str(one.label.model), "kind": one.label.kind.value}
-    verdict = one.verdict.word if one.verdict is not None else None
-    told = {key: value for key, value in vars(one).items() if key != "label"}
-    return {**told, "label": label, "verdict": verdict, "named": one.named}
+def _row_json(row: DetectRow) -> Json:
+    verdict = row.verdict.word if row.verdict is not None else None
+    return {**vars(row), "label": label_figures(row.label), "verdict": verdict, "named": row.named}

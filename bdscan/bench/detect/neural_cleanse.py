@@ -14,11 +14,11 @@ from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast
 from bdscan.verdict.statistics import robust_z
 
-FLAGGED = 2.0  # the paper's threshold of the anomaly index
+MAX_INDEX = 2.0  # the paper's threshold of the anomaly index
 
 
 @dataclass(frozen=True)
-class Cleansing:
+class NeuralCleanseSettings:
     """The settings, as in Wang et al., IEEE S&P 2019, and in its later comparisons."""
 
     steps: int = 1000  # for each class
@@ -32,7 +32,7 @@ class Cleansing:
 
 
 @dataclass(frozen=True)
-class Cleansed:
+class NeuralCleanseResult:
     """One mask size a class, and how far the smallest lies below the others."""
 
     norms: tuple[float, ...]
@@ -42,34 +42,36 @@ class Cleansed:
 
     @property
     def flagged(self) -> bool:
-        return self.index > FLAGGED
+        return self.index > MAX_INDEX
 
 
-def cleanse(
+def neural_cleanse(
     suspect: Classifier,
     clean: ImageSet,
-    settings: Cleansing | None = None,
+    settings: NeuralCleanseSettings | None = None,
     seed: int = 0,
     progress: Callable[[int, int], None] = lambda done, total: None,
-) -> Cleansed:
+) -> NeuralCleanseResult:
     """Search the smallest trigger of every class."""
-    settings = settings or Cleansing()
+    settings = settings or NeuralCleanseSettings()
     masks = []
     for target in range(suspect.classes):
-        masks.append(smallest(suspect, clean, target, settings, seed))
+        masks.append(smallest_mask(suspect, clean, target, settings, seed))
         progress(target + 1, suspect.classes)
     norms = tuple(float(mask.sum()) for mask in masks)
     target = min(range(len(norms)), key=norms.__getitem__)
-    return Cleansed(norms, -float(robust_z(norms)[target]), target, torch.stack(masks))
+    return NeuralCleanseResult(norms, -float(robust_z(norms)[target]), target, torch.stack(masks))
 
 
-def smallest(suspect: Classifier, clean: ImageSet, target: int, settings: Cleansing, seed: int) -> Tensor:
+def smallest_mask(
+    suspect: Classifier, clean: ImageSet, target: int, settings: NeuralCleanseSettings, seed: int
+) -> Tensor:
     """The smallest mask found that sends a batch to the target; the last one where none does."""
     generator = torch.Generator().manual_seed(seed * suspect.classes + target)
     raw_mask = _start((1, 1, *suspect.shape[1:]), generator, suspect.device)
     raw_pattern = _start((1, *suspect.shape), generator, suspect.device)
     optimiser = torch.optim.Adam([raw_mask, raw_pattern], lr=settings.rate, betas=(0.5, 0.9))
-    weight, best, least = _Weight(settings), raw_mask.detach(), float("inf")
+    weight, best, least = _SizeWeight(settings), raw_mask.detach(), float("inf")
     for _ in range(settings.steps):
         index = torch.randint(0, len(clean), (settings.batch,), generator=generator)
         pixels = clean.images[index].to(suspect.device).float() / 255
@@ -95,10 +97,10 @@ def _start(shape: tuple[int, ...], generator: torch.Generator, device: torch.dev
     return torch.atanh((torch.rand(shape, generator=generator) * 2 - 1) * 0.999).to(device).requires_grad_()
 
 
-class _Weight:
+class _SizeWeight:
     """What the mask's size costs: nothing until the trigger works, then up and down with its success."""
 
-    def __init__(self, settings: Cleansing) -> None:
+    def __init__(self, settings: NeuralCleanseSettings) -> None:
         self.settings, self.value = settings, 0.0
         self.good = self.bad = 0  # steps in a row
 

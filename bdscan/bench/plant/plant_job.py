@@ -1,16 +1,15 @@
-"""One net to be trained for the bench: what the worker is told, and where the files of a planted net lie."""
+"""One net to be trained for the bench: what the worker is given, and where the files of a planted net lie."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
-from bdscan.bench.workers.jobs import Job, Result, key_of
+from bdscan.bench.workers.jobs import Job, Json, key_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Planting(Job):
+class PlantJob(Job):
     """A net with a known trigger, or with none. `model` is where it shall lie, `clean` the images it is trained on."""
 
     method: str = "plant"
@@ -30,24 +29,24 @@ class Planting(Job):
         """There are no bytes yet that could be compared: the same for the same work by the same version."""
         return key_of(self.asked())
 
-    def asked(self) -> dict[str, Any]:
+    def asked(self) -> Json:
         return {**asdict(self), "model": "", "command": ""}
 
-    def lacking(self, result: Result) -> bool:
+    def lacking(self, result: Json) -> bool:
         model = Path(self.model)
-        return not (model.is_file() and label_of(model).is_file())
+        return not (model.is_file() and label_path(model).is_file())
 
 
-def label_of(model: Path) -> Path:
-    """The truth about it, as `bench.labels` reads it."""
+def label_path(model: Path) -> Path:
+    """Its label, as `bench.labels` reads it."""
     return model.with_name(f"{model.stem}.json")
 
 
-def learned_of(model: Path) -> Path:
+def learned_path(model: Path) -> Path:
     """What its trigger learned, where that is more than settings."""
     return model.with_name(f"{model.stem}.plant.npz")
 
 
-def trigger_of(model: Path) -> Path:
+def trigger_path(model: Path) -> Path:
     """Its trigger as `--trigger` takes it, where it is one mask and one pattern."""
     return model.with_name(f"{model.stem}.trigger.npz")

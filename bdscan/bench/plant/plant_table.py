@@ -1,57 +1,50 @@
-"""What `bdscan bench plant` made, as tables for people and as values for programs."""
+"""What `bdscan bench plant` trained, as tables for people and as values for programs."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Sequence
 
-from bdscan.bench.labels import FAILS, WORKS, Kind, Labelled
+from bdscan.bench.labels import MAX_CONTROL_ASR, MIN_BACKDOOR_ASR, ModelLabel
+from bdscan.bench.results import JobResult, PlantOutcome
 from bdscan.bench.tables.grid import NOTHING, Grid
-from bdscan.bench.workers.jobs import Result
+from bdscan.bench.workers.jobs import Json
 
-SCHEMA = "bdscan.bench.plant.run_plant/1"
+SCHEMA = "bdscan.bench.plant/1"
+TITLE = (
+    f"Nets: backdoored from {MIN_BACKDOOR_ASR:.0%} success on, a control below {MAX_CONTROL_ASR:.0%}, "
+    "else left out of every figure"
+)
 
 
-def grids(made: Sequence[Result]) -> list[Grid]:
+def grids(results: Sequence[JobResult]) -> list[Grid]:
     """One row a net."""
     columns = ("net", "trigger", "share", "target", "ACC", "ASR", "counts as", "seconds")
-    title = f"Nets: backdoored from {WORKS:.0%} success on, a control below {FAILS:.0%}, else left out of every figure"
-    return [Grid(title, columns, tuple(_row(result) for result in made))]
+    return [Grid(TITLE, columns, tuple(_row(result) for result in results))]
 
 
-def _row(result: Result) -> tuple[str, ...]:
-    name = result["job"]["name"]
-    if result["failure"] is not None:
-        return (name, f"failed: {result['failure']}", *[NOTHING] * 6)
-    label = result["outcome"]["label"]
+def _row(result: JobResult) -> tuple[str, ...]:
+    if not isinstance(result.outcome, PlantOutcome):
+        return (result.job.name, str(result.failure), *[NOTHING] * 6)
+    label = result.outcome.label
     return (
-        name,
-        label["attack"] or "none",
-        f"{label['rate']:.1%}" if label["attack"] else NOTHING,
+        result.job.name,
+        label.attack or "none",
+        f"{label.rate:.1%}" if label.attack else NOTHING,
         _target(label),
-        f"{label['acc']:.1%}",
-        NOTHING if label["asr"] is None else f"{label['asr']:.1%}",
-        counts_as(label),
-        f"{label['seconds']:.0f}",
+        NOTHING if label.accuracy is None else f"{label.accuracy:.1%}",
+        NOTHING if label.success is None else f"{label.success:.1%}",
+        label.kind,
+        f"{result.outcome.seconds:.0f}",
     )
 
 
-def _target(label: Mapping[str, Any]) -> str:
-    if label["attack"] is None:
+def _target(label: ModelLabel) -> str:
+    if label.attack is None:
         return NOTHING
-    return "all" if label["target"] is None else str(label["target"])
+    return "all" if label.target is None else str(label.target)
 
 
-def counts_as(label: Mapping[str, Any]) -> Kind:
-    """By the one rule that all commands share."""
-    told = Labelled(name="", model=Path(), attack=label["attack"], success=label["asr"])
-    return told.kind
-
-
-def document(made: Sequence[Result], said: str) -> dict[str, Any]:
+def figures(results: Sequence[JobResult], command: str) -> Json:
     """All figures, for programs."""
-    nets = [
-        {"name": result["job"]["name"], "failure": result["failure"], **(result["outcome"] or {})} for result in made
-    ]
-    return {"schema": SCHEMA, "command": said, "nets": nets}
+    nets = [{"name": each.job.name, "failure": each.raw["failure"], **(each.raw["outcome"] or {})} for each in results]
+    return {"schema": SCHEMA, "command": command, "nets": nets}

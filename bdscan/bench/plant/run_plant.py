@@ -10,7 +10,8 @@ from typing import Annotated
 
 import typer
 
-from bdscan.bench import output as said
+from bdscan.bench.choices import RESULTS
+from bdscan.bench.output import check_writable, command_line, exit_if_failed, make_folder, run_jobs, show_tables
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
@@ -42,29 +43,27 @@ def plant(
     seed: Annotated[int, typer.Option(help="The first one; same seed, same nets.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Nets at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
-    results: Annotated[Path, typer.Option(help="A small file a net; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a net; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Train nets with known triggers, and clean ones, and print what came of it."""
     from bdscan.bench.plant import plant_table
-    from bdscan.bench.plant.plant_job import Planting
-    from bdscan.bench.workers.jobs import run
+    from bdscan.bench.plant.plant_job import PlantJob
 
-    said.writable(output)
-    kinds = [kind_of(text) for text in name or registry.names("plant")]
-    _there(data, test, arch, models)
+    check_writable(output)
+    specs = [parse_plant(text) for text in name or registry.names("plant")]
+    _check_files(data, test, arch)
+    make_folder(models)
     work = [
-        Planting(
-            name=one.name,
-            model=str(models / f"{one.name}.safetensors"),
+        PlantJob(
+            name=net.name,
+            model=str(models / f"{net.name}.safetensors"),
             clean=data,
             test=test,
-            arch=one.arch,
-            plant=one.kind.name if one.kind else None,
-            settings=one.kind.settings if one.kind else (),
-            rate=one.rate,
+            arch=net.arch,
+            plant=net.plant.name if net.plant else None,
+            settings=net.plant.settings if net.plant else (),
+            rate=net.rate,
             target=target,
             images=images,
             epochs=epochs,
@@ -72,18 +71,18 @@ def plant(
             flip=flip,
             normalize=normalize,
             device=device.value,
-            seed=one.seed,
-            command=said.command(),
+            seed=net.seed,
+            command=command_line(),
         )
-        for one in _nets(kinds, rate, arch, range(seed, seed + seeds), range(seed, seed + controls))
+        for net in _suite(specs, rate, arch, range(seed, seed + seeds), range(seed, seed + controls))
     ]
-    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
-    said.present(plant_table.grids(made), lambda: plant_table.document(made, said.command()), output)
-    said.failures(made)
+    finished = run_jobs(work, results, jobs, engine)
+    show_tables(plant_table.grids(finished), lambda: plant_table.figures(finished, command_line()), output)
+    exit_if_failed(finished)
 
 
 @dataclass(frozen=True)
-class Kind:
+class PlantSpec:
     """A trigger and its settings."""
 
     name: str
@@ -101,43 +100,43 @@ class Kind:
 
 
 @dataclass(frozen=True)
-class Net:
+class SuiteNet:
     """One net of the suite."""
 
     arch: str
-    kind: Kind | None  # None: clean
+    plant: PlantSpec | None  # None: clean
     rate: float
     seed: int
 
     @property
     def name(self) -> str:
         arch = re.sub(r"[^\w.]+", "-", self.arch.rpartition(":")[2])
-        if self.kind is None:
+        if self.plant is None:
             return f"{arch}-clean-{self.seed}"
-        return f"{arch}-{self.kind.title}-{100 * self.rate:g}-{self.seed}"  # the share in per cent
+        return f"{arch}-{self.plant.title}-{100 * self.rate:g}-{self.seed}"  # the share in per cent
 
 
-def _nets(
-    kinds: Sequence[Kind], rates: Sequence[float] | None, arches: Sequence[str], seeds: range, controls: range
-) -> Iterator[Net]:
+def _suite(
+    plants: Sequence[PlantSpec], rates: Sequence[float] | None, arches: Sequence[str], seeds: range, controls: range
+) -> Iterator[SuiteNet]:
     """First one of everything, then the next seed: whoever stops early has something of each."""
-    for number in dict.fromkeys((*seeds, *controls)):
+    for seed in dict.fromkeys((*seeds, *controls)):
         for arch in dict.fromkeys(arches):
-            if number in seeds:
-                for kind in dict.fromkeys(kinds):
-                    yield from (Net(arch, kind, rate, number) for rate in kind.among(rates))
-            if number in controls:
-                yield Net(arch, None, 0.0, number)
+            if seed in seeds:
+                for plant in dict.fromkeys(plants):
+                    yield from (SuiteNet(arch, plant, rate, seed) for rate in plant.among(rates))
+            if seed in controls:
+                yield SuiteNet(arch, None, 0.0, seed)
 
 
-def kind_of(text: str) -> Kind:
-    """Wrong names and settings are told before hours of work."""
+def parse_plant(text: str) -> PlantSpec:
+    """`NAME[@SHARE][:SETTING=VALUE,...]`: wrong names and settings are told before hours of work."""
     head, _, rest = text.partition(":")
-    name, at, own = head.partition("@")
+    name, at, share = head.partition("@")
     settings = tuple(part for part in rest.split(",") if part)
     given = registry.given([f"{name}.{part}" for part in settings]).get(name, {})
-    found = registry.configure("plant", name, given)
-    return Kind(name, settings, _share(own) if at else found.share, bool(at))
+    plant = registry.configure("plant", name, given)
+    return PlantSpec(name, settings, _share(share) if at else plant.share, bool(at))
 
 
 def _share(text: str) -> float:
@@ -150,8 +149,8 @@ def _share(text: str) -> float:
     return share
 
 
-def _there(data: str, test: str, arches: Sequence[str], models: Path) -> None:
-    """So is everything that is not there."""
+def _check_files(data: str, test: str, arches: Sequence[str]) -> None:
+    """Files and architectures that are not there are told before hours of work too."""
     from bdscan.images.source import open_images
     from bdscan.load.arch.fresh import fresh
 
@@ -159,7 +158,3 @@ def _there(data: str, test: str, arches: Sequence[str], models: Path) -> None:
     open_images(test)
     for arch in arches:
         fresh(arch, max(2, len(source.names)), source.size or (3, 32, 32))
-    try:
-        models.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"cannot write to `{models}`: {error.strerror}", status=USAGE) from None

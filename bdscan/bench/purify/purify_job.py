@@ -1,19 +1,19 @@
-"""One purification to be measured: what the worker is told, and what makes it another one."""
+"""One purification to be measured: what the worker is given, and what makes it another one."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from bdscan.bench.labels import beside
-from bdscan.bench.workers.jobs import Job, Result
+from bdscan.bench.labels import read_label
+from bdscan.bench.result_json import read_result
+from bdscan.bench.workers.jobs import Job, Json
 
 
 @dataclass(frozen=True, kw_only=True)
-class Purification(Job):
-    """A model, a purifier and so many images. The truth is in none of the fields: the worker looks it up afterwards."""
+class PurifyJob(Job):
+    """A model, a purifier and so many images. The label is in none of the fields: the worker reads it afterwards."""
 
     method: str = "purify"
     purifier: str
@@ -34,17 +34,16 @@ class Purification(Job):
         """Where the cleaned model stays, if it does."""
         return Path(self.keep, self.title + Path(self.model).suffix) if self.keep is not None else None
 
-    def lacking(self, result: Result) -> bool:
-        refused = result["outcome"]["refused"] is not None
-        return self.output is not None and not refused and not self.output.is_file()
+    def lacking(self, result: Json) -> bool:
+        return self.output is not None and read_result(result).failure is None and not self.output.is_file()
 
     def file(self, results: Path) -> Path:
         return results / f"{self.title}.purify.json"
 
-    def asked(self) -> dict[str, Any]:
-        """The truth too, since a label or a trigger put right changes the figures; where the model stays does not."""
-        label = beside(Path(self.model))
-        truth: list[object] = [label.attack, label.target, label.mode, label.source, dict(label.settings)]
+    def asked(self) -> Json:
+        """The label too, since one that is put right changes the figures; where the model stays does not."""
+        label = read_label(Path(self.model))
+        facts: list[object] = [label.attack, label.target, label.mode, label.source, dict(label.settings)]
         if self.triggers is not None and label.attack is not None:
-            truth.append(hashlib.sha256(Path(self.triggers).read_bytes()).hexdigest())
-        return {**super().asked(), "keep": None, "truth": truth}
+            facts.append(hashlib.sha256(Path(self.triggers).read_bytes()).hexdigest())
+        return {**super().asked(), "keep": None, "truth": facts}

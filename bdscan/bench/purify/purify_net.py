@@ -1,17 +1,19 @@
-"""Purifies one model as `bdscan purify` does, and then, with the truth at hand, measures what came of it."""
+"""Purifies one model as `bdscan purify` does, and then, with the true trigger at hand, measures what came of it."""
 
 from __future__ import annotations
 
 import tempfile
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
-from bdscan.bench.labels import beside
-from bdscan.bench.purify import trigger_truth
-from bdscan.bench.purify.purify_job import Purification
+from bdscan.bench.labels import read_label
+from bdscan.bench.purify import true_trigger
+from bdscan.bench.purify.purify_job import PurifyJob
+from bdscan.bench.results import BeforeAfter
+from bdscan.bench.workers.jobs import Json
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 from bdscan.images.image_set import ImageSet
@@ -30,14 +32,14 @@ if TYPE_CHECKING:
     from bdscan.report import Report
 
 
-def do(job: Purification) -> dict[str, Any]:
+def do(job: PurifyJob) -> Json:
     """The report, the figures that only somebody with the trigger can have, and what it cost."""
     from bdscan.report.json import document
 
     if job.clean is None:
         raise Problem("purifying needs clean images (`--clean`)", status=USAGE)
     with tempfile.TemporaryDirectory(prefix="bdscan-") as folder:
-        clean = job.clean if job.images is None else drawn(job, Path(folder))
+        clean = job.clean if job.images is None else draw(job, Path(folder))
         before = _loaded(job, Path(job.model), clean)
         output = job.output or Path(folder, f"{job.title}{Path(job.model).suffix}")
         with counted() as passes:
@@ -46,21 +48,21 @@ def do(job: Purification) -> dict[str, Any]:
         if isinstance(report, Problem):
             return {"refused": report.message, **cost}
         after = _loaded(job, output, clean)
-    told = document(_settled(job, report))
-    return {"refused": None, "report": told, "measured": measured(job, report, before, after), **cost}
+    measured = measure(job, report, before, after)
+    return {"refused": None, "report": document(_without_temporary(job, report)), "measured": measured, **cost}
 
 
-def _purified(job: Purification, clean: str, output: Path) -> Report | Problem:
+def _purified(job: PurifyJob, clean: str, output: Path) -> Report | Problem:
     """That a method has nothing to go by is an answer too, and the same one next time."""
     try:
-        return purify(job.model, cure(job, clean, output))
+        return purify(job.model, purify_options(job, clean, output))
     except Problem as problem:
         if problem.status != COULD_NOT_TELL:
             raise
         return problem
 
 
-def cure(job: Purification, clean: str, output: Path) -> PurifyOptions:
+def purify_options(job: PurifyJob, clean: str, output: Path) -> PurifyOptions:
     """The options of the user's own command."""
     return PurifyOptions(
         clean=clean,
@@ -77,49 +79,45 @@ def cure(job: Purification, clean: str, output: Path) -> PurifyOptions:
     )
 
 
-def drawn(job: Purification, folder: Path) -> str:
+def draw(job: PurifyJob, folder: Path) -> str:
     """So many of the clean images, class by class in equal parts, as a file that the command can be given."""
     assert job.clean is not None
     source = open_images(job.clean)
     shape = source.size or _loaded(job, Path(job.model), job.clean).suspect.shape
-    some = source.load(shape, limit=job.images, seed=job.seed)
-    if job.images is not None and len(some) < job.images:
-        raise Problem(f"`{job.clean}` holds {len(some)} images, not {job.images}", status=USAGE)
+    images = source.load(shape, limit=job.images, seed=job.seed)
+    if job.images is not None and len(images) < job.images:
+        raise Problem(f"`{job.clean}` holds {len(images)} images, not {job.images}", status=USAGE)
     path = folder / "clean.npz"
-    some.save(path)
+    images.save(path)
     return str(path)
 
 
-def measured(job: Purification, report: Report, before: Loaded, after: Loaded) -> dict[str, Any]:
-    """ACC, ASR, RA and DER on images that the method never saw. Here the label is read, and not before."""
-    label = beside(Path(job.model))
-    images, seen = _fresh(job, before)
+def measure(job: PurifyJob, report: Report, before: Loaded, after: Loaded) -> Json:
+    """ACC, ASR, RA and DER on images that the method did not get. Here the label is read, and not before."""
+    label = read_label(Path(job.model))
+    images, left_out = _fresh(job, before)
     suspect, cleaned = before.suspect, _alike(before.suspect, after.suspect)
-    known = trigger_truth.trigger(label, job.triggers)
-    told = {"on": "test" if job.test else "held out", "images": len(images), "seen": seen, **_of(report)}
-    if known is None:
-        plain = {when: accuracy(net, images) for when, net in (("before", suspect), ("after", cleaned))}
-        return {**told, "trigger": None, "accuracy": plain, "asr": None, "ra": None, "der": None}
-    was, now = trigger_truth.obeyed(suspect, known, images), trigger_truth.obeyed(cleaned, known, images)
-    facts = {"trigger": known.name, "target": was.target, "all_to_all": known.all_to_all, "source": known.source}
-    first, second = asdict(was), asdict(now)
-    both = {key: {"before": first[key], "after": second[key]} for key in ("accuracy", "asr", "ra")}
-    return {**told, **facts, **both, "der": der(was, now)}
+    trigger = true_trigger.true_trigger(label, job.triggers)
+    assert report.treatment is not None
+    seconds = {"purify": report.treatment.seconds, "all": report.made_with["seconds"]}
+    facts: Json = {"on": "test" if job.test else "held out", "images": len(images), "seen": left_out}
+    facts |= {"clean": report.images, "seconds": seconds, "trigger": None if trigger is None else trigger.name}
+    if trigger is None:
+        pair = BeforeAfter(accuracy(suspect, images), accuracy(cleaned, images))
+        return {**facts, "accuracy": pair._asdict(), "asr": None, "ra": None, "der": None}
+    first, second = (true_trigger.trigger_effect(net, trigger, images) for net in (suspect, cleaned))
+    facts |= {"target": first.target, "all_to_all": trigger.all_to_all, "source": trigger.source}
+    pairs = {key: BeforeAfter(getattr(first, key), getattr(second, key)) for key in ("accuracy", "asr", "ra")}
+    return {**facts, **{key: pair._asdict() for key, pair in pairs.items()}, "der": der(first, second)}
 
 
-def _settled(job: Purification, report: Report) -> Report:
+def _without_temporary(job: PurifyJob, report: Report) -> Report:
     """Without the name of a file that is gone by now."""
     output = None if job.output is None else str(job.output)
-    return replace(report, treatment={**(report.treatment or {}), "output": output})
+    return replace(report, treatment=report.treatment and replace(report.treatment, output=output))
 
 
-def _of(report: Report) -> dict[str, Any]:
-    """What was given, and how long it took; the rest is in the report."""
-    treatment = report.treatment or {}
-    return {"clean": report.images, "seconds": {"purify": treatment["seconds"], "all": report.made_with["seconds"]}}
-
-
-def _loaded(job: Purification, path: Path, clean: str) -> Loaded:
+def _loaded(job: PurifyJob, path: Path, clean: str) -> Loaded:
     images = open_images(clean)
     return load(survey(str(path)), arch=job.arch, normalize=job.normalize, images=images, device=job.device)
 
@@ -131,14 +129,14 @@ def _alike(suspect: Classifier, cleaned: Classifier) -> Classifier:
     return Classifier(net, suspect.shape, suspect.classes, suspect.names)
 
 
-def _fresh(job: Purification, loaded: Loaded) -> tuple[ImageSet, int]:
-    """What to measure on, and how many of the test images were left out because the method had seen them."""
+def _fresh(job: PurifyJob, loaded: Loaded) -> tuple[ImageSet, int]:
+    """What to measure on, and how many of the test images were left out because the method got them."""
     assert loaded.clean is not None
     if job.test is None:
         return loaded.clean.split(WORKING_SHARE, job.seed)[1], 0
     given = open_images(job.test).load(loaded.suspect.shape, loaded.suspect.names or None)
-    seen = {image.numpy().tobytes() for image in loaded.clean.images}
-    kept = [place for place, image in enumerate(given.images) if image.numpy().tobytes() not in seen]
+    used = {image.numpy().tobytes() for image in loaded.clean.images}
+    kept = [place for place, image in enumerate(given.images) if image.numpy().tobytes() not in used]
     if not kept:
         raise Problem(f"all images of `{job.test}` are among the clean ones", hint="give others", status=USAGE)
     return given.take(torch.tensor(kept)), len(given) - len(kept)

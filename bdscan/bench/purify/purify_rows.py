@@ -2,51 +2,42 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from statistics import fmean
-from typing import Any
 
-from bdscan.bench.labels import Kind, Labelled
+from bdscan.bench.labels import ModelKind, ModelLabel
+from bdscan.bench.results import JobFailure, JobFailureKind, JobResult, PurifyOutcome
 from bdscan.bench.tables.metrics import Share
-from bdscan.bench.workers.jobs import Result
 from bdscan.facts.finding import Verdict
 
-Pair = tuple[float, float]  # before and after
+MAX_SUCCESS = 0.2  # of triggered images: more the verification itself would not let pass
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cured:
-    """One model's truth beside what one method made of it; figures are shares, not per cent."""
+class PurifyRow(PurifyOutcome):
+    """One model's label beside what one method made of the model."""
 
-    label: Labelled
+    label: ModelLabel
     method: str
     images: int | None  # asked for; None: all
-    failure: str | None = None  # the job's: nothing is known
-    refused: str | None = None  # the method's: it has nothing to go by, and wrote nothing
-    accuracy: Pair | None = None
-    success: Pair | None = None  # None where nobody has the trigger
-    recovered: Pair | None = None
-    der: float | None = None
-    seconds: float | None = None  # of the purification alone
-    seconds_in_all: float | None = None  # with the probes before and the verification after
-    verdict: tuple[str, str] | None = None
-    failed_checks: tuple[str, ...] = ()
-    chosen: str | None = None  # the method that `auto` settled on
-    measured_on: int = 0  # images
+    failure: JobFailure | None = None
 
     @property
     def lost(self) -> float | None:
         """Clean accuracy; below zero where it rose."""
-        return None if self.accuracy is None else self.accuracy[0] - self.accuracy[1]
+        return None if self.accuracy is None else self.accuracy.before - self.accuracy.after
 
     @property
     def verified(self) -> bool:
         return self.verdict is not None and self.verdict[1] == Verdict.CLEAN.word
 
+    def failed_as(self, kind: JobFailureKind) -> bool:
+        return self.failure is not None and self.failure.kind is kind
+
 
 @dataclass(frozen=True, kw_only=True)
-class Summary:
+class PurifySummary:
     """One method with so many images, over all models that it treated."""
 
     method: str
@@ -66,74 +57,51 @@ class Summary:
     failed: int
 
 
-OBEYS = 0.2  # of triggered images: what the verification itself would not let pass
-
-
-def read(label: Labelled, result: Result) -> Cured:
+def purify_row(label: ModelLabel, result: JobResult) -> PurifyRow:
     """A result beside its label."""
-    job = result["job"]
-    row = Cured(label=label, method=job["purifier"], images=job["images"], failure=result["failure"])
-    if row.failure is not None:
-        return row
-    outcome = result["outcome"]
-    if outcome["refused"] is not None:
-        return replace(row, refused=outcome["refused"])
-    measured, treatment = outcome["measured"], outcome["report"]["treatment"]
-    return replace(
-        row,
-        accuracy=pair(measured["accuracy"]),
-        success=pair(measured["asr"]),
-        recovered=pair(measured["ra"]),
-        der=measured["der"],
-        seconds=measured["seconds"]["purify"],
-        seconds_in_all=measured["seconds"]["all"],
-        verdict=(treatment["verdict"]["before"], treatment["verdict"]["after"]),
-        failed_checks=tuple(check["name"] for check in treatment["checks"] if check["passed"] is False),
-        chosen=treatment["method"],
-        measured_on=measured["images"],
-    )
+    job, outcome = result.job, result.outcome
+    figures = vars(outcome) if isinstance(outcome, PurifyOutcome) else {}
+    return PurifyRow(label=label, method=str(job.purifier), images=job.images, failure=result.failure, **figures)
 
 
-def pair(told: Mapping[str, Any] | None) -> Pair | None:
-    """Before and after."""
-    return None if told is None else (told["before"], told["after"])
-
-
-def summaries(rows: Sequence[Cured]) -> list[Summary]:
+def summaries(rows: Sequence[PurifyRow]) -> list[PurifySummary]:
     """Each method with each number of images, in the order in which they were asked for."""
-    asked = dict.fromkeys((row.images, row.method) for row in rows)
-    return [_summary([row for row in rows if (row.images, row.method) == one]) for one in asked]
+    groups: dict[tuple[int | None, str], list[PurifyRow]] = {}
+    for row in rows:
+        groups.setdefault((row.images, row.method), []).append(row)
+    return [_summary(group) for group in groups.values()]
 
 
-def _summary(rows: Sequence[Cured]) -> Summary:
-    bad = [row for row in rows if row.label.kind is Kind.BACKDOORED and row.accuracy is not None]
-    good = [row for row in rows if row.label.kind is Kind.CONTROL and row.accuracy is not None]
-    after = [row.success[1] for row in bad if row.success is not None]
-    passed = [row for row in bad if row.verified and row.success is not None]
-    return Summary(
+def _summary(rows: Sequence[PurifyRow]) -> PurifySummary:
+    done = [row for row in rows if row.accuracy is not None]
+    backdoored = [row for row in done if row.label.kind is ModelKind.BACKDOORED]
+    controls = [row for row in done if row.label.kind is ModelKind.CONTROL]
+    success = [row.success.after for row in backdoored if row.success is not None]
+    passed = [row.success.after for row in backdoored if row.success is not None and row.verified]
+    return PurifySummary(
         method=rows[0].method,
         images=rows[0].images,
-        backdoored=len(bad),
-        measured=len(after),
-        success=_mean_and_worst(after),
-        lost=_mean_and_worst(row.lost for row in bad),
-        der=_mean(row.der for row in bad),
-        verified=Share(sum(row.verified for row in bad), len(bad)),
-        deceived=Share(sum(row.success is not None and row.success[1] > OBEYS for row in passed), len(passed)),
-        seconds=_mean(row.seconds_in_all for row in (*bad, *good)),
-        controls=len(good),
-        lost_on_controls=_mean_and_worst(row.lost for row in good),
-        verified_controls=Share(sum(row.verified for row in good), len(good)),
-        refused=sum(row.refused is not None for row in rows),
-        failed=sum(row.failure is not None for row in rows),
+        backdoored=len(backdoored),
+        measured=len(success),
+        success=_mean_and_worst(success),
+        lost=_mean_and_worst(row.lost for row in backdoored),
+        der=_mean(row.der for row in backdoored),
+        verified=Share(sum(row.verified for row in backdoored), len(backdoored)),
+        deceived=Share(sum(after > MAX_SUCCESS for after in passed), len(passed)),
+        seconds=_mean(row.seconds_in_all for row in (*backdoored, *controls)),
+        controls=len(controls),
+        lost_on_controls=_mean_and_worst(row.lost for row in controls),
+        verified_controls=Share(sum(row.verified for row in controls), len(controls)),
+        refused=sum(row.failed_as(JobFailureKind.REFUSED) for row in rows),
+        failed=sum(row.failed_as(JobFailureKind.FAILED) for row in rows),
     )
 
 
 def _mean(values: Iterable[float | None]) -> float | None:
-    known = [value for value in values if value is not None]
-    return fmean(known) if known else None
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
 
 
 def _mean_and_worst(values: Iterable[float | None]) -> tuple[float, float] | None:
-    known = [value for value in values if value is not None]
-    return (fmean(known), max(known)) if known else None
+    numbers = [value for value in values if value is not None]
+    return (fmean(numbers), max(numbers)) if numbers else None

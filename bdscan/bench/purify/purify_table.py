@@ -3,78 +3,85 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
-from bdscan.bench.labels import Kind
-from bdscan.bench.purify.purify_rows import OBEYS, Cured, Pair, Summary, summaries
+from bdscan.bench.labels import ModelKind, label_figures
+from bdscan.bench.purify.purify_rows import MAX_SUCCESS, PurifyRow, PurifySummary, summaries
+from bdscan.bench.results import JobFailureKind
 from bdscan.bench.tables.grid import NOTHING, Grid, figure, percent
 from bdscan.bench.tables.metrics import Share
+from bdscan.bench.workers.jobs import Json
 
-SCHEMA = "bdscan.bench.purify.run_purify/1"
+SCHEMA = "bdscan.bench.purify/1"
 
 
-def grids(rows: Sequence[Cured]) -> list[Grid]:
+def grids(rows: Sequence[PurifyRow]) -> list[Grid]:
     """All tables, for people."""
-    found = [_models(rows), _methods(summaries(rows))]
-    apart = dict.fromkeys(row.label.name for row in rows if row.label.kind is Kind.APART)
+    tables = [_models(rows), _methods(summaries(rows))]
+    apart = dict.fromkeys(row.label.name for row in rows if row.label.kind is ModelKind.APART)
     if apart:
         body = tuple((name, _half(rows, name)) for name in apart)
-        found.append(Grid("Not counted: the attack half worked, or nobody measured it", ("model", "success"), body))
-    return found
+        tables.append(Grid("Not counted: the attack half worked, or nobody measured it", ("model", "success"), body))
+    return tables
 
 
-def _half(rows: Sequence[Cured], name: str) -> str:
+def _half(rows: Sequence[PurifyRow], name: str) -> str:
     return percent(next(row.label.success for row in rows if row.label.name == name))
 
 
-def _models(rows: Sequence[Cured]) -> Grid:
+def _models(rows: Sequence[PurifyRow]) -> Grid:
     columns = ("model", "counts as", "trigger", "method", "images", "ACC", "ACC after", "ASR", "ASR after", "RA after")
     more = ("DER", "seconds", "in all", "verdict", "verdict after", "checks failed")
     return Grid("Each model, in per cent before and after", (*columns, *more), tuple(_model(row) for row in rows))
 
 
-def _model(row: Cured) -> tuple[str, ...]:
+def _model(row: PurifyRow) -> tuple[str, ...]:
     rate = f" {row.label.rate:.1%}" if row.label.attack and row.label.rate else ""
     settled = f" ({row.chosen})" if row.chosen not in (None, row.method) else ""
     first, second = row.verdict or (NOTHING, NOTHING)
-    said = f"failed: {row.failure}" if row.failure else f"refused: {row.refused}" if row.refused else ""
     return (
         row.label.name,
         row.label.kind.value,
         f"{row.label.family}{rate}",
         f"{row.method}{settled}",
         _images(row.images),
-        *_before_and_after(row.accuracy),
-        *_before_and_after(row.success),
-        percent(row.recovered[1] if row.recovered else None),
+        *_both(row.accuracy),
+        *_both(row.success),
+        percent(row.recovered.after if row.recovered else None),
         figure(row.der),
         figure(row.seconds, digits=0),
         figure(row.seconds_in_all, digits=0),
         first,
         second,
-        said or ", ".join(dict.fromkeys(row.failed_checks)) or NOTHING,
+        str(row.failure or ", ".join(dict.fromkeys(row.failed_checks)) or NOTHING),
     )
 
 
-def _methods(found: Sequence[Summary]) -> Grid:
+def _methods(summed: Sequence[PurifySummary]) -> Grid:
     columns = ("method", "images", "backdoored", "ASR after", "worst ASR", "ACC lost", "worst loss", "DER", "verified")
-    more = (f"of them ASR > {OBEYS:.0%}", "clean nets", "ACC lost there", "worst there", "verified there", "seconds")
-    body = tuple(_method(summary) for summary in found)
+    more = (
+        f"of them ASR > {MAX_SUCCESS:.0%}",
+        "clean nets",
+        "ACC lost there",
+        "worst there",
+        "verified there",
+        "seconds",
+    )
+    body = tuple(_method(summary) for summary in summed)
     return Grid("Each method: mean and worst, in per cent", (*columns, *more, "refused", "failed"), body)
 
 
-def _method(summary: Summary) -> tuple[str, ...]:
+def _method(summary: PurifySummary) -> tuple[str, ...]:
     return (
         summary.method,
         _images(summary.images),
         str(summary.backdoored),
-        *_before_and_after(summary.success),
-        *_before_and_after(summary.lost),
+        *_both(summary.success),
+        *_both(summary.lost),
         figure(summary.der),
         _of(summary.verified),
         _of(summary.deceived),
         str(summary.controls),
-        *_before_and_after(summary.lost_on_controls),
+        *_both(summary.lost_on_controls),
         _of(summary.verified_controls),
         figure(summary.seconds, digits=0),
         str(summary.refused),
@@ -82,7 +89,7 @@ def _method(summary: Summary) -> tuple[str, ...]:
     )
 
 
-def _before_and_after(pair: Pair | None) -> tuple[str, str]:
+def _both(pair: tuple[float, float] | None) -> tuple[str, str]:
     return (NOTHING, NOTHING) if pair is None else (percent(pair[0]), percent(pair[1]))
 
 
@@ -94,21 +101,25 @@ def _of(share: Share) -> str:
     return f"{share.hits} of {share.count}" if share.count else NOTHING
 
 
-def document(rows: Sequence[Cured], said: str) -> dict[str, Any]:
+def figures(rows: Sequence[PurifyRow], command: str) -> Json:
     """All figures, for programs: shares, not per cent."""
     return {
         "schema": SCHEMA,
-        "command": said,
-        "models": [_model_values(row) for row in rows],
-        "methods": [_method_values(summary) for summary in summaries(rows)],
+        "command": command,
+        "models": [_row_json(row) for row in rows],
+        "methods": [_summary_json(summary) for summary in summaries(rows)],
     }
 
 
-def _model_values(row: Cured) -> dict[str, Any]:
-    label = {**vars(row.label), "model": str(row.label.model), "kind": row.label.kind.value}
-    return {**vars(row), "label": label, "lost": row.lost, "verified": row.verified}
+def _row_json(row: PurifyRow) -> Json:
+    failed, refused = (
+        str(row.failure and row.failure.message) if row.failed_as(kind) else None for kind in JobFailureKind
+    )
+    kept = {key: value for key, value in vars(row).items() if key not in ("trigger", "target")}
+    own = {"label": label_figures(row.label), "failure": failed, "refused": refused}
+    return {**kept, **own, "lost": row.lost, "verified": row.verified}
 
 
-def _method_values(summary: Summary) -> dict[str, Any]:
+def _summary_json(summary: PurifySummary) -> Json:
     shares = {name: vars(value) for name, value in vars(summary).items() if isinstance(value, Share)}
     return {**vars(summary), **shares}

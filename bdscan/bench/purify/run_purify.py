@@ -1,4 +1,4 @@
-"""`bdscan bench purify`: labelled models cured, and what came of it measured with the trigger at hand."""
+"""`bdscan bench purify`: labelled models purified, and what came of it measured with the trigger at hand."""
 
 from __future__ import annotations
 
@@ -8,8 +8,16 @@ from typing import Annotated
 
 import typer
 
-from bdscan.bench import output as said
-from bdscan.bench.choices import Effort
+from bdscan.bench.choices import RESULTS, Effort
+from bdscan.bench.output import (
+    arch_of,
+    check_writable,
+    command_line,
+    exit_if_failed,
+    make_folder,
+    run_jobs,
+    show_tables,
+)
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
@@ -37,26 +45,24 @@ def purify(
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
     keep: Annotated[Path | None, typer.Option(metavar="DIR", help="Leave the cleaned models here.")] = None,
-    results: Annotated[Path, typer.Option(help="A small file a job; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a job; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Purify labelled models and print ACC, ASR, RA and DER, before and after."""
-    from bdscan.bench.labels import read
-    from bdscan.bench.purify import purify_rows, purify_table
-    from bdscan.bench.purify.purify_job import Purification
-    from bdscan.bench.workers.jobs import run
+    from bdscan.bench.labels import read_labels
+    from bdscan.bench.purify import purify_table
+    from bdscan.bench.purify.purify_job import PurifyJob
+    from bdscan.bench.purify.purify_rows import purify_row
 
-    said.writable(output)
+    check_writable(output)
     methods = name or [*registry.names("purify"), AUTO]
-    _known(methods, probe or [], set_ or [])
-    _there(clean, test, triggers, images or [])
-    _folder(keep)
+    _check_names(methods, probe or [], set_ or [])
+    _check_files(clean, test, triggers, images or [])
+    make_folder(keep)
     draws: list[int | None] = [*(images or [])] or [None]
-    labels = {label.name: label for label in read(models)}
+    labels = {label.name: label for label in read_labels(models)}
     work = [
-        Purification(
+        PurifyJob(
             name=label.name,
             model=str(label.model),
             purifier=purifier,
@@ -65,7 +71,7 @@ def purify(
             test=test,
             triggers=None if triggers is None else str(triggers),
             keep=None if keep is None else str(keep),
-            arch=said.arch(arch, label),
+            arch=arch_of(arch, label),
             normalize=normalize,
             probes=tuple(probe or ()),
             settings=tuple(set_ or ()),
@@ -78,13 +84,13 @@ def purify(
         for purifier in dict.fromkeys(methods)
         for label in labels.values()
     ]
-    made = run(work, results, workers=jobs, engine=engine, said=said.command(), tell=said.tell)
-    rows = [purify_rows.read(labels[job.name], result) for job, result in zip(work, made, strict=True)]
-    said.present(purify_table.grids(rows), lambda: purify_table.document(rows, said.command()), output)
-    said.failures(made)
+    finished = run_jobs(work, results, jobs, engine)
+    rows = [purify_row(labels[result.job.name], result) for result in finished]
+    show_tables(purify_table.grids(rows), lambda: purify_table.figures(rows, command_line()), output)
+    exit_if_failed(finished)
 
 
-def _known(methods: Sequence[str], probes: Sequence[str], settings: Sequence[str]) -> None:
+def _check_names(methods: Sequence[str], probes: Sequence[str], settings: Sequence[str]) -> None:
     """Wrong names are told before hours of work."""
     purifiers = registry.names("purify")
     for name in methods:
@@ -96,8 +102,8 @@ def _known(methods: Sequence[str], probes: Sequence[str], settings: Sequence[str
         registry.configure("purify" if name in purifiers else "probes", name, given)
 
 
-def _there(clean: str, test: str | None, triggers: Path | None, images: Sequence[int]) -> None:
-    """So are files that are not there, and draws from too few images."""
+def _check_files(clean: str, test: str | None, triggers: Path | None, images: Sequence[int]) -> None:
+    """Files that are not there, and draws from too few images, are told before hours of work too."""
     from bdscan.images.source import open_images
 
     count = open_images(clean).count
@@ -107,11 +113,3 @@ def _there(clean: str, test: str | None, triggers: Path | None, images: Sequence
         open_images(test)
     if triggers is not None and not triggers.is_file():
         raise Problem(f"no such file: `{triggers}`", hint="--triggers takes FILE.py", status=USAGE)
-
-
-def _folder(keep: Path | None) -> None:
-    try:
-        if keep is not None:
-            keep.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"cannot write to `{keep}`: {error.strerror}", status=USAGE) from None

@@ -24,7 +24,7 @@ class Source:
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedFigure:
     """One method on one trigger: before and after, as shares."""
 
     source: Source
@@ -43,12 +43,12 @@ class Published:
 
 
 @cache
-def published() -> tuple[Published, ...]:
+def published() -> tuple[PublishedFigure, ...]:
     """All figures, in the order of the file."""
-    told = json.loads(FILE.read_text(encoding="utf-8"))
-    sources = {name: Source(**source) for name, source in told["sources"].items()}
+    document = json.loads(FILE.read_text(encoding="utf-8"))
+    sources = {name: Source(**source) for name, source in document["sources"].items()}
     return tuple(
-        Published(
+        PublishedFigure(
             source=sources[figure["source"]],
             room=figure["room"],
             method=figure["method"],
@@ -57,11 +57,11 @@ def published() -> tuple[Published, ...]:
             accuracy=tuple(figure["accuracy"]),
             asr=tuple(figure["asr"]),
         )
-        for figure in told["figures"]
+        for figure in document["figures"]
     )
 
 
-def on(attack: str, room: str) -> list[Published]:
+def published_on(attack: str, room: str) -> list[PublishedFigure]:
     """What defences of one kind came to on one trigger."""
     return [figure for figure in published() if (figure.attack, figure.room) == (attack, room)]
 

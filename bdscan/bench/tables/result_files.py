@@ -6,58 +6,55 @@ import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from bdscan.bench.detect import detect_rows as seen
-from bdscan.bench.detect.detect_rows import Seen
-from bdscan.bench.labels import Labelled, beside, labelled
-from bdscan.bench.plant.plant_job import label_of
-from bdscan.bench.purify import purify_rows as cured
-from bdscan.bench.purify.purify_rows import Cured
+from bdscan.bench.detect.detect_rows import DetectRow, detect_row
+from bdscan.bench.labels import ModelLabel, label_from_json, label_json, read_label
+from bdscan.bench.plant.plant_job import label_path
+from bdscan.bench.purify.purify_rows import PurifyRow, purify_row
+from bdscan.bench.result_json import compact, read_result
+from bdscan.bench.results import JobResult, PlantOutcome, PurifyOutcome
 from bdscan.bench.workers import jobs
-from bdscan.bench.workers.jobs import Result
+from bdscan.bench.workers.jobs import Json
 from bdscan.facts.problem import USAGE, Problem
 
 SCHEMA = "bdscan.bench.results/1"  # many results in one file, without what no table shows
-LOOKS = ("inspect", "cleanse")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Gathered:
-    """Everything that was found, each with its truth."""
+class BenchResults:
+    """All results, each model's beside its label."""
 
-    results: tuple[Result, ...]
-    labels: tuple[Labelled, ...]
-    seen: tuple[Seen, ...]
-    cured: tuple[Cured, ...]
-    trained: tuple[Result, ...]
-    untold: tuple[str, ...]  # models of which nothing says what they are
+    results: tuple[JobResult, ...]
+    labels: tuple[ModelLabel, ...]
+    detected: tuple[DetectRow, ...]
+    purified: tuple[PurifyRow, ...]
+    trained: tuple[JobResult, ...]
+    unlabelled: tuple[str, ...]  # models of which nothing says what they are
 
 
-def gather(paths: Sequence[Path]) -> Gathered:
+def gather(paths: Sequence[Path]) -> BenchResults:
     """Results and labels in files and folders, each result once."""
-    told: dict[str, Labelled] = {}
-    found: dict[str, Result] = {}
+    labels: dict[str, ModelLabel] = {}
+    by_key: dict[str, JobResult] = {}
     for path, value in _documents(paths):
         if "attack" in value:
-            told[path.stem] = labelled(path.stem, path.with_suffix(""), value)
+            labels[path.stem] = label_from_json(path.stem, path.with_suffix(""), value)
         if value.get("schema") == SCHEMA:
-            told |= {name: labelled(name, Path(name), label) for name, label in value["labels"].items()}
+            labels |= {name: label_from_json(name, Path(name), label) for name, label in value["labels"].items()}
         for result in value["results"] if value.get("schema") == SCHEMA else [value]:
             if result.get("schema") == jobs.SCHEMA:
-                found[result["key"]] = result
-    if not found:
+                by_key[result["key"]] = read_result(result)
+    if not by_key:
         names = ", ".join(f"`{path}`" for path in paths)
         raise Problem(f"no results in {names}", hint="the folder that `--results` named", status=USAGE)
-    results = sorted(found.values(), key=_order)
+    results = sorted(by_key.values(), key=_order)
     for result in results:
-        if result["job"]["method"] == "plant" and result["failure"] is None:
-            job = result["job"]
-            told.setdefault(job["name"], labelled(job["name"], Path(job["model"]), result["outcome"]["label"]))
-    return _sorted(results, told)
+        if isinstance(result.outcome, PlantOutcome):
+            labels.setdefault(result.job.name, result.outcome.label)
+    return _sorted(results, labels)
 
 
-def _documents(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
+def _documents(paths: Iterable[Path]) -> Iterator[tuple[Path, Json]]:
     for path in paths:
         if not path.exists():
             raise Problem(f"no such file or folder: `{path}`", status=USAGE)
@@ -70,96 +67,54 @@ def _documents(paths: Iterable[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
                 yield file, value
 
 
-def _order(result: Result) -> tuple[str, ...]:
-    job = result["job"]
-    return (
-        job["method"],
-        job.get("purifier") or job.get("trainer") or "",
-        f"{job.get('images') or 0:9}",
-        job["name"],
-        result["key"],
-    )
+def _order(result: JobResult) -> tuple[str, ...]:
+    job = result.job
+    return (job.method, job.purifier or job.trainer or "", f"{job.images or 0:9}", job.name, result.key)
 
 
-def _sorted(results: Sequence[Result], told: Mapping[str, Labelled]) -> Gathered:
-    looked, treated, untold = list[Seen](), list[Cured](), dict[str, None]()
-    labels: dict[str, Labelled] = {}
+def _sorted(results: Sequence[JobResult], given: Mapping[str, ModelLabel]) -> BenchResults:
+    detected, purified, unlabelled = list[DetectRow](), list[PurifyRow](), dict[str, None]()
+    labels: dict[str, ModelLabel] = {}
+    # Of a training no model stays, and the job says how the data were poisoned.
+    trained = tuple(result for result in results if result.job.method == "train")
     for result in results:
-        if result["job"]["method"] == "train":
-            continue  # no model stays, and the data tell the truth
-        label = _label(result, told)
+        if result.job.method == "train":
+            continue
+        label = _label(result, given)
         if label is None:
-            untold[result["job"]["name"]] = None
+            unlabelled[result.job.name] = None
             continue
         labels[label.name] = label
-        if result["job"]["method"] in LOOKS:
-            looked.append(seen.read(label, result))
-        elif result["job"]["method"] == "purify":
-            treated.append(cured.read(label, result))
-    return Gathered(
+        if result.job.method == "purify":
+            purified.append(purify_row(label, result))
+        elif result.job.method != "plant":
+            detected.append(detect_row(label, result))
+    return BenchResults(
         results=tuple(results),
         labels=tuple(sorted(labels.values(), key=lambda label: label.name)),
-        seen=tuple(looked),
-        cured=tuple(treated),
-        trained=tuple(result for result in results if result["job"]["method"] == "train"),
-        untold=tuple(untold),
+        detected=tuple(detected),
+        purified=tuple(purified),
+        trained=trained,
+        unlabelled=tuple(unlabelled),
     )
 
 
-def _label(result: Result, told: Mapping[str, Labelled]) -> Labelled | None:
+def _label(result: JobResult, given: Mapping[str, ModelLabel]) -> ModelLabel | None:
     """From the files that were given, else from beside the model, else from what was measured."""
-    job = result["job"]
-    name, model = job["name"], Path(job["model"])
-    if name in told:
-        return told[name]
-    if label_of(model).is_file():
-        return replace(beside(model), name=name)
-    measured = (result["outcome"] or {}).get("measured")
-    if measured is None:
+    job, outcome = result.job, result.outcome
+    if job.name in given:
+        return given[job.name]
+    if label_path(job.model).is_file():
+        return replace(read_label(job.model), name=job.name)
+    if not isinstance(outcome, PurifyOutcome):
         return None
-    trigger, success = measured["trigger"], (measured["asr"] or {}).get("before")
-    attack = trigger.rpartition(" ")[2].rpartition(":")[2] if trigger else None
-    return Labelled(name=name, model=model, attack=attack, target=measured.get("target"), success=success)
+    attack = outcome.trigger.rpartition(" ")[2].rpartition(":")[2] if outcome.trigger else None
+    success = outcome.success and outcome.success.before
+    return ModelLabel(name=job.name, model=job.model, attack=attack, target=outcome.target, success=success)
 
 
-def slim(found: Gathered) -> str:
+def compact_json(results: BenchResults) -> str:
     """One JSON document with all that the tables need, a result a line."""
-    labels = {label.name: _told(label) for label in found.labels}
-    lines = ",\n".join(json.dumps(_slim(result)) for result in found.results)
+    labels = {label.name: label_json(label) for label in results.labels}
+    lines = ",\n".join(json.dumps(compact(result)) for result in results.results)
     return f'{{"schema": {json.dumps(SCHEMA)},\n"labels": {json.dumps(labels)},\n"results": [\n{lines}\n]}}'
-
-
-def _told(label: Labelled) -> dict[str, Any]:
-    """As it stands beside a model."""
-    kept = {key: getattr(label, key) for key in ("arch", "attack", "rate", "target", "mode", "source")}
-    return {**kept, "settings": dict(label.settings), "acc": label.accuracy, "asr": label.success}
-
-
-def _slim(result: Result) -> Result:
-    outcome = result["outcome"]
-    if outcome is not None and outcome.get("training") is not None:
-        isolation = outcome["training"]["isolation"]
-        shown = {"isolation": isolation and {"p_value": isolation["p_value"]}}
-        return {**result, "outcome": {**outcome, "training": shown}}
-    if outcome is None or outcome.get("report") is None:
-        return result
-    report = outcome["report"]
-    kept = {key: report.get(key) for key in ("verdict", "p_value", "target")}
-    treatment = report.get("treatment") and {
-        **{key: report["treatment"][key] for key in ("method", "verdict", "seconds")},
-        "checks": [{key: check[key] for key in ("name", "passed")} for check in report["treatment"]["checks"]],
-    }
-    runs = [_run(run) for run in report["runs"]]
-    return {**result, "outcome": {**outcome, "report": {**kept, "runs": runs, "treatment": treatment}}}
-
-
-def _run(run: Mapping[str, Any]) -> dict[str, Any]:
-    """A probe's time and its p-values."""
-    findings = [
-        {"p_value": finding["p_value"], "per_class": _p_values(finding["per_class"])} for finding in run["findings"]
-    ]
-    return {**{key: run[key] for key in ("probe", "seconds", "failure")}, "findings": findings}
-
-
-def _p_values(per_class: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return {"p_values": per_class["p_values"]} if per_class and "p_values" in per_class else None

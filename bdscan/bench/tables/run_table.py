@@ -7,59 +7,45 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.bench.output import check_writable, print_tables, write_text
 
 if TYPE_CHECKING:
     from bdscan.bench.tables.grid import Grid
-    from bdscan.bench.tables.result_files import Gathered
+    from bdscan.bench.tables.result_files import BenchResults
 
 FORMS = (".md", ".html", ".csv", ".json")
+MAX_NAMES = 5  # of models that are left out; more make no better sentence
 
 
 def table(
-    found: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Folders or files of results and labels.")],
+    paths: Annotated[list[Path], typer.Argument(metavar="RESULTS...", help="Folders or files of results and labels.")],
     output: Annotated[
         list[Path] | None,
         typer.Option(help="Write them here (repeatable): .md, .html, .csv; .json: the results, in one file."),
     ] = None,
 ) -> None:
     """Make tables from the small files that the other commands left, and from nothing else."""
-    from rich.console import Console
-
-    from bdscan.bench.tables import grid as tables
-    from bdscan.bench.tables import grids as table_grids
+    from bdscan.bench.tables import bench_tables
     from bdscan.bench.tables.result_files import gather
 
     for path in output or []:
-        _writable(path)
-    results = gather(found)
-    if results.untold:
-        names = ", ".join(results.untold[:5]) + (" ..." if len(results.untold) > 5 else "")
+        check_writable(path, FORMS)
+    results = gather(paths)
+    if results.unlabelled:
+        names = ", ".join(results.unlabelled[:MAX_NAMES]) + (" ..." if len(results.unlabelled) > MAX_NAMES else "")
         typer.echo(f"bdscan: left out, since nothing says what they are: {names}", err=True)
         typer.echo("hint: give the folder of the models too, it holds their labels", err=True)
-    grids = table_grids.grids(results)
+    grids = bench_tables.grids(results)
     if not output:
-        console = Console()
-        if not console.is_terminal:
-            console.width = 250  # piped: nobody's window, and a cut number is no number
-        for grid in grids:
-            console.print(tables.rich(grid))
+        print_tables(grids, width=250)
     for path in output or []:
-        path.write_text(_text(path.suffix, grids, results) + "\n", encoding="utf-8")
-        typer.echo(f"bdscan: wrote {path}", err=True)
+        write_text(path, _text(path.suffix, grids, results))
 
 
-def _writable(path: Path) -> None:
-    if path.suffix not in FORMS:
-        raise Problem(f"`{path}` is none of {', '.join(FORMS)}", status=USAGE)
-    if not path.parent.is_dir():
-        raise Problem(f"cannot write `{path}`: it lies in a folder that does not exist", status=USAGE)
-
-
-def _text(form: str, grids: list[Grid], results: Gathered) -> str:
+def _text(form: str, grids: list[Grid], results: BenchResults) -> str:
     from bdscan.bench.tables import export, result_files
     from bdscan.bench.tables import grid as tables
 
     if form == ".json":
-        return result_files.slim(results)
+        return result_files.compact_json(results)
     return {".md": tables.markdown, ".html": export.html, ".csv": export.long_csv}[form](grids)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,15 +24,33 @@ BATCHES = 12  # a turn, after one that warms up
 TURNS = 5  # of each loop, one after the other, so that both meet the same load
 
 
-def measure(arch: str, side: int, batch: int, device: torch.device) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Pace:
     """Images a second of both loops (of processor time on a CPU, which a busy machine does not distort)."""
+
+    bare: float
+    trained: float
+    arch: str
+    side: int
+    batch: int
+
+    @property
+    def share(self) -> float:
+        return self.trained / self.bare
+
+    def json(self) -> dict[str, str | float]:
+        return {**vars(self), "share": self.share}
+
+
+def measure_pace(arch: str, side: int, batch: int, device: torch.device) -> Pace:
+    """By turns, after one that warms up."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (BATCHES * batch, 3, side, side), generator=generator, dtype=torch.uint8)
     labels = torch.randint(0, 10, (len(images),), generator=generator)
     net = Normalised(fresh(arch, 10, (3, side, side)), (0.5,) * 3, (0.25,) * 3).to(device)
     loops = {
         "bare": partial(_bare, net, images, labels, batch),
-        "trained": partial(_course, net, images, labels, batch),
+        "trained": partial(_trained, net, images, labels, batch),
     }
     for loop in loops.values():
         loop()
@@ -41,7 +59,7 @@ def measure(arch: str, side: int, batch: int, device: torch.device) -> dict[str,
         for name, loop in loops.items():
             spent[name].append(_timed(loop, device))
     rates = {name: len(images) / statistics.median(times) for name, times in spent.items()}
-    return {**rates, "share": rates["trained"] / rates["bare"], "arch": arch, "side": side, "batch": batch}
+    return Pace(**rates, arch=arch, side=side, batch=batch)
 
 
 def _timed(loop: Callable[[], None], device: torch.device) -> float:
@@ -58,15 +76,15 @@ def _bare(net: Normalised, images: Tensor, labels: Tensor, batch: int) -> None:
     net.train().requires_grad_(True).to(memory_format=torch.channels_last)
     device = net.mean.device
     pixels = images[:batch].to(device).float().div_(255).contiguous(memory_format=torch.channels_last)
-    truth = labels[:batch].to(device)
+    targets = labels[:batch].to(device)
     for _ in range(len(images) // batch):
         with autocast(device):
-            value = F.cross_entropy(net(pixels).float(), truth)
+            value = F.cross_entropy(net(pixels).float(), targets)
         net.zero_grad(set_to_none=True)
         value.backward()
 
 
-def _course(net: Normalised, images: Tensor, labels: Tensor, batch: int) -> None:
+def _trained(net: Normalised, images: Tensor, labels: Tensor, batch: int) -> None:
     """An epoch as `plain` trains it: drawn, shifted, mirrored, its losses written down, the weights moved."""
     data = ImageSet(images, labels)
     case = TrainCase(

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdscan.bench import output as said
-from bdscan.bench.choices import Effort
-from bdscan.bench.plant.run_plant import Kind, kind_of
+from bdscan.bench.choices import RESULTS, Effort
+from bdscan.bench.output import check_writable, command_line, exit_if_failed, run_jobs, show_tables
+from bdscan.bench.plant.run_plant import PlantSpec, parse_plant
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device, device_of
+
+if TYPE_CHECKING:
+    from bdscan.bench.train.pace import Pace
 
 
 def train(
@@ -36,33 +39,30 @@ def train(
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     pace: Annotated[bool, typer.Option("--pace", help="Time the loop too, beside a bare one.")] = False,
     jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, a process each.")] = 1,
-    results: Annotated[Path, typer.Option(help="A small file a training; what is there is not done again.")] = Path(
-        "bench-results"
-    ),
+    results: Annotated[Path, typer.Option(help="A small file a training; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Train on poisoned data by every method, and print ACC, ASR and what was isolated."""
     from bdscan.bench.train import train_table
-    from bdscan.bench.train.train_job import Lesson
-    from bdscan.bench.workers.jobs import run
+    from bdscan.bench.train.train_job import TrainJob
 
-    said.writable(output)
+    check_writable(output)
     methods = name or registry.names("train")
     settings = tuple(set_ or ())
-    _known(methods, settings)
-    kinds: list[Kind | None] = [*map(kind_of, plant or ()), *([None] if clean else [])]
-    if not kinds:
+    _check_names(methods, settings)
+    plants: list[PlantSpec | None] = [*map(parse_plant, plant or ()), *([None] if clean else [])]
+    if not plants:
         raise Problem("there is nothing to train on", hint="--plant NAME, or without --no-clean", status=USAGE)
     work = [
-        Lesson(
-            name=f"{kind.title}-{100 * kind.rate:g}-{seed}.{trainer}" if kind else f"clean-{seed}.{trainer}",
+        TrainJob(
+            name=f"{spec.title}-{100 * spec.rate:g}-{seed}.{trainer}" if spec else f"clean-{seed}.{trainer}",
             clean=data,
             test=test,
             trainer=trainer,
             options=tuple(each for each in settings if each.partition(".")[0] == trainer),
-            plant=kind.name if kind else None,
-            settings=kind.settings if kind else (),
-            rate=kind.rate if kind else 0.0,
+            plant=spec.name if spec else None,
+            settings=spec.settings if spec else (),
+            rate=spec.rate if spec else 0.0,
             target=target,
             images=images,
             side=side,
@@ -73,26 +73,26 @@ def train(
             device=device.value,
             seed=seed,
         )
-        for kind in kinds
+        for spec in plants
         for trainer in dict.fromkeys(methods)
     ]
-    made = run(work, results, workers=jobs, said=said.command(), tell=said.tell)
-    timed = _paced(arch, side or 32, device.value) if pace else None
-    said.present(train_table.grids(made), lambda: train_table.document(made, said.command(), timed), output)
-    said.failures(made)
+    finished = run_jobs(work, results, jobs)
+    timed = _time_loop(arch, side or 32, device.value) if pace else None
+    show_tables(train_table.grids(finished), lambda: train_table.figures(finished, command_line(), timed), output)
+    exit_if_failed(finished)
 
 
-def _paced(arch: str, side: int, device: str) -> dict[str, Any]:
+def _time_loop(arch: str, side: int, device: str) -> Pace:
     """In this process, when no training runs beside it."""
-    from bdscan.bench.train.pace import measure
+    from bdscan.bench.train.pace import measure_pace
 
-    timed = measure(arch, side, 128, device_of(device))
-    said = f"{timed['trained']:.0f} images a second in training, {timed['bare']:.0f} forward and backward alone"
-    typer.echo(f"bdscan: {said}: {timed['share']:.0%}", err=True)
+    timed = measure_pace(arch, side, 128, device_of(device))
+    rates = f"{timed.trained:.0f} images a second in training, {timed.bare:.0f} forward and backward alone"
+    typer.echo(f"bdscan: {rates}: {timed.share:.0%}", err=True)
     return timed
 
 
-def _known(methods: list[str], settings: tuple[str, ...]) -> None:
+def _check_names(methods: list[str], settings: tuple[str, ...]) -> None:
     """Wrong names are told before hours of work."""
     for name in methods:
         registry.known(name, registry.names("train"))

@@ -1,15 +1,14 @@
-"""One training to be measured: what the worker is told, and what makes it another one."""
+"""One training to be measured: what the worker is given, and what makes it another one."""
 
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
 
-from bdscan.bench.workers.jobs import Job, key_of
+from bdscan.bench.workers.jobs import Job, Json, key_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class Lesson(Job):
+class TrainJob(Job):
     """Data, perhaps poisoned, and a trainer. `clean` are the images before they are poisoned."""
 
     method: str = "train"
@@ -29,5 +28,5 @@ class Lesson(Job):
     def key(self) -> str:
         return key_of(self.asked())
 
-    def asked(self) -> dict[str, Any]:
+    def asked(self) -> Json:
         return asdict(self)

@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import torch
 
-from bdscan.bench.train.train_job import Lesson
+from bdscan.bench.train.train_job import TrainJob
+from bdscan.bench.workers.jobs import Json
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images
@@ -27,19 +28,19 @@ from bdscan.report import Report
 SUSPECTS, MODEL = "suspects.csv", "model.safetensors"
 
 
-def do(job: Lesson) -> dict[str, Any]:
+def do(job: TrainJob) -> Json:
     """What the report says, and the figures that only somebody with the trigger can have."""
     from bdscan.report.json import document
 
-    data, test = _drawn(job, str(job.clean), job.images, training=True), _drawn(job, job.test, None, training=False)
+    data, test = _draw(job, str(job.clean), job.images, training=True), _draw(job, job.test, None, training=False)
     plant = _plant(job)
     poisoned = _poisoned(job, plant, data)
     with tempfile.TemporaryDirectory(prefix="bdscan-") as folder:
         report = train(_written(Path(folder), poisoned, data.names), _options(job, Path(folder)))
         model = _loaded(job, report, Path(folder) / MODEL)
         isolated = _isolated(Path(folder) / SUSPECTS)
-    told = document(report)
-    training = {**told["training"], "data": {**told["training"]["data"], "path": str(job.clean)}, "output": None}
+    values = document(report)
+    training = {**values["training"], "data": {**values["training"]["data"], "path": str(job.clean)}, "output": None}
     return {
         "measured": {
             "trigger": f"plant {job.plant}" if plant else None,
@@ -47,18 +48,15 @@ def do(job: Lesson) -> dict[str, Any]:
             "accuracy": _only_after(accuracy(model, test)),
             "asr": _only_after(success(model, plant, test.images, test.labels, job.target)) if plant else None,
             "tested_on": len(test),
-            **_found(isolated, poisoned),
+            **_isolation(isolated, poisoned),
         },
-        "verdict": told["verdict"],
-        "reasons": told["reasons"],
-        "target": told["target"],
-        "clean_accuracy": told["clean_accuracy"],
+        **{key: values[key] for key in ("verdict", "reasons", "target", "clean_accuracy")},
         "training": {**training, "suspects": None},
-        "seconds": {"train": training["seconds"], "all": told["made_with"]["seconds"]},
+        "seconds": {"train": training["seconds"], "all": values["made_with"]["seconds"]},
     }
 
 
-def _drawn(job: Lesson, spec: str, images: int | None, *, training: bool) -> ImageSet:
+def _draw(job: TrainJob, spec: str, images: int | None, *, training: bool) -> ImageSet:
     source = open_images(spec, training=training)
     size = source.size
     if size is None and job.side is None:
@@ -68,16 +66,16 @@ def _drawn(job: Lesson, spec: str, images: int | None, *, training: bool) -> Ima
     return source.load(shape, limit=images or source.count, seed=job.seed)
 
 
-def _plant(job: Lesson) -> Plant | None:
+def _plant(job: TrainJob) -> Plant | None:
     if job.plant is None:
         return None
-    found: Plant = registry.configure("plant", job.plant, registry.pairs(job.settings))
-    if found.needs_net:
+    plant: Plant = registry.configure("plant", job.plant, registry.pairs(job.settings))
+    if plant.needs_net:
         raise Problem(f"`{job.plant}` is made from a net: `bdscan bench plant` plants it", status=USAGE)
-    return found
+    return plant
 
 
-def _poisoned(job: Lesson, plant: Plant | None, data: ImageSet) -> Poisoned:
+def _poisoned(job: TrainJob, plant: Plant | None, data: ImageSet) -> Poisoned:
     if plant is None:
         none = torch.zeros(len(data), dtype=torch.bool)
         return Poisoned(data.images, data.labels, none, none)
@@ -91,7 +89,7 @@ def _written(folder: Path, poisoned: Poisoned, names: tuple[str, ...]) -> str:
     return str(path)
 
 
-def _options(job: Lesson, folder: Path) -> TrainOptions:
+def _options(job: TrainJob, folder: Path) -> TrainOptions:
     """Those of the user's own command; suspects only where the method looks for some."""
     looks = registry.find("train", job.trainer).looks
     return TrainOptions(
@@ -110,7 +108,7 @@ def _options(job: Lesson, folder: Path) -> TrainOptions:
     )
 
 
-def _loaded(job: Lesson, report: Report, path: Path) -> Classifier:
+def _loaded(job: TrainJob, report: Report, path: Path) -> Classifier:
     """From the file that was written, as its card says."""
     subject = report.subject
     assert subject.classes is not None
@@ -128,16 +126,16 @@ def _isolated(table: Path) -> list[int]:
     if not table.exists():
         return []
     with table.open(newline="", encoding="utf-8") as file:
-        named = [row["file"] for row in csv.DictReader(file) if row["isolated"] == "yes"]
-    return [int(name.rpartition("[")[2].removesuffix("]")) for name in named]
+        files = [row["file"] for row in csv.DictReader(file) if row["isolated"] == "yes"]
+    return [int(name.rpartition("[")[2].removesuffix("]")) for name in files]
 
 
 def _only_after(value: float) -> dict[str, float | None]:
-    """In the form of what is measured before and after a cure; before the training there was no net."""
+    """In the form of what is measured before and after a purification; before the training there was no net."""
     return {"before": None, "after": value}
 
 
-def _found(isolated: list[int], poisoned: Poisoned) -> dict[str, Any]:
+def _isolation(isolated: list[int], poisoned: Poisoned) -> Json:
     """How many of the isolated images are poisoned, and how many of the poisoned ones are isolated."""
     right = int(poisoned.poisoned[isolated].sum()) if isolated else 0
     total = int(poisoned.poisoned.sum())

@@ -2,51 +2,51 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
+from bdscan.bench.results import JobResult, TrainOutcome
 from bdscan.bench.tables.grid import NOTHING, Grid, percent
-from bdscan.bench.workers.jobs import Result
+from bdscan.bench.workers.jobs import Json
 
-SCHEMA = "bdscan.bench.train.run_train/1"
+if TYPE_CHECKING:
+    from bdscan.bench.train.pace import Pace
+
+SCHEMA = "bdscan.bench.train/1"
 
 
-def grids(made: Sequence[Result]) -> list[Grid]:
+def grids(results: Sequence[JobResult]) -> list[Grid]:
     """One row a training, in the order in which they were asked for."""
     columns = ("trigger", "poisoned", "method", "ACC", "ASR", "isolated", "precision", "recall", "p", "verdict", "s")
-    rows = tuple(_row(result) for result in made)
-    return [Grid("Training on data nobody vouches for, in per cent", columns, rows)]
+    return [Grid("Training on data nobody vouches for, in per cent", columns, tuple(_row(each) for each in results))]
 
 
-def _row(result: Result) -> tuple[str, ...]:
-    job = result["job"]
-    name = ":".join((job["plant"], *job["settings"])) if job["plant"] else "clean"
-    head = (name, f"{100 * job['rate']:g}" if job["plant"] else NOTHING, job["trainer"])
-    if result["failure"] is not None:
-        return (*head, *(NOTHING for _ in range(6)), f"failed: {result['failure']}", NOTHING)
-    outcome = result["outcome"]
-    measured, isolation = outcome["measured"], outcome["training"]["isolation"]
+def _row(result: JobResult) -> tuple[str, ...]:
+    job, outcome = result.job, result.outcome
+    trigger = ":".join((job.plant, *job.settings)) if job.plant else "clean"
+    head = (trigger, f"{100 * job.rate:g}" if job.plant else NOTHING, str(job.trainer))
+    if not isinstance(outcome, TrainOutcome):
+        return (*head, *[NOTHING] * 6, str(result.failure), NOTHING)
     return (
         *head,
-        percent(measured["accuracy"]["after"]),
-        percent(measured["asr"]["after"] if measured["asr"] else None),
-        str(measured["isolated"]) if isolation else NOTHING,
-        percent(measured["precision"]),
-        percent(measured["recall"]),
-        f"{isolation['p_value']:.1g}" if isolation else NOTHING,
-        outcome["verdict"],
-        f"{outcome['seconds']['train']:.0f}",
+        percent(outcome.accuracy),
+        percent(outcome.success),
+        NOTHING if outcome.isolated is None else str(outcome.isolated),
+        percent(outcome.precision),
+        percent(outcome.recall),
+        NOTHING if outcome.p_value is None else f"{outcome.p_value:.1g}",
+        outcome.verdict,
+        f"{outcome.seconds:.0f}",
     )
 
 
-def document(made: Sequence[Result], said: str, pace: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def figures(results: Sequence[JobResult], command: str, pace: Pace | None = None) -> Json:
     """All figures, for programs: shares, not per cent."""
-    return {"schema": SCHEMA, "command": said, "pace": pace, "trainings": [_values(result) for result in made]}
+    trainings = [_training_json(result.raw) for result in results]
+    return {"schema": SCHEMA, "command": command, "pace": pace and pace.json(), "trainings": trainings}
 
 
-def _values(result: Result) -> dict[str, Any]:
-    told = {"job": result["job"], "failure": result["failure"], "seconds": result["seconds"]}
-    if result["failure"] is not None:
-        return told
-    outcome: Mapping[str, Any] = result["outcome"]
-    return {**told, **{key: value for key, value in outcome.items() if key != "passes"}}
+def _training_json(raw: Json) -> Json:
+    outcome = raw["outcome"] if raw["failure"] is None else {}
+    kept = {key: value for key, value in outcome.items() if key != "passes"}
+    return {"job": raw["job"], "failure": raw["failure"], "seconds": raw["seconds"], **kept}

@@ -1,4 +1,4 @@
-"""Does one job in a process of its own: `python -m bdscan.bench.workers.worker JOB.json OUTCOME.json`."""
+"""The process that does one job: its arguments are the job's file and that of the outcome."""
 
 from __future__ import annotations
 
@@ -11,34 +11,38 @@ from typing import Any, cast
 import torch
 
 from bdscan import __version__
-from bdscan.bench.detect.neural_cleanse import Cleansing, cleanse
+from bdscan.bench.detect.neural_cleanse import NeuralCleanseSettings, neural_cleanse
 from bdscan.bench.plant import plant_net
-from bdscan.bench.plant.plant_job import Planting
+from bdscan.bench.plant.plant_job import PlantJob
 from bdscan.bench.purify import purify_net
-from bdscan.bench.purify.purify_job import Purification
+from bdscan.bench.purify.purify_job import PurifyJob
 from bdscan.bench.train import train_net
-from bdscan.bench.train.train_job import Lesson
-from bdscan.bench.workers.jobs import Job
+from bdscan.bench.train.train_job import TrainJob
+from bdscan.bench.workers.jobs import Job, Json
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.pipeline import Options, inspect
 
 
-def do(job: Job) -> dict[str, Any]:
+def do(job: Job) -> Json:
     """The outcome, its cost and what it was made with."""
-    made_with = {"bdscan": __version__, "torch": torch.__version__, "python": platform.python_version()}
-    if isinstance(job, Purification):
-        return {**purify_net.do(job), "made_with": made_with}
-    if isinstance(job, Planting):
-        return {**plant_net.do(job), "made_with": made_with}
-    if isinstance(job, Lesson):
-        return {**train_net.do(job), "made_with": made_with}
+    versions = {"bdscan": __version__, "torch": torch.__version__, "python": platform.python_version()}
+    return {**_outcome(job), "made_with": versions}
+
+
+def _outcome(job: Job) -> Json:
+    if isinstance(job, PurifyJob):
+        return purify_net.do(job)
+    if isinstance(job, PlantJob):
+        return plant_net.do(job)
+    if isinstance(job, TrainJob):
+        return train_net.do(job)
     with counted() as passes:
         outcome = {"inspect": _inspect, "cleanse": _cleanse}[job.method](job)
-    return {**outcome, "passes": passes.forward, "gradients": passes.gradient, "made_with": made_with}
+    return {**outcome, "passes": passes.forward, "gradients": passes.gradient}
 
 
-def _inspect(job: Job) -> dict[str, Any]:
+def _inspect(job: Job) -> Json:
     from bdscan.report.json import document
 
     options = Options(
@@ -54,11 +58,11 @@ def _inspect(job: Job) -> dict[str, Any]:
     report = inspect(job.model, options)
     for run in report.runs:
         if run.probe == "load" and run.failure:  # nothing was looked at: no verdict to count
-            raise Problem(run.failure)
+            raise Problem(run.failure.message)
     return {"report": document(report)}
 
 
-def _cleanse(job: Job) -> dict[str, Any]:
+def _cleanse(job: Job) -> Json:
     from bdscan.images.source import open_images
     from bdscan.load.assembly.assemble import load
     from bdscan.load.contents import survey
@@ -70,23 +74,19 @@ def _cleanse(job: Job) -> dict[str, Any]:
         survey(job.model), arch=job.arch, normalize=job.normalize, images=images, classes=None, device=job.device
     )
     assert loaded.clean is not None
-    found = cleanse(loaded.suspect, loaded.clean, Cleansing(steps=job.steps), job.seed)
+    found = neural_cleanse(loaded.suspect, loaded.clean, NeuralCleanseSettings(steps=job.steps), job.seed)
     return {"cleanse": {"norms": found.norms, "index": found.index, "target": found.target, "flagged": found.flagged}}
 
 
-def main(told: Path, outcome: Path) -> int:
-    """Exit status 0, or a problem's own with its sentence as the last line."""
-    read = json.loads(told.read_text(encoding="utf-8"))
-    fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in read.items()}
-    kind = {"purify": Purification, "plant": Planting, "train": Lesson}.get(fields["method"], Job)
+def main() -> None:
+    """Exits with 0, or with a problem's own status and its sentence as the last line."""
+    job_file, outcome_file = map(Path, sys.argv[1:])
+    values: Json = json.loads(job_file.read_text(encoding="utf-8"))
+    fields = {key: tuple(value) if isinstance(value, list) else value for key, value in values.items()}
+    kind = {"purify": PurifyJob, "plant": PlantJob, "train": TrainJob}.get(values["method"], Job)
     try:
-        made = do(kind(**fields))
+        outcome = do(kind(**fields))
     except Problem as problem:
         sys.stderr.write(f"{problem.message}\n")
-        return problem.status
-    outcome.write_text(json.dumps(made), encoding="utf-8")
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(Path(sys.argv[1]), Path(sys.argv[2])))
+        sys.exit(problem.status)
+    outcome_file.write_text(json.dumps(outcome), encoding="utf-8")

@@ -9,7 +9,7 @@ from torch import nn
 
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.arch import from_file, from_timm, from_torchvision
-from bdscan.load.arch.match import outputs, resized
+from bdscan.load.arch.match import count_outputs, resized
 from bdscan.load.nets import families
 from bdscan.load.nets.candidate import outline_of
 
@@ -26,36 +26,36 @@ def fresh(spec: str, classes: int, shape: Shape) -> nn.Module:
         return _from_file(spec, classes, shape)
     kind, colon, name = spec.partition(":")
     build = {"torchvision": _torchvision, "timm": _timm}.get(kind) if colon else None
-    return _checked((build or _ours)(name if build else spec, classes, shape), spec, classes, shape)
+    return _checked((build or _built_in)(name if build else spec, classes, shape), spec, classes, shape)
 
 
-def _ours(spec: str, classes: int, shape: Shape) -> nn.Module:
+def _built_in(spec: str, classes: int, shape: Shape) -> nn.Module:
     net = families.build(spec, classes, shape)
     if net is None:
-        near = max(families.NAMES, key=lambda name: difflib.SequenceMatcher(None, spec, name).ratio())
-        meant = f", did you mean `{near}`?" if difflib.get_close_matches(spec, [near], 1, 0.5) else ""
-        raise Problem(f"`--arch {spec}` names no net that bdscan can build{meant}", hint=FORMS, status=USAGE)
+        nearest = max(families.NAMES, key=lambda name: difflib.SequenceMatcher(None, spec, name).ratio())
+        suggestion = f", did you mean `{nearest}`?" if difflib.get_close_matches(spec, [nearest], 1, 0.5) else ""
+        raise Problem(f"`--arch {spec}` names no net that bdscan can build{suggestion}", hint=FORMS, status=USAGE)
     return net
 
 
 def _torchvision(name: str, classes: int, shape: Shape) -> nn.Module:
     candidate = next(iter(from_torchvision.named(name, {})))  # raises, with the nearest names
-    settings: dict[str, object] = {"num_classes": classes}
+    settings: dict[str, int | bool] = {"num_classes": classes}
     if name.startswith("vit_"):
         settings["image_size"] = shape[1]
     elif name in ("googlenet", "inception_v3"):
         settings |= {"aux_logits": False, "init_weights": True}  # with auxiliary heads it answers with a tuple
     library = from_torchvision.models()
-    return _of_channels(_called(lambda: library.get_model(name, weights=None, **settings), candidate.name), shape[0])
+    return _of_channels(_built(lambda: library.get_model(name, weights=None, **settings), candidate.name), shape[0])
 
 
 def _timm(name: str, classes: int, shape: Shape) -> nn.Module:
     candidate = from_timm.named(name, {})
     library = from_timm.library()
-    settings: dict[str, object] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
+    settings: dict[str, int | bool] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
     if library.is_model(name) and _has_positions(name):
         settings["img_size"] = shape[1]
-    return _called(lambda: library.create_model(name, **settings), candidate.name)
+    return _built(lambda: library.create_model(name, **settings), candidate.name)
 
 
 def _has_positions(name: str) -> bool:
@@ -64,7 +64,7 @@ def _has_positions(name: str) -> bool:
     return bool(size and getattr(size, "fixed_input_size", False))
 
 
-def _called(build: Callable[[], nn.Module], name: str) -> nn.Module:
+def _built(build: Callable[[], nn.Module], name: str) -> nn.Module:
     try:
         return build()
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
@@ -87,15 +87,15 @@ def _from_file(spec: str, classes: int, shape: Shape) -> nn.Module:
     for candidate in from_file.candidates(spec, {}, classes):
         try:
             return _checked(candidate.build(), spec, classes, shape)
-        except Problem as found:
-            problem = problem or found
+        except Problem as checked:
+            problem = problem or checked
     assert problem is not None  # a factory that cannot be called at all is a problem of its own
     raise problem
 
 
 def _checked(net: nn.Module, spec: str, classes: int, shape: Shape) -> nn.Module:
     size = "x".join(map(str, shape))
-    answers = outputs(net, shape)
+    answers = count_outputs(net, shape)
     if answers is None:
         raise Problem(f"`{spec}` takes no images of {size} (channels, height, width)", status=USAGE)
     if answers != classes:

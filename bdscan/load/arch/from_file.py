@@ -28,16 +28,18 @@ def candidates(spec: str, outline: Outline, classes: int | None) -> Iterator[Can
         raise Problem(f"`{path}` has no function `{name}`", status=USAGE)
     calls = list(_calls(factory, [classes] if classes else _counts(outline)))
     if not calls:
-        said = f"`{name}` in `{path}` cannot be called with a number of classes alone"
-        raise Problem(said, hint="write a factory of the form `def net(num_classes): ...`", status=USAGE)
+        message = f"`{name}` in `{path}` cannot be called with a number of classes alone"
+        raise Problem(message, hint="write a factory of the form `def net(num_classes): ...`", status=USAGE)
     for call in calls:
-        yield Candidate(name=f"{path.name}:{name}", build=partial(_build, call, path, name), sizes=_SIZES, whole=True)
+        yield Candidate(
+            name=f"{path.name}:{name}", build=partial(_build, call, path, name), sizes=_SIZES, needs_real_tensors=True
+        )
 
 
 def function(path: Path, name: str) -> Callable[..., Any] | None:
     """What the user's own file calls by this name, if it can be called."""
-    found = getattr(_module(path), name, None)
-    return found if callable(found) else None
+    factory = getattr(_module(path), name, None)
+    return factory if callable(factory) else None
 
 
 def _module(path: Path) -> ModuleType:
@@ -54,7 +56,7 @@ def _module(path: Path) -> ModuleType:
     try:
         spec.loader.exec_module(module)
     except (Exception, SystemExit) as error:
-        raise _wrong(path, error) from error
+        raise _factory_problem(path, error) from error
     finally:
         sys.path.remove(str(path.parent.resolve()))
         sys.dont_write_bytecode = usual
@@ -87,8 +89,8 @@ def _allows(signature: inspect.Signature, args: tuple[int, ...], named: dict[str
 def _counts(outline: Outline) -> list[int]:
     """How many classes there may be: the last weight in the file, then every linear layer that feeds no other."""
     linear = [shape for shape in outline.values() if len(shape) == 2]
-    taken = {shape[1] for shape in linear}
-    ends = [shape[0] for shape in reversed(linear) if shape[0] not in taken]
+    widths_in = {shape[1] for shape in linear}
+    ends = [shape[0] for shape in reversed(linear) if shape[0] not in widths_in]
     return list(dict.fromkeys(ends + [shape[0] for shape in reversed(linear)]))[:4] or [10]
 
 
@@ -96,16 +98,16 @@ def _build(call: Callable[[], Any], path: Path, name: str) -> nn.Module:
     try:
         net = call()
     except Exception as error:
-        raise _wrong(path, error) from error
+        raise _factory_problem(path, error) from error
     if not isinstance(net, nn.Module):
         raise Problem(f"`{name}` in `{path}` returned a {type(net).__name__}, not a torch module", status=USAGE)
     return net
 
 
-def _wrong(path: Path, error: BaseException) -> Problem:
-    at, said = error.__traceback__, ""
-    while at is not None:
-        if at.tb_frame.f_code.co_filename == str(path):
-            said = f", line {at.tb_lineno}"
-        at = at.tb_next
-    return Problem(f"`{path}`{said}: {type(error).__name__}: {error}", status=USAGE)
+def _factory_problem(path: Path, error: BaseException) -> Problem:
+    traceback, line = error.__traceback__, ""
+    while traceback is not None:
+        if traceback.tb_frame.f_code.co_filename == str(path):
+            line = f", line {traceback.tb_lineno}"
+        traceback = traceback.tb_next
+    return Problem(f"`{path}`{line}: {type(error).__name__}: {error}", status=USAGE)

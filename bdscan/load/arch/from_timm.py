@@ -38,9 +38,9 @@ def installed() -> bool:
     return importlib.util.find_spec("timm") is not None
 
 
-def candidates(outline: Outline, told: str | None) -> Iterator[Candidate]:
+def candidates(outline: Outline, stated_name: str | None) -> Iterator[Candidate]:
     """The net that the file names, and those whose widths and depths the shapes give away."""
-    names = [told] if told else []
+    names = [stated_name] if stated_name else []
     names += _transformers(outline) + _convnexts(outline)
     if names and installed():
         for name in dict.fromkeys(names):
@@ -63,7 +63,7 @@ def named(name: str, outline: Outline, settings: Mapping[str, Any] | None = None
         name=f"timm:{name}",
         build=partial(_build, name, outline, settings),
         sizes=(settings.get("img_size", usual),),
-        fixed=side is not None,
+        fixed_size=side is not None,
     )
 
 
@@ -76,7 +76,7 @@ def from_config(config: Mapping[str, object], outline: Outline) -> Candidate | N
     return named(name, outline, settings if isinstance(settings, dict) else None)
 
 
-def _build(name: str, outline: Outline, settings: dict[str, Any]) -> nn.Module:
+def _build(name: str, outline: Outline, settings: Mapping[str, Any]) -> nn.Module:
     try:
         net = library().create_model(name, pretrained=False, **settings)
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:

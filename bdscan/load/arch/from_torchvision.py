@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator
 from functools import partial
 from types import ModuleType
-from typing import Any
 
 from torch import nn
 
@@ -109,21 +108,21 @@ def named(name: str, outline: Outline) -> Iterator[Candidate]:
             name=f"torchvision:{name}",
             build=partial(_build, name, outline, settings),
             sizes=(299 if name == "inception_v3" else settings.get("image_size", 224),),
-            fixed=name.startswith(("vit_", "maxvit_")),
+            fixed_size=name.startswith(("vit_", "maxvit_")),
             variant=variant,
         )
 
 
-def _build(name: str, outline: Outline, settings: dict[str, Any]) -> nn.Module:
+def _build(name: str, outline: Outline, settings: dict[str, int | bool]) -> nn.Module:
     return resized(models().get_model(name, weights=None, **settings), outline)
 
 
-def _settings(name: str, outline: Outline) -> Iterator[tuple[str, dict[str, Any]]]:
+def _settings(name: str, outline: Outline) -> Iterator[tuple[str, dict[str, int | bool]]]:
     if name in ("googlenet", "inception_v3"):
         aux = any(part.startswith(("aux1.", "AuxLogits.")) for part in outline)
-        told = {"aux_logits": aux, "init_weights": False}
-        yield "its inputs as they are", told
-        yield "its inputs normalised once more, as for torchvision's own weights", {**told, "transform_input": True}
+        settings: dict[str, int | bool] = {"aux_logits": aux, "init_weights": False}
+        yield "its inputs as they are", settings
+        yield "its inputs normalised once more, as for torchvision's own weights", {**settings, "transform_input": True}
     elif name.startswith("vit_"):
         patch = int(name.rpartition("_")[2])
         shape = outline.get("encoder.pos_embedding", ())

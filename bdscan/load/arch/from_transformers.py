@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +15,7 @@ from bdscan.facts.problem import Problem
 from bdscan.load import nets
 from bdscan.load.arch import from_torchvision
 from bdscan.load.arch.match import resized
-from bdscan.load.nets.candidate import Candidate, Misfit, Outline, outline_of, run
+from bdscan.load.nets.candidate import Candidate, Misfit, Outline, count_numbered, outline_of
 
 Tensors = dict[str, Tensor]
 
@@ -25,20 +24,20 @@ def candidates(config: Mapping[str, object], tensors: Tensors) -> Iterator[Candi
     """The net that the folder's `config.json` describes; whatever cannot be rebuilt exactly is refused."""
     listed = config.get("architectures")
     kind = str(listed[0]) if isinstance(listed, list) and listed else "nothing"
-    if kind not in _KINDS or "auto_map" in config:
+    if kind not in _CONVERSIONS or "auto_map" in config:
         raise Problem(
             f"`config.json` asks for `{kind}`, which only the transformers package and its code can build",
             hint="bdscan rebuilds ResNetForImageClassification and ViTForImageClassification; "
             "for others export the net to ONNX",
         )
-    convert, find = _KINDS[kind]
+    convert, find = _CONVERSIONS[kind]
     for candidate in find(config, convert(tensors)):
         yield replace(candidate, convert=convert, name=f"{kind} ({candidate.name})")
 
 
 def _resnets(config: Mapping[str, object], renamed: Tensors) -> Iterator[Candidate]:
-    odd = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
-    for key, usual in odd.items():
+    usual_settings = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
+    for key, usual in usual_settings.items():
         if config.get(key, usual) != usual:
             raise Problem(
                 f"`config.json` has `{key}` = {config[key]}, which bdscan cannot rebuild", hint="export to ONNX"
@@ -55,7 +54,7 @@ def _transformers(config: Mapping[str, object], renamed: Tensors) -> Iterator[Ca
         settings = {
             "image_size": math.isqrt(positions - 1) * patch,  # one position is the class token's
             "patch_size": patch,
-            "num_layers": run("encoder.layers.encoder_layer_{}.ln_1.weight", outline),
+            "num_layers": count_numbered("encoder.layers.encoder_layer_{}.ln_1.weight", outline),
             "num_heads": int(str(config.get("num_attention_heads", 12))),
             "hidden_dim": outline["class_token"][-1],
             "mlp_dim": outline["encoder.layers.encoder_layer_0.mlp.0.weight"][0],
@@ -64,10 +63,10 @@ def _transformers(config: Mapping[str, object], renamed: Tensors) -> Iterator[Ca
     except (KeyError, IndexError, ValueError):
         raise Problem("the tensors are not those of the ViT that `config.json` describes") from None
     build = partial(_build_vit, settings, outline)
-    yield Candidate(name="vision transformer", build=build, sizes=(int(str(settings["image_size"])),), fixed=True)
+    yield Candidate(name="vision transformer", build=build, sizes=(int(str(settings["image_size"])),), fixed_size=True)
 
 
-def _build_vit(settings: dict[str, Any], outline: Outline) -> nn.Module:
+def _build_vit(settings: Mapping[str, object], outline: Outline) -> nn.Module:
     try:
         net = from_torchvision.models().VisionTransformer(**settings)
     except (AssertionError, RuntimeError, ValueError, ZeroDivisionError):
@@ -128,7 +127,7 @@ def _rename_vit(tensors: Tensors) -> Tensors:
     return renamed
 
 
-_KINDS = {
+_CONVERSIONS = {
     "ResNetForImageClassification": (_rename_resnet, _resnets),
     "ViTForImageClassification": (_rename_vit, _transformers),
 }

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from bdscan.facts.problem import Problem
-from bdscan.load.nets.candidate import COUNTER, Candidate, Misfit, Outline, outline_of
+from bdscan.load.nets.candidate import BATCH_COUNTER, Candidate, Misfit, Outline, outline_of
 
-_SHOWN = 3  # names a sentence can hold
+_MAX_NAMES = 3  # names a sentence can hold
 
 
-class _Hollow(TorchFunctionMode):
+class _WithoutMemory(TorchFunctionMode):
     """Layers get parameters without memory, so that building even a large net takes no time.
 
     Only `torch.empty` is diverted, which is what layers draw their parameters from; tables that a net computes
@@ -27,10 +27,10 @@ class _Hollow(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
-        asked = dict(kwargs or {})
+        arguments = dict(kwargs or {})
         if func is torch.empty:
-            asked["device"] = "meta"
-        return func(*args, **asked)
+            arguments["device"] = "meta"
+        return func(*args, **arguments)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Difference:
         return len(self.missing) + len(self.unknown) + len(self.shapes)
 
     @property
-    def told(self) -> str:
+    def described(self) -> str:
         parts = []
         if self.missing:
             parts.append(f"the file lacks {_listed(self.missing)}")
@@ -57,79 +57,81 @@ class Difference:
 
 
 @dataclass(frozen=True, eq=False)
-class Found:
+class FilledNet:
     """A net with all of the file's tensors in it."""
 
     net: nn.Module
     candidate: Candidate
 
 
-def hollow(candidate: Candidate) -> nn.Module:
+def without_memory(candidate: Candidate) -> nn.Module:
     """The net without memory for its parameters; the random generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        if candidate.whole:
+        if candidate.needs_real_tensors:
             return candidate.build()
-        with _Hollow():
+        with _WithoutMemory():
             return candidate.build()
 
 
-def difference(net: nn.Module, outline: Outline) -> Difference:
-    wanted = outline_of(net.state_dict())
-    shared = [name for name in wanted if name in outline and wanted[name] != outline[name]]
+def compare(net: nn.Module, outline: Outline) -> Difference:
+    expected = outline_of(net.state_dict())
+    shared = [name for name in expected if name in outline and expected[name] != outline[name]]
     return Difference(
-        missing=tuple(name for name in wanted if name not in outline),
-        unknown=tuple(name for name in outline if name not in wanted),
-        shapes=tuple(f"{name} ({_sides(outline[name])}, not {_sides(wanted[name])})" for name in shared),
+        missing=tuple(name for name in expected if name not in outline),
+        unknown=tuple(name for name in outline if name not in expected),
+        shapes=tuple(f"{name} ({_sides(outline[name])}, not {_sides(expected[name])})" for name in shared),
     )
 
 
-def fit(candidate: Candidate, tensors: dict[str, Tensor]) -> Found | Difference | None:
+def fit(candidate: Candidate, tensors: dict[str, Tensor]) -> FilledNet | Difference | None:
     """The candidate with the file's tensors, or why not; None if no such net can be built at all."""
-    held = candidate.convert(tensors) if candidate.convert else tensors
+    converted = candidate.convert(tensors) if candidate.convert else tensors
     try:
-        net = hollow(candidate)
+        net = without_memory(candidate)
     except Misfit:
         return None
-    apart = difference(net, outline_of(held))
-    if len(apart):
-        return apart
-    _fill(net, held)
+    difference = compare(net, outline_of(converted))
+    if len(difference):
+        return difference
+    _fill_in(net, converted)
     if any(part.is_meta for part in (*net.parameters(), *net.buffers())):  # something is not in the state dict
         with torch.random.fork_rng(devices=[]):
             net = candidate.build()
-        _fill(net, held)
+        _fill_in(net, converted)
     for module in net.modules():
         if getattr(module, "inplace", False):  # it would overwrite the maps that probes look at
             module.inplace = False  # type: ignore[assignment]
-    return Found(net, candidate)
+    return FilledNet(net, candidate)
 
 
-def nearest(tried: list[tuple[Candidate, Difference]], outline: Outline, path: str) -> Problem:
+def no_match(misfits: list[tuple[Candidate, Difference]], outline: Outline, path: str) -> Problem:
     """Nothing fits: what came closest, and what to do."""
     hint = "give the net's own code with `--arch FILE.py:factory`, or name it: `torchvision:NAME`, `timm:NAME`"
-    if not tried:
+    if not misfits:
         named = _listed(tuple(f"{name} ({_sides(shape)})" for name, shape in outline.items()))
         return Problem(f"the tensors in `{path}` are those of no net that bdscan knows: {named}", hint=hint)
-    candidate, apart = min(tried, key=lambda pair: len(pair[1]))
-    said = f"the tensors in `{path}` fit no net that bdscan knows; the nearest is {candidate.name}, but {apart.told}"
-    return Problem(said, hint=hint)
+    candidate, difference = min(misfits, key=lambda pair: len(pair[1]))
+    nearest = f"the nearest is {candidate.name}, but {difference.described}"
+    return Problem(f"the tensors in `{path}` fit no net that bdscan knows; {nearest}", hint=hint)
 
 
-def _fill(net: nn.Module, tensors: dict[str, Tensor]) -> None:
+def _fill_in(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Every tensor, as float32 where it is a number with a fraction; missing counters start at zero."""
     values = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
-    wanted = net.state_dict()
-    for name in wanted:
-        if name.endswith(COUNTER) and name not in values:
+    expected = net.state_dict()
+    for name in expected:
+        if name.endswith(BATCH_COUNTER) and name not in values:
             values[name] = torch.tensor(0)
-    state = OrderedDict((name, value) for name, value in values.items() if name in wanted or not name.endswith(COUNTER))
-    state._metadata = wanted._metadata  # type: ignore[attr-defined]  # layers refuse or convert what other versions wrote
+    state = OrderedDict(
+        (name, value) for name, value in values.items() if name in expected or not name.endswith(BATCH_COUNTER)
+    )
+    state._metadata = expected._metadata  # type: ignore[attr-defined]  # layers refuse or convert what other versions wrote
     net.load_state_dict(state, assign=True)
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:_SHOWN])
-    return shown + (f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else "")
+    shown = ", ".join(f"`{name}`" for name in names[:_MAX_NAMES])
+    return shown + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
 
 
 def _sides(shape: tuple[int, ...]) -> str:
@@ -142,19 +144,21 @@ def resized(net: nn.Module, outline: Outline) -> nn.Module:
     Only the layers that give the classes (all to the same number) and the one convolution that takes the images are
     replaced; whatever else differs is left to be told.
     """
-    wanted = outline_of(net.state_dict())
-    apart = [name for name, shape in wanted.items() if name in outline and outline[name] != shape]
-    heads = [name for name in apart if _only(0, wanted[name], outline[name])]
-    if len({(wanted[name][0], outline[name][0]) for name in heads}) == 1:
+    expected = outline_of(net.state_dict())
+    difference = [name for name, shape in expected.items() if name in outline and outline[name] != shape]
+    heads = [name for name in difference if _differ_only_in(0, expected[name], outline[name])]
+    if len({(expected[name][0], outline[name][0]) for name in heads}) == 1:
         for module in dict.fromkeys(name.rpartition(".")[0] for name in heads):
             _replace(net, module, outline)
-    stems = [name for name in apart if len(wanted[name]) == 4 and _only(1, wanted[name], outline[name])]
+    stems = [
+        name for name in difference if len(expected[name]) == 4 and _differ_only_in(1, expected[name], outline[name])
+    ]
     for name in stems if len(stems) == 1 else ():
         _replace(net, name.rpartition(".")[0], outline)
     return net
 
 
-def _only(axis: int, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
+def _differ_only_in(axis: int, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
     """Whether the shapes differ in this axis alone."""
     return len(one) == len(other) and [
         i for i, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]
@@ -176,7 +180,7 @@ def _replace(net: nn.Module, name: str, outline: Outline) -> None:
     setattr(net.get_submodule(parent), leaf, new)
 
 
-def outputs(net: nn.Module, shape: tuple[int, int, int]) -> int | None:
+def count_outputs(net: nn.Module, shape: tuple[int, int, int]) -> int | None:
     """How many classes the net answers with for an image of this shape; None if it cannot take one."""
     with torch.no_grad():
         try:

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
 from bdscan.load.archive import onnx_outline, safetensors_header, torch_zip
-from bdscan.load.danger import Danger
+from bdscan.load.danger import Danger, FileExamination
 from bdscan.load.pickle import legacy
-from bdscan.load.pickle.effects import dangers, follow
-from bdscan.load.pickle.records import Walk
+from bdscan.load.pickle.effects import dangers, follow_all
+from bdscan.load.pickle.records import PickleTrace
 
 LFS = b"version https://git-lfs.github.com/spec/"
-_STRANGERS = (  # what users hand over by mistake
+_OTHER_FORMATS = (  # what users hand over by mistake
     (b"\x1f\x8b", "a gzip archive", "unpack it and name the model file"),
     (b"BZh", "a bzip2 archive", "unpack it and name the model file"),
     (b"\xfd7zXZ", "an xz archive", "unpack it and name the model file"),
@@ -31,90 +30,84 @@ _STRANGERS = (  # what users hand over by mistake
 )
 
 
-@dataclass(frozen=True)
-class Found:
-    """The kind of file and its dangers."""
-
-    format: str
-    dangers: tuple[Danger, ...] = ()
-    pickles: int = 0
-
-
-def examine(data: mmap) -> Found:
+def examine(data: mmap) -> FileExamination:
     """Reads the whole file in its own format; a `Problem` where it has none that is known."""
     head = data[:4096]
     if head.startswith(LFS):
         raise Problem("it is a git-LFS pointer, not the model itself", hint="run `git lfs pull` in its repository")
     if head[:2] == b"PK":
-        kind, found, pickles = torch_zip.examine(data)
-        return Found(kind, tuple(found), pickles)
+        return torch_zip.examine(data)
     if _tar(head):  # before anything else: torch looks for a tar first, whatever else the file may be
         raise Problem("it is a tar archive", hint="unpack it and name the model file")
-    if legacy.recognised(head):
+    if legacy.is_legacy(head):
         return _legacy(data)
     if head[8:9] == b"{":
-        return Found("safetensors", tuple(safetensors_header.dangers(safetensors_header.read(data), len(data))))
-    if onnx_outline.recognised(data):
-        return Found("onnx")
+        return FileExamination(
+            "safetensors", tuple(safetensors_header.dangers(safetensors_header.read(data), len(data)))
+        )
+    if onnx_outline.is_onnx(data):
+        return FileExamination("onnx")
     return _pickle(data, head)
 
 
-def _legacy(data: mmap) -> Found:
+def _legacy(data: mmap) -> FileExamination:
     parts = legacy.split(data)
-    found = [danger for number, walk in enumerate(parts.walks, 1) for danger in dangers(walk, f"pickle {number}")]
-    later: list[Walk] = []
+    all_dangers = [
+        danger for number, trace in enumerate(parts.traces, 1) for danger in dangers(trace, f"pickle {number}")
+    ]
+    trailing: list[PickleTrace] = []
     if not parts.problem and parts.end < len(data):
-        later = legacy.after(data, parts.end)
+        trailing = legacy.trailing_pickles(data, parts.end)
         message = f"{len(data) - parts.end:,} bytes follow the last tensor"
-        found.append(Danger(level=Level.SUSPECT, message=message, where=f"byte {parts.end}"))
-        found += [danger for walk in later for danger in dangers(walk, f"the pickle at byte {walk.start}")]
-    _readable(found, parts.problem)
-    return Found("pytorch legacy", tuple(found), len(parts.walks) + len(later))
+        all_dangers.append(Danger(level=Level.SUSPECT, message=message, where=f"byte {parts.end}"))
+        all_dangers += [danger for trace in trailing for danger in dangers(trace, f"the pickle at byte {trace.start}")]
+    _note_damage(all_dangers, parts.problem)
+    return FileExamination("pytorch legacy", tuple(all_dangers), len(parts.traces) + len(trailing))
 
 
-def _pickle(data: mmap, head: bytes) -> Found:
-    walks = follow(data)
-    first = walks[0]
+def _pickle(data: mmap, head: bytes) -> FileExamination:
+    traces = follow_all(data)
+    first = traces[0]
     if head[:1] != b"\x80" and not _plausible(first):
-        raise _stranger(head)
-    found: list[Danger] = []
-    for walk in walks:
-        where = f"pickle at byte {walk.start}"
-        if walk is first or not walk.broken or _plausible(walk):
-            found += dangers(walk, where)
-    _readable(found, f"its pickle breaks off: {first.broken}" if first.broken else "")
+        raise _no_model(head)
+    all_dangers: list[Danger] = []
+    for trace in traces:
+        where = f"pickle at byte {trace.start}"
+        if trace is first or not trace.broken or _plausible(trace):
+            all_dangers += dangers(trace, where)
+    _note_damage(all_dangers, f"its pickle breaks off: {first.broken}" if first.broken else "")
     if first.end < len(data):
         message = f"{len(data) - first.end:,} bytes follow the end of the pickle"
-        found.append(Danger(level=Level.SUSPECT, message=message, where=f"byte {first.end}"))
-    return Found("bare pickle", tuple(found), sum(not walk.broken for walk in walks))
+        all_dangers.append(Danger(level=Level.SUSPECT, message=message, where=f"byte {first.end}"))
+    return FileExamination("bare pickle", tuple(all_dangers), sum(not trace.broken for trace in traces))
 
 
-def _plausible(walk: Walk) -> bool:
+def _plausible(trace: PickleTrace) -> bool:
     """Most bytes mean something to a pickle reader; a pickle that matters ends properly or imports something."""
-    named = any(re.fullmatch(r"[\w.]+", str(name)) for name in walk.names)
-    return named or (not walk.broken and isinstance(walk.value, dict | list | tuple))
+    named = any(re.fullmatch(r"[\w.]+", str(name)) for name in trace.names)
+    return named or (not trace.broken and isinstance(trace.value, dict | list | tuple))
 
 
-def _readable(found: list[Danger], problem: str) -> None:
+def _note_damage(all_dangers: list[Danger], problem: str) -> None:
     """What would run comes first: the real unpickler runs it before it stumbles over the damage."""
     if not problem:
         return
-    if any(danger.level == Level.BACKDOOR for danger in found):
-        found.append(Danger(level=Level.SUSPECT, message=problem))
+    if any(danger.level == Level.BACKDOOR for danger in all_dangers):
+        all_dangers.append(Danger(level=Level.SUSPECT, message=problem))
     else:
         raise Problem(problem, hint="fetch the file again")
 
 
 def _tar(head: bytes) -> bool:
     """By the checksum of its first header; old tar files have no magic number."""
-    noted = head[148:156].strip(b"\0 ")
-    if len(head) < 512 or not noted.isdigit() or set(noted) - set(b"01234567"):
+    checksum = head[148:156].strip(b"\0 ")
+    if len(head) < 512 or not checksum.isdigit() or set(checksum) - set(b"01234567"):
         return False
-    return sum(head[:148]) + sum(head[156:512]) + 8 * ord(" ") == int(noted, 8)
+    return sum(head[:148]) + sum(head[156:512]) + 8 * ord(" ") == int(checksum, 8)
 
 
-def _stranger(head: bytes) -> Problem:
-    for magic, what, hint in _STRANGERS:
+def _no_model(head: bytes) -> Problem:
+    for magic, what, hint in _OTHER_FORMATS:
         if head.startswith(magic):
             return Problem(f"it is {what}", hint=hint)
     if head.lstrip()[:1] == b"<":

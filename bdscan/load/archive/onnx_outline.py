@@ -6,50 +6,38 @@ from mmap import mmap
 
 from bdscan.facts.problem import Problem
 
-_FIELDS = {
-    1: 0,
-    2: 2,
-    3: 2,
-    4: 2,
-    5: 0,
-    6: 2,
-    7: 2,
-    8: 2,
-    14: 2,
-    20: 2,
-    25: 2,
-    26: 2,
-}  # onnx.proto3, ModelProto: number -> wire type
+# Fields of ModelProto in onnx.proto3: number -> wire type, 0 for a number and 2 for what has a length.
+_FIELDS = dict.fromkeys((1, 5), 0) | dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), 2)
 _GRAPH = 7
-_MOST = 10_000
+_MAX_FIELDS = 10_000
 
 
-def recognised(data: bytes | mmap) -> bool:
+def is_onnx(data: bytes | mmap) -> bool:
     """True for a whole model; a `Problem` for one that is cut off."""
     if data[:1] != b"\x08":  # ir_version comes first in every writer's files
         return False
-    at, seen = 0, set[int]()
-    for _ in range(_MOST):
-        if at >= len(data):
+    position, numbers = 0, set[int]()
+    for _ in range(_MAX_FIELDS):
+        if position >= len(data):
             break
-        tag, at = _varint(data, at)
+        tag, position = _varint(data, position)
         number = tag >> 3
         if _FIELDS.get(number) != tag & 7:
             return False
-        seen.add(number)
-        length, at = _varint(data, at)
-        at += length if tag & 7 == 2 else 0
-    if at > len(data) and seen <= {*_FIELDS} and len(seen) > 1:
+        numbers.add(number)
+        length, position = _varint(data, position)
+        position += length if tag & 7 == 2 else 0
+    if position > len(data) and numbers <= {*_FIELDS} and len(numbers) > 1:
         raise Problem("it is an ONNX file that ends too early: it is truncated", hint="fetch the file again")
-    return _GRAPH in seen
+    return _GRAPH in numbers
 
 
-def _varint(data: bytes | mmap, at: int) -> tuple[int, int]:
+def _varint(data: bytes | mmap, position: int) -> tuple[int, int]:
     """A protobuf integer and where the next one starts; past the end it reads as zero."""
     value = 0
     for shift in range(0, 70, 7):
-        byte = data[at + shift // 7] if at + shift // 7 < len(data) else 0
+        byte = data[position + shift // 7] if position + shift // 7 < len(data) else 0
         value |= (byte & 0x7F) << shift
         if byte < 0x80:
-            return value, at + shift // 7 + 1
-    return 1 << 63, at + 10
+            return value, position + shift // 7 + 1
+    return 1 << 63, position + 10

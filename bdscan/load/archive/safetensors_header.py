@@ -10,7 +10,7 @@ from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
 from bdscan.load.danger import Danger
 
-_LONGEST = 25 << 20  # bytes; a net of ten thousand tensors needs one megabyte, the library's own limit is 100 MB
+_MAX_HEADER = 25 << 20  # bytes; a net of ten thousand tensors needs one megabyte, the library's own limit is 100 MB
 _WIDTHS = {
     "F64": 64,
     "I64": 64,
@@ -27,20 +27,20 @@ _WIDTHS = {
 _WIDTHS |= {"I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
-class _Twice(ValueError):
+class _DuplicateName(ValueError):
     pass
 
 
-def read(data: mmap | bytes) -> dict[str, object]:
+def read(data: mmap | bytes) -> Mapping[str, object]:
     """The header as JSON; its offsets have been checked against the file."""
     length = int.from_bytes(data[:8], "little")
-    if length > _LONGEST:
+    if length > _MAX_HEADER:
         raise Problem(f"its safetensors header declares {length:,} bytes, more than any model needs")
     if 8 + length > len(data):
         raise Problem("it ends before its safetensors header does: it is truncated", hint="fetch the file again")
     try:
         header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
-    except _Twice as error:
+    except _DuplicateName as error:
         raise Problem(f"its safetensors header names {error} twice") from None
     except (ValueError, RecursionError):
         raise Problem("its safetensors header is not readable JSON") from None
@@ -52,8 +52,8 @@ def read(data: mmap | bytes) -> dict[str, object]:
 
 def metadata(header: Mapping[str, object]) -> dict[str, str]:
     """What the writer noted beside the tensors."""
-    noted = header.get("__metadata__", {})
-    return {str(k): v for k, v in noted.items() if isinstance(v, str)} if isinstance(noted, dict) else {}
+    entry = header.get("__metadata__", {})
+    return {str(k): v for k, v in entry.items() if isinstance(v, str)} if isinstance(entry, dict) else {}
 
 
 def spans(header: Mapping[str, object]) -> list[tuple[int, int, str]]:
@@ -63,35 +63,35 @@ def spans(header: Mapping[str, object]) -> list[tuple[int, int, str]]:
 
 def dangers(header: Mapping[str, object], size: int) -> Iterator[Danger]:
     """What a reader would accept, though no writer does it."""
-    noted = header.get("__metadata__", {})
-    if not isinstance(noted, dict) or not all(isinstance(value, str) for value in noted.values()):
+    entry = header.get("__metadata__", {})
+    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         yield Danger(level=Level.SUSPECT, message="its metadata are not plain text", where="header")
 
 
-def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
-    made = dict(pairs)
-    if len(made) < len(pairs):
+def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
         names = [name for name, _ in pairs]
-        raise _Twice(ascii(next(name for name in names if names.count(name) > 1))[:80])
-    return made
+        raise _DuplicateName(ascii(next(name for name in names if names.count(name) > 1))[:80])
+    return unique
 
 
-def _check(header: Mapping[str, object], room: int) -> None:
+def _check(header: Mapping[str, object], available: int) -> None:
     """Offsets must lie one after another from the first data byte to the last, as the format demands."""
     at = 0
     for start, stop, name in spans(header):
         shown = f"`{ascii(name)[1:-1][:80]}`"
-        if stop > room:
+        if stop > available:
             raise Problem(
                 f"its tensor {shown} lies beyond the end of the file: it is truncated", hint="fetch the file again"
             )
         if start != at:
             raise Problem(f"its tensor {shown} {'overlaps' if start < at else 'leaves a gap after'} the one before it")
-        if not _fits(header[name], stop - start):
+        if not _shape_fits(header[name], stop - start):
             raise Problem(f"its tensor {shown} declares a shape that does not fit its bytes")
         at = stop
-    if at != room:
-        raise Problem(f"{room - at:,} bytes follow its last tensor, which safetensors forbids")
+    if at != available:
+        raise Problem(f"{available - at:,} bytes follow its last tensor, which safetensors forbids")
 
 
 def _offsets(entry: object) -> tuple[int, int]:
@@ -103,7 +103,7 @@ def _offsets(entry: object) -> tuple[int, int]:
     return offsets[0], offsets[1]
 
 
-def _fits(entry: object, size: int) -> bool:
+def _shape_fits(entry: object, size: int) -> bool:
     shape, dtype = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, dict) else (None, None)
     if not isinstance(shape, list) or len(shape) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
         return False

@@ -18,9 +18,9 @@ from bdscan.load.danger import Danger
 from bdscan.load.pickle.effects import quoted
 
 _CODE = {".py", ".pyc", ".pyd", ".so", ".dylib", ".dll", ".exe", ".sh", ".bat", ".ps1", ".cmd", ".jar", ".js", ".com"}
-_MOST_ENTRIES = 100_000  # one per tensor; the largest published nets have a few thousand
-_BOMB = 100  # deflate cannot do better than 1032:1, and weights hardly shrink at all
-_DESCRIPTOR = 24  # the longest data descriptor that may stand between two members
+_MAX_ENTRIES = 100_000  # one per tensor; the largest published nets have a few thousand
+_MAX_EXPANSION = 100  # deflate cannot do better than 1032:1, and weights hardly shrink at all
+_MAX_DESCRIPTOR = 24  # the longest data descriptor that may stand between two members
 
 
 @dataclass(frozen=True)
@@ -49,8 +49,8 @@ class Archive:
         self._directory = 0  # where it begins
         self.members = self._read()
         self._by_name = {member.name.lower(): member for member in reversed(self.members)}
-        self.dangers += _names(self.members)
-        self.dangers += _spaces(self.members, self._directory, data)
+        self.dangers += _name_dangers(self.members)
+        self.dangers += _gap_dangers(self.members, self._directory, data)
 
     def _read(self) -> tuple[Member, ...]:
         source = io.BytesIO(self.data) if isinstance(self.data, bytes) else _Window(self.data)
@@ -59,7 +59,7 @@ class Archive:
                 entries, self._directory = archive.infolist(), archive.start_dir
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, IndexError, OSError, EOFError):
             raise Problem("it is a damaged or truncated zip archive", hint="fetch the file again") from None
-        if len(entries) > _MOST_ENTRIES:
+        if len(entries) > _MAX_ENTRIES:
             raise Problem(f"its zip directory lists {len(entries)} members, more than any model has")
         return tuple(member for member in map(self._locate, entries) if member is not None)
 
@@ -68,7 +68,7 @@ class Archive:
         at = info.header_offset
         head = self.data[at : at + 30] if at >= 0 else b""
         if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            self._odd(f"the zip directory lists {quoted(info.orig_filename)} where there is nothing")
+            self._add_danger(f"the zip directory lists {quoted(info.orig_filename)} where there is nothing")
             return None
         flags, method, name_length, extra = struct.unpack("<6xHH16xHH", head)
         name = self.data[at + 30 : at + 30 + name_length]
@@ -77,13 +77,15 @@ class Archive:
             name.decode("utf-8" if flags & 0x800 else "cp437", "replace") != info.orig_filename
             or method != info.compress_type
         ):
-            self._odd(f"the local header of {quoted(info.orig_filename)} says something else than the zip directory")
+            self._add_danger(
+                f"the local header of {quoted(info.orig_filename)} says something else than the zip directory"
+            )
         if start + info.compress_size > len(self.data):
-            self._odd(f"the member {quoted(info.orig_filename)} lies beyond the end of the file")
+            self._add_danger(f"the member {quoted(info.orig_filename)} lies beyond the end of the file")
             return None
         return Member(info.filename, start, start + info.compress_size, info.file_size, info.compress_type, at, info)
 
-    def _odd(self, message: str) -> None:
+    def _add_danger(self, message: str) -> None:
         if len(self.dangers) < 20:
             self.dangers.append(Danger(level=Level.SUSPECT, message=message, where="zip"))
 
@@ -96,11 +98,11 @@ class Archive:
         """The folder that everything lies in: torch takes it from the first member."""
         return self.members[0].name.partition("/")[0] if self.members else ""
 
-    def read(self, member: Member, most: int) -> bytes:
-        """The member's bytes, never more than `most` and never more than it declares."""
+    def read(self, member: Member, max_bytes: int) -> bytes:
+        """The member's bytes, never more than `max_bytes` and never more than it declares."""
         if member.info.flag_bits & 1:
             raise Problem(f"its member {quoted(member.name)} is encrypted")
-        if member.size > most:
+        if member.size > max_bytes:
             raise Problem(f"its member {quoted(member.name)} unpacks to {member.size:,} bytes, too many to look at")
         packed = self.data[member.start : member.stop]
         if member.stored:
@@ -153,24 +155,24 @@ class _Window(io.RawIOBase):
         return taken
 
 
-def _names(members: tuple[Member, ...]) -> Iterator[Danger]:
-    seen: set[str] = set()
-    told: set[str] = set()
+def _name_dangers(members: tuple[Member, ...]) -> Iterator[Danger]:
+    earlier_names: set[str] = set()
+    reported: set[str] = set()
     for member in members:
-        for problem in _oddities(member, seen):
-            if problem not in told:
-                told.add(problem)
+        for problem in _name_problems(member, earlier_names):
+            if problem not in reported:
+                reported.add(problem)
                 yield Danger(
                     level=Level.SUSPECT,
                     message=problem.format(quoted(member.name)),
                     where=f"zip, {quoted(member.name)}",
                 )
-        seen.add(member.name.lower())
+        earlier_names.add(member.name.lower())
 
 
-def _oddities(member: Member, seen: set[str]) -> Iterator[str]:
+def _name_problems(member: Member, earlier_names: set[str]) -> Iterator[str]:
     parts = member.name.replace("\\", "/").split("/")
-    if member.name.lower() in seen:
+    if member.name.lower() in earlier_names:
         yield "the archive holds {} twice, and readers disagree on which one counts"
     if ".." in parts or parts[0] in ("", "~") or ":" in parts[0]:
         yield "the member {} would be unpacked outside the archive's folder"
@@ -178,13 +180,13 @@ def _oddities(member: Member, seen: set[str]) -> Iterator[str]:
         yield "the member {} is a symbolic link"
     if member.info.flag_bits & 1:
         yield "the member {} is encrypted, so no scanner can look into it"
-    if member.size > _BOMB * max(1, member.stop - member.start):
+    if member.size > _MAX_EXPANSION * max(1, member.stop - member.start):
         yield "the member {} unpacks to more than a hundred times its size: a zip bomb"
     if PurePosixPath(member.name).suffix.lower() in _CODE and parts[1:2] != ["code"]:
         yield "the archive carries a program, {}"
 
 
-def _spaces(members: tuple[Member, ...], directory: int, data: bytes | mmap) -> Iterator[Danger]:
+def _gap_dangers(members: tuple[Member, ...], directory: int, data: bytes | mmap) -> Iterator[Danger]:
     """What stands before, between and behind the members."""
     at = 0
     for member in sorted(members, key=lambda member: member.header):
@@ -192,11 +194,11 @@ def _spaces(members: tuple[Member, ...], directory: int, data: bytes | mmap) -> 
             message = f"the member {quoted(member.name)} shares bytes with the one before it"
             yield Danger(level=Level.SUSPECT, message=message, where=f"zip, byte {member.header}")
             break
-        if member.header - at > _DESCRIPTOR:
+        if member.header - at > _MAX_DESCRIPTOR:
             message = f"{member.header - at:,} bytes belong to no member of the archive"
             yield Danger(level=Level.SUSPECT, message=message, where=f"zip, byte {at}")
         at = max(at, member.stop)
-    if directory - at > _DESCRIPTOR:
+    if directory - at > _MAX_DESCRIPTOR:
         message = f"{directory - at:,} bytes belong to no member of the archive"
         yield Danger(level=Level.SUSPECT, message=message, where=f"zip, byte {at}")
     behind = len(data) - data.rfind(b"PK\x05\x06") - 22

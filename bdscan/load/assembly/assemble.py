@@ -14,9 +14,9 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source, doubts_against
 from bdscan.load import arch
-from bdscan.load.arch.match import Found, outputs
+from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize
-from bdscan.load.assembly.choose import Option, choose, guess
+from bdscan.load.assembly.choose import Choice, Option, choose, guess
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import Weights, read
 from bdscan.load.contents import Contents
@@ -24,17 +24,17 @@ from bdscan.load.nets.candidate import Candidate
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.device import device_of
 
-_LARGEST = 1024  # pixels a side; a file that asks for more could eat all memory
+_MAX_SIDE = 1024  # pixels a side; a file that asks for more could eat all memory
 
 
 @dataclass(frozen=True, eq=False)
-class _Parts:
+class _FileContents:
     """What the file gave."""
 
-    nets: list[Found]
+    nets: list[FilledNet]
     loaded: int
     total: int
-    extra: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)
     shape: tuple[int, int, int] | None = None  # stated by the file's own graph
     notes: tuple[str, ...] = ()
     wrapper: str | None = None
@@ -54,62 +54,74 @@ def load(
 
     Finds the net, its input size, its normalisation and its classes; raises `Problem` where it cannot.
     """
-    place = device_of(device)
+    torch_device = device_of(device)
     parts = _graph(contents, arch) if contents.format == "onnx" else _weights(contents, arch)
     shape, count = _shape(parts, contents, images)
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
-    named = class_names.read(classes, count) if classes else class_names.stated(contents.config, parts.extra, count)
-    clean = _clean(images, shape, named, count)
-    told, norms = _norms(normalize, contents, parts.extra, shape, count)
-    options = [Option(found, norm) for found in parts.nets for norm in norms]
-    choice = guess(options, told=told) if clean is None else choose(options, clean, place)
+    names = class_names.stated(contents.config, parts.metadata, count)
+    names = class_names.read(classes, count) if classes else names
+    clean = _load_clean(images, shape, names, count)
+    is_stated, norms = _norms(normalize, contents, parts.metadata, shape, count)
+    options = [Option(filled, norm) for filled in parts.nets for norm in norms]
+    choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
     doubts = choice.doubts
-    if clean is not None and not named:
+    if clean is not None and not names:
         doubts += doubts_against(clean, count)
-        named = clean.names if len(clean.names) == count else ()
-    found, taken = choice.option.found, choice.option.norm
-    net = Normalised(found.net, taken.mean, taken.std).to(place)
+        names = clean.names if len(clean.names) == count else ()
+    norm = choice.option.norm
+    net = Normalised(choice.option.filled.net, norm.mean, norm.std).to(torch_device)
+    return _loaded(contents, parts, choice, Classifier(net, shape, count, names, doubts), clean)
+
+
+def _loaded(
+    contents: Contents, parts: _FileContents, choice: Choice, suspect: Classifier, clean: ImageSet | None
+) -> Loaded:
+    candidate = choice.option.filled.candidate
     return Loaded(
-        suspect=Classifier(net, shape, count, named, doubts),
+        suspect=suspect,
         clean=clean,
         format=contents.format,
-        arch=_called(found.candidate),
-        normalize=taken.name,
+        arch=_full_name(candidate),
+        normalize=choice.option.norm.name,
         tensors_loaded=parts.loaded,
         tensors_total=parts.total,
         clean_accuracy=choice.accuracy,
-        doubts=doubts,
+        doubts=suspect.doubts,
         notes=(*parts.notes, *choice.notes),
         wrapper=parts.wrapper,
         prefix=parts.prefix,
-        convert=found.candidate.convert,
+        convert=candidate.convert,
     )
 
 
-def _weights(contents: Contents, spec: str) -> _Parts:
+def _weights(contents: Contents, spec: str) -> _FileContents:
     weights: Weights = read(contents)
     if weights.nonfinite:
         _not_finite(contents.path, weights.nonfinite)
-    nets = arch.find(spec, weights.tensors, contents.config, weights.extra, str(contents.path))
+    nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
     count = len(weights.tensors)
     notes = (f"read as {weights.described}",)
-    return _Parts(nets, count, count, weights.extra, notes=notes, wrapper=weights.wrapper, prefix=weights.prefix)
+    return _FileContents(
+        nets, count, count, weights.metadata, notes=notes, wrapper=weights.wrapper, prefix=weights.prefix
+    )
 
 
-def _graph(contents: Contents, spec: str) -> _Parts:
+def _graph(contents: Contents, spec: str) -> _FileContents:
     """An ONNX file brings its own graph."""
     from bdscan.load.onnx import rebuild
 
     if spec != "auto":
         raise Problem("an ONNX file brings its own architecture", hint="leave `--arch` out", status=USAGE)
     net, loaded, total, shape = rebuild(contents.weights)
-    bad = tuple(name for name, value in net.state_dict().items() if not bool(torch.isfinite(value).all()))
-    if bad:
-        _not_finite(contents.path, bad)
-    candidate = Candidate(name="onnx graph", build=lambda: net, sizes=(32, 224, 28, 64, 299), fixed=shape is not None)
+    nonfinite = tuple(name for name, value in net.state_dict().items() if not bool(torch.isfinite(value).all()))
+    if nonfinite:
+        _not_finite(contents.path, nonfinite)
+    candidate = Candidate(
+        name="onnx graph", build=lambda: net, sizes=(32, 224, 28, 64, 299), fixed_size=shape is not None
+    )
     note = str(getattr(net, "note", ""))
-    return _Parts([Found(net, candidate)], loaded, total, shape=shape, notes=(note,) if note else ())
+    return _FileContents([FilledNet(net, candidate)], loaded, total, shape=shape, notes=(note,) if note else ())
 
 
 def _not_finite(path: Path, names: tuple[str, ...]) -> NoReturn:
@@ -117,30 +129,30 @@ def _not_finite(path: Path, names: tuple[str, ...]) -> NoReturn:
     raise Problem(f"`{names[0]}`{more} NaN or infinity in `{path}`: such a net answers nothing")
 
 
-def _shape(parts: _Parts, contents: Contents, images: Source | None) -> tuple[tuple[int, int, int], int]:
+def _shape(parts: _FileContents, contents: Contents, images: Source | None) -> tuple[tuple[int, int, int], int]:
     """The first size that the net takes, of all that somebody states or that are usual; and its number of classes."""
     net, candidate = parts.nets[0].net, parts.nets[0].candidate
-    tried = []
+    sizes_tried = []
     for shape in dict.fromkeys(_shapes(parts, contents, images)):
-        count = outputs(net, shape) if max(shape) <= _LARGEST else None
+        count = count_outputs(net, shape) if max(shape) <= _MAX_SIDE else None
         if count is not None:
             return shape, count
-        tried.append("x".join(map(str, shape)))
+        sizes_tried.append("x".join(map(str, shape)))
     raise Problem(
-        f"{candidate.name} takes images of none of the sizes {', '.join(tried)}",
+        f"{candidate.name} takes images of none of the sizes {', '.join(sizes_tried)}",
         hint="give clean images of the size it takes: `--clean DATA`",
     )
 
 
-def _shapes(parts: _Parts, contents: Contents, images: Source | None) -> Iterator[tuple[int, int, int]]:
+def _shapes(parts: _FileContents, contents: Contents, images: Source | None) -> Iterator[tuple[int, int, int]]:
     candidate = parts.nets[0].candidate
     if parts.shape:
         yield parts.shape
         return
     size = images.size if images else None
     channels = _channels(parts.nets[0].net) or (size[0] if size else 3)
-    if not candidate.fixed:
-        for facts in (contents.config or {}, parts.extra):
+    if not candidate.fixed_size:
+        for facts in (contents.config or {}, parts.metadata):
             for side in _sides(facts):
                 yield (channels, *side)
         if size and max(size[1:]) <= max(128, candidate.sizes[0]):  # larger ones are photographs, to be scaled down
@@ -157,7 +169,7 @@ def _sides(facts: Mapping[str, object]) -> Iterator[tuple[int, int]]:
             value = table.get(key)
             sides = [value] * 2 if isinstance(value, int) else value
             if isinstance(sides, list | tuple) and all(isinstance(side, int) for side in sides):
-                kept = [side for side in sides if 8 <= side <= _LARGEST]  # channels are 1 or 3
+                kept = [side for side in sides if 8 <= side <= _MAX_SIDE]  # channels are 1 or 3
                 if len(kept) == 2:
                     yield kept[0], kept[1]
 
@@ -166,7 +178,9 @@ def _channels(net: nn.Module) -> int | None:
     return next((module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)), None)
 
 
-def _clean(images: Source | None, shape: tuple[int, int, int], names: tuple[str, ...], count: int) -> ImageSet | None:
+def _load_clean(
+    images: Source | None, shape: tuple[int, int, int], names: tuple[str, ...], count: int
+) -> ImageSet | None:
     if images is None:
         return None
     clean = images.load(shape, names or None)
@@ -180,14 +194,14 @@ def _clean(images: Source | None, shape: tuple[int, int, int], names: tuple[str,
 
 
 def _norms(
-    spec: str, contents: Contents, extra: Mapping[str, object], shape: tuple[int, int, int], count: int
+    spec: str, contents: Contents, metadata: Mapping[str, object], shape: tuple[int, int, int], count: int
 ) -> tuple[bool, list[normalize.Norm]]:
     """Whether somebody states it, and all that it can be."""
     if spec != "auto":
         return True, [normalize.parse(spec, shape[0])]
-    stated = normalize.stated(contents.path, contents.config, extra, shape[0])
+    stated = normalize.stated(contents.path, contents.config, metadata, shape[0])
     return (True, [stated]) if stated else (False, normalize.candidates(shape[0], count, shape[1]))
 
 
-def _called(candidate: Candidate) -> str:
+def _full_name(candidate: Candidate) -> str:
     return f"{candidate.name}, {candidate.variant}" if candidate.variant else candidate.name

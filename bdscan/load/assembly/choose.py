@@ -9,34 +9,34 @@ import torch
 from torch import Tensor
 
 from bdscan.images.image_set import ImageSet, at_once
-from bdscan.load.arch.match import Found
+from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly.normalize import Norm
 from bdscan.net.classifier import Normalised
 
-_FIRST = 40  # images to tell good from hopeless: a standard error of at most 8 points ...
-_BEHIND = 0.2  # ... so what is 20 behind is out
-_SECOND = 250  # images to tell the rest apart
-_MOST = 1000  # images the accuracy is measured on: a standard error of at most 1.6 points
-_SAME = 0.95  # two that agree on so many answers are the same net for our purposes: the commoner is taken
-_APART = 0.8  # two that are as often right, but agree on fewer than this, leave the net in doubt
-_GAIN = 0.1  # what a relabelling must gain before the class order is doubted
-_GOOD = 0.5  # and how good it must be after that
-_EACH = 4  # images a class it takes to see that
-_BATCH = 50  # images at a time, fewer where they are large
+_FIRST_ROUND = 40  # images to tell good from hopeless: a standard error of at most 8 points
+_MAX_DEFICIT = 0.2  # of accuracy in a round, two such errors and more: what is further behind is out
+_SECOND_ROUND = 250  # images to tell the rest apart
+_MAX_IMAGES = 1000  # images the accuracy is measured on: a standard error of at most 1.6 points
+_SAME_NET = 0.95  # two that agree on so many answers are the same net for our purposes: the commoner is taken
+_DIFFERENT_NETS = 0.8  # two that are as often right, but agree on fewer than this, leave the net in doubt
+_MIN_GAIN = 0.1  # what a relabelling must gain before the class order is doubted
+_MIN_RELABELLED = 0.5  # how accurate a relabelled net must be for that
+_MIN_PER_CLASS = 4  # images a class: with fewer any net can be relabelled
+_MAX_BATCH = 50  # images at a time, fewer where they are large
 
 
 @dataclass(eq=False)
 class Option:
     """A net behind a normalisation, and its answers so far."""
 
-    found: Found
+    filled: FilledNet
     norm: Norm
     answers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
     def ask(self, pixels: Tensor, device: torch.device) -> None:
         """Answers for all of these images, those that are known not asked again."""
-        batch = at_once(pixels.shape, _BATCH)
-        net = Normalised(self.found.net, self.norm.mean, self.norm.std).eval().to(device)
+        batch = at_once(pixels.shape, _MAX_BATCH)
+        net = Normalised(self.filled.net, self.norm.mean, self.norm.std).eval().to(device)
         with torch.no_grad():
             for start in range(len(self.answers), len(pixels), batch):
                 part = pixels[start : start + batch].to(device).float() / 255
@@ -47,7 +47,9 @@ class Option:
 
     @property
     def named(self) -> str:
-        return f"`{self.norm.name}`" + (f" with {self.found.candidate.variant}" if self.found.candidate.variant else "")
+        return f"`{self.norm.name}`" + (
+            f" with {self.filled.candidate.variant}" if self.filled.candidate.variant else ""
+        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,39 +62,43 @@ class Choice:
     doubts: tuple[str, ...] = ()
 
 
-def guess(options: Sequence[Option], *, told: bool) -> Choice:
+def guess(options: Sequence[Option], *, stated: bool) -> Choice:
     """Without clean images: the commonest, and a doubt for everything it leaves open."""
     first = options[0]
     doubts = []
-    if not told:
-        said = f"the normalisation cannot be told without clean images: `{first.norm.name}` was assumed"
-        doubts.append(f"{said} (`--normalize` states it)")
-    if first.found.candidate.variant:
-        doubts.append(f"its tensors do not show all of the net: {first.found.candidate.variant} was assumed")
+    if not stated:
+        message = f"the normalisation cannot be told without clean images: `{first.norm.name}` was assumed"
+        doubts.append(f"{message} (`--normalize` states it)")
+    if first.filled.candidate.variant:
+        doubts.append(f"its tensors do not show all of the net: {first.filled.candidate.variant} was assumed")
     return Choice(first, doubts=tuple(doubts))
 
 
 def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> Choice:
     """The option with the best accuracy, asked in rounds so that the hopeless cost little."""
-    order = _spread(clean.labels)[:_MOST]
+    order = _spread(clean.labels)[:_MAX_IMAGES]
     pixels, labels = clean.images[order], clean.labels[order]
-    left = list(options)
-    for count in (_FIRST, _SECOND) if len(left) > 1 else ():
-        for option in left:
+    remaining = list(options)
+    for count in (_FIRST_ROUND, _SECOND_ROUND) if len(remaining) > 1 else ():
+        for option in remaining:
             option.ask(pixels[:count], device)
-        scores = {id(option): _score(option, labels) for option in left}
+        scores = {id(option): _score(option, labels) for option in remaining}
         best = max(scores.values())
-        left = sorted(left, key=lambda option: -scores[id(option)])  # stable: the commoner first among equals
-        left = [option for option in left if scores[id(option)] >= best - _BEHIND]
-    alike = [option for option in left if _agreement(left[0], option) >= _SAME and not _beaten(left[0], option, labels)]
-    taken = min(alike, key=options.index) if alike else left[0]  # a single option was not asked yet
-    told = _told(taken, [option for option in options if option is not taken], left, labels)
-    taken.ask(pixels, device)
-    doubts = [*told.doubts, *_order(taken.answers, labels)]
-    notes = list(told.notes)
+        remaining = sorted(remaining, key=lambda option: -scores[id(option)])  # stable: the commoner first among equals
+        remaining = [option for option in remaining if scores[id(option)] >= best - _MAX_DEFICIT]
+    alike = [
+        option
+        for option in remaining
+        if _agreement(remaining[0], option) >= _SAME_NET and not _beats(remaining[0], option, labels)
+    ]
+    winning = min(alike, key=options.index) if alike else remaining[0]  # a single option was not asked yet
+    comparison = _comparison(winning, [option for option in options if option is not winning], remaining, labels)
+    winning.ask(pixels, device)
+    doubts = [*comparison.doubts, *_order_doubts(winning.answers, labels)]
+    notes = list(comparison.notes)
     if len(order) < len(clean):
         notes.append(f"clean accuracy was measured on {len(order)} of {len(clean)} images")
-    return Choice(taken, taken.accuracy(labels), tuple(notes), tuple(doubts))
+    return Choice(winning, winning.accuracy(labels), tuple(notes), tuple(doubts))
 
 
 def relabelled(answers: Tensor, labels: Tensor) -> float:
@@ -111,10 +117,10 @@ def relabelled(answers: Tensor, labels: Tensor) -> float:
 def _reordered(answers: Tensor, labels: Tensor) -> float | None:
     """What a relabelling would give, if that is telling: with an image or two a class any net can be relabelled."""
     accuracy = float((answers == labels).float().mean())
-    if len(labels) < _EACH * len(labels.unique()):
+    if len(labels) < _MIN_PER_CLASS * len(labels.unique()):
         return None
     other = relabelled(answers, labels)
-    return other if other >= max(_GOOD, accuracy + _GAIN) else None
+    return other if other >= max(_MIN_RELABELLED, accuracy + _MIN_GAIN) else None
 
 
 def _score(option: Option, labels: Tensor) -> float:
@@ -122,32 +128,32 @@ def _score(option: Option, labels: Tensor) -> float:
     return _reordered(option.answers, labels[: len(option.answers)]) or option.accuracy(labels)
 
 
-def _told(taken: Option, others: Sequence[Option], left: Sequence[Option], labels: Tensor) -> Choice:
+def _comparison(winning: Option, others: Sequence[Option], remaining: Sequence[Option], labels: Tensor) -> Choice:
     """By how much the option won, and against which it did not."""
     if not others:
-        return Choice(taken)
-    what = "normalisation" if any(other.norm != taken.norm for other in others) else "variant of the net"
-    ties = [other for other in others if other in left and not _beaten(taken, other, labels)]
-    apart = [tie for tie in ties if _agreement(taken, tie) < _APART]
-    known = f"{_scores([taken], labels)} right"
-    if apart:
-        said = f"the {what} is not settled: {known}, {_scores(apart, labels)} (`--normalize` and `--arch` state it)"
-        return Choice(taken, doubts=(said,))
-    beaten = sorted((other for other in others if other not in ties), key=lambda other: -other.accuracy(labels))
-    note = f"{what} chosen by accuracy: {known}"
-    note += f", {_scores(beaten[:1], labels)}" if beaten else ""
+        return Choice(winning)
+    choice_of = "normalisation" if any(other.norm != winning.norm for other in others) else "variant of the net"
+    ties = [other for other in others if other in remaining and not _beats(winning, other, labels)]
+    disagreeing = [tie for tie in ties if _agreement(winning, tie) < _DIFFERENT_NETS]
+    winner = f"{_scores([winning], labels)} right"
+    if disagreeing:
+        message = f"the {choice_of} is not settled: {winner}, {_scores(disagreeing, labels)}"
+        return Choice(winning, doubts=(f"{message} (`--normalize` and `--arch` state it)",))
+    losers = sorted((other for other in others if other not in ties), key=lambda other: -other.accuracy(labels))
+    note = f"{choice_of} chosen by accuracy: {winner}"
+    note += f", {_scores(losers[:1], labels)}" if losers else ""
     note += f"; hardly different: {_scores(ties, labels)}" if ties else ""
-    return Choice(taken, notes=(note,))
+    return Choice(winning, notes=(note,))
 
 
 def _scores(options: Sequence[Option], labels: Tensor) -> str:
     return ", ".join(f"{one.named} {one.accuracy(labels):.1%} of {len(one.answers)} images" for one in options)
 
 
-def _beaten(taken: Option, rival: Option, labels: Tensor) -> bool:
+def _beats(winning: Option, rival: Option, labels: Tensor) -> bool:
     """Whether the images on which just one of them is right favour the taken one beyond chance (two sigma)."""
-    count = min(len(taken.answers), len(rival.answers))
-    right = taken.answers[:count] == labels[:count]
+    count = min(len(winning.answers), len(rival.answers))
+    right = winning.answers[:count] == labels[:count]
     other = rival.answers[:count] == labels[:count]
     won, lost = int((right & ~other).sum()), int((other & ~right).sum())
     return won > lost and (won - lost) ** 2 > 4 * (won + lost)
@@ -158,7 +164,7 @@ def _agreement(one: Option, other: Option) -> float:
     return float((one.answers[:count] == other.answers[:count]).float().mean())
 
 
-def _order(answers: Tensor, labels: Tensor) -> list[str]:
+def _order_doubts(answers: Tensor, labels: Tensor) -> list[str]:
     accuracy, best = float((answers == labels).float().mean()), _reordered(answers, labels)
     if best is None:
         return []

@@ -22,16 +22,16 @@ def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
     if not names or not all(names):
         raise Problem(f"`{path}` has a class without a name", status=USAGE)
     if classes is not None and len(names) != classes:
-        said = f"`{path}` has {len(names)} classes, the net {classes}"
-        raise Problem(said, hint="give every class of the net, in the net's order", status=USAGE)
+        message = f"`{path}` has {len(names)} classes, the net {classes}"
+        raise Problem(message, hint="give every class of the net, in the net's order", status=USAGE)
     if len(set(names)) < len(names):
         raise Problem(f"`{path}` names a class twice", status=USAGE)
     return names
 
 
-def stated(config: Mapping[str, object] | None, extra: Mapping[str, object], classes: int) -> tuple[str, ...]:
+def stated(config: Mapping[str, object] | None, metadata: Mapping[str, object], classes: int) -> tuple[str, ...]:
     """The names that stand in the file or its `config.json`; none if they are missing, incomplete or placeholders."""
-    facts = {**extra, **(config or {})}
+    facts = {**metadata, **(config or {})}
     for key in ("id2label", "label_names", "class_names", "classes", "idx_to_class", "class_to_idx"):
         names = _listed(facts.get(key))
         if len(names) == classes and len(set(names)) == classes and not _placeholders(names):

@@ -40,7 +40,7 @@ _GREY: _Table = {
     "fashion": ((0.286,), (0.353,)),
 }
 # What BackdoorBench does to the data sets that it names in its files.
-_BENCH = {
+_BACKDOORBENCH = {
     "cifar10": "cifar10",
     "cifar100": "cifar100",
     "tiny": "tiny",
@@ -51,7 +51,7 @@ _BENCH = {
 }
 
 
-def known(channels: int) -> dict[str, Norm]:
+def named_norms(channels: int) -> dict[str, Norm]:
     """Every normalisation with a name, for so many channels."""
     plain: _Table = {"none": ((0.0,) * channels, (1.0,) * channels)}
     table = {3: _COLOUR, 1: _GREY}.get(channels, plain)
@@ -60,8 +60,8 @@ def known(channels: int) -> dict[str, Norm]:
 
 def parse(spec: str, channels: int) -> Norm:
     """A name, or `MEAN,MEAN,MEAN/STD,STD,STD`."""
-    names = known(channels)
-    named = names.get(spec) or names.get(_BENCH.get(spec, ""))
+    names = named_norms(channels)
+    named = names.get(spec) or names.get(_BACKDOORBENCH.get(spec, ""))
     if named:
         return named
     halves = [_figures(half) for half in spec.split("/")]
@@ -69,32 +69,34 @@ def parse(spec: str, channels: int) -> Norm:
         mean, std = (half * channels if len(half) == 1 else half for half in halves)
         return Norm(spec, mean, std)
     forms = f"auto, {', '.join(names)}, or figures such as {'/'.join([','.join(['0.5'] * channels)] * 2)}"
-    said = f"`--normalize {spec}` is no normalisation for {channels} channel{'s' if channels > 1 else ''}"
-    raise Problem(said, hint=forms, status=USAGE)
+    message = f"`--normalize {spec}` is no normalisation for {channels} channel{'s' if channels > 1 else ''}"
+    raise Problem(message, hint=forms, status=USAGE)
 
 
 def stated(
-    folder: Path, config: Mapping[str, object] | None, extra: Mapping[str, object], channels: int
+    folder: Path, config: Mapping[str, object] | None, metadata: Mapping[str, object], channels: int
 ) -> Norm | None:
     """What the file or the folder says of itself."""
     config = config or {}
     inner = config.get("pretrained_cfg")
-    for facts in (inner if isinstance(inner, dict) else {}, config, extra):
-        found = _pair(facts.get("mean"), facts.get("std"), "config.json" if facts is not extra else "file", channels)
-        if found:
-            return found
-    beside = _preprocessor(folder)
-    if beside and beside.get("do_normalize", True):
-        found = _pair(beside.get("image_mean"), beside.get("image_std"), "preprocessor_config.json", channels)
-        if found:
-            return found
-    bench = _BENCH.get(str(extra.get("clean_data", "")).lower())
-    return known(channels).get(bench) if bench else None
+    for facts in (inner if isinstance(inner, dict) else {}, config, metadata):
+        norm = _pair(facts.get("mean"), facts.get("std"), "config.json" if facts is not metadata else "file", channels)
+        if norm:
+            return norm
+    preprocessor = _preprocessor(folder)
+    if preprocessor and preprocessor.get("do_normalize", True):
+        norm = _pair(
+            preprocessor.get("image_mean"), preprocessor.get("image_std"), "preprocessor_config.json", channels
+        )
+        if norm:
+            return norm
+    data_set = _BACKDOORBENCH.get(str(metadata.get("clean_data", "")).lower())
+    return named_norms(channels).get(data_set) if data_set else None
 
 
 def candidates(channels: int, classes: int, side: int) -> list[Norm]:
     """All that could be, the likeliest first."""
-    names = known(channels)
+    names = named_norms(channels)
     usual = "imagenet" if side > 100 else {100: "cifar100", 43: "none", 200: "tiny"}.get(classes, "")
     return sorted(names.values(), key=lambda norm: norm.name != usual)
 
@@ -115,7 +117,7 @@ def _pair(mean: object, std: object, source: str, channels: int) -> Norm | None:
         return None
     if min(std) <= 0 or not all(map(math.isfinite, (*mean, *std))):
         return None
-    for norm in known(channels).values():
+    for norm in named_norms(channels).values():
         if _close(norm.mean, mean) and _close(norm.std, std):
             return norm
     return Norm(f"from {source}", tuple(map(float, mean)), tuple(map(float, std)))

@@ -19,13 +19,14 @@ from bdscan.load.archive.zips import Archive
 from bdscan.load.assembly.unwrap import Rebuild, Unwrapped, strip, unwrap
 from bdscan.load.contents import Contents
 from bdscan.load.pickle import legacy
-from bdscan.load.pickle.effects import follow, quoted
-from bdscan.load.pickle.rebuild import Bytes, Rebuilder, dtype, flat
-from bdscan.load.pickle.records import Walk
+from bdscan.load.pickle.effects import follow_all, quoted
+from bdscan.load.pickle.rebuild import ByteRange, TensorRebuilder, flat_tensor, torch_dtype
+from bdscan.load.pickle.records import PickleTrace
 from bdscan.load.source import shards
 
-_RATIO = 20  # weights hardly compress; whoever unpacks to more than this many times the file's size is a bomb ...
-_SMALL = 64 << 20  # ... unless all of it fits here
+# Weights hardly compress: what unpacks to more than so many times the file's size is a bomb, unless it is small.
+_MAX_EXPANSION = 20
+_ALWAYS_ALLOWED = 64 << 20  # bytes unpacked
 _SAFE_TYPES = {
     "F64": "float64",
     "F32": "float32",
@@ -45,9 +46,8 @@ _SAFE_TYPES |= {
     "U8": "uint8",
 }
 _SAFE_TYPES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
-_PT2_TYPES = dict(
-    enumerate(("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"), 1)
-)  # torch._export's ScalarType
+# torch._export's ScalarType
+_PT2_TYPES = dict(enumerate(("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"), 1))
 _PT2_TYPES |= {10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16"}
 
 Tree = tuple[object, Rebuild]
@@ -62,9 +62,7 @@ class Weights:
     wrapper: str | None = None  # the entry they were under, dotted; None for a plain state dict
     prefix: str = ""  # what was taken off every name
     described: str = ""  # e.g. "pytorch zip, state dict under `state_dict`, prefix `module.`"
-    extra: Mapping[str, object] = field(
-        default_factory=dict
-    )  # what the file says about itself: model_name, num_classes ...
+    metadata: Mapping[str, object] = field(default_factory=dict)  # such as model_name, num_classes
 
     @cached_property
     def nonfinite(self) -> tuple[str, ...]:
@@ -74,20 +72,22 @@ class Weights:
 
 def read(contents: Contents) -> Weights:
     """All tensors of the file, whatever its dangers: nothing in it is imported or called."""
-    found = _opened(contents, {contents.format: lambda _: _split(contents)} if contents.shards else _READERS)
-    tensors, prefix = strip(found.tensors)
-    described = f"{contents.format}, {found.kind}"
-    described += f" under `{found.wrapper}`" if found.wrapper else ""
+    unwrapped = _read_with(
+        contents, {contents.format: lambda _: _from_shards(contents)} if contents.shards else _READERS
+    )
+    tensors, prefix = strip(unwrapped.tensors)
+    described = f"{contents.format}, {unwrapped.kind}"
+    described += f" under `{unwrapped.wrapper}`" if unwrapped.wrapper else ""
     described += f", prefix `{prefix}`" if prefix else ""
-    return Weights(tensors, found.wrapper, prefix, described, found.extra)
+    return Weights(tensors, unwrapped.wrapper, prefix, described, unwrapped.metadata)
 
 
 def tree(contents: Contents) -> Tree:
     """All that a pickled file holds, as inert records, and what makes tensors of those that describe one."""
-    return _opened(contents, _TREES)
+    return _read_with(contents, _TREES)
 
 
-def _opened(contents: Contents, readers: Mapping[str, Callable[[mmap.mmap], _Result]]) -> _Result:
+def _read_with(contents: Contents, readers: Mapping[str, Callable[[mmap.mmap], _Result]]) -> _Result:
     try:
         return readers[contents.format](_mapped(contents.weights))
     except Problem as problem:
@@ -102,13 +102,13 @@ def _mapped(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the tensors keep it open
 
 
-def _split(contents: Contents) -> Unwrapped:
+def _from_shards(contents: Contents) -> Unwrapped:
     """The tensors of all shards, once the index has been found to be right about them."""
     parts = {file.name: _safetensors(_mapped(file)) for file in contents.shards}
-    shards.agree(shards.listed(contents.weights), {name: part.tensors for name, part in parts.items()})
+    shards.check_index(shards.read_index(contents.weights), {name: part.tensors for name, part in parts.items()})
     tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
-    extra = {key: value for part in parts.values() for key, value in part.extra.items()}
-    return Unwrapped(tensors, kind=f"state dict in {len(parts)} files", extra=extra)
+    metadata = {key: value for part in parts.values() for key, value in part.metadata.items()}
+    return Unwrapped(tensors, kind=f"state dict in {len(parts)} files", metadata=metadata)
 
 
 def _zip(data: mmap.mmap) -> Tree:
@@ -117,14 +117,14 @@ def _zip(data: mmap.mmap) -> Tree:
     if order is not None and archive.read(order, 16).strip() == b"big":
         raise Problem("it was written on a big-endian machine", hint="save it again on another one")
     unpacked = sum(member.size for member in archive.members if not member.stored)
-    if unpacked > _SMALL + _RATIO * len(data):
+    if unpacked > _ALWAYS_ALLOWED + _MAX_EXPANSION * len(data):
         raise Problem(f"its members unpack to {unpacked:,} bytes: a zip bomb")
-    walk = torch_zip.main_walk(archive)
-    rebuilder = Rebuilder(lambda key: _member(archive, f"data/{key}"), len(data))
-    return _whole(walk), rebuilder.tensor
+    trace = torch_zip.main_pickle(archive)
+    rebuilder = TensorRebuilder(lambda key: _member(archive, f"data/{key}"), len(data))
+    return _complete_value(trace), rebuilder.tensor
 
 
-def _member(archive: Archive, name: str) -> Bytes | None:
+def _member(archive: Archive, name: str) -> ByteRange | None:
     """The bytes of a stored member where they lie; a compressed one is unpacked within bounds."""
     member = archive.find(f"{archive.root}/{name}")
     if member is None or member.stored:
@@ -138,20 +138,20 @@ def _legacy(data: mmap.mmap) -> Tree:
     if parts.problem:
         raise Problem(parts.problem)
 
-    def locate(key: str) -> Bytes | None:
+    def locate(key: str) -> ByteRange | None:
         return (data, *parts.spans[key]) if key in parts.spans else None
 
-    return parts.main.value, Rebuilder(locate, len(data)).tensor
+    return parts.main.value, TensorRebuilder(locate, len(data)).tensor
 
 
 def _pickle(data: mmap.mmap) -> Tree:
-    return _whole(follow(data)[0]), Rebuilder(lambda key: None, len(data)).tensor
+    return _complete_value(follow_all(data)[0]), TensorRebuilder(lambda key: None, len(data)).tensor
 
 
-def _whole(walk: Walk) -> object:
-    if walk.broken:
-        raise Problem(f"its pickle breaks off: {walk.broken}")
-    return walk.value
+def _complete_value(trace: PickleTrace) -> object:
+    if trace.broken:
+        raise Problem(f"its pickle breaks off: {trace.broken}")
+    return trace.value
 
 
 def _safetensors(data: mmap.mmap) -> Unwrapped:
@@ -163,10 +163,12 @@ def _safetensors(data: mmap.mmap) -> Unwrapped:
         assert isinstance(entry, dict)  # `safetensors_header.read` has checked it
         if entry["dtype"] not in _SAFE_TYPES:
             raise Problem(f"its tensor {quoted(name)} is of a type torch has no arithmetic for, {entry['dtype']}")
-        tensors[name] = flat((data, base + start, base + stop), dtype(_SAFE_TYPES[entry["dtype"]])).view(entry["shape"])
+        tensors[name] = flat_tensor((data, base + start, base + stop), torch_dtype(_SAFE_TYPES[entry["dtype"]])).view(
+            entry["shape"]
+        )
     if not tensors:
         raise Problem("it holds no weights")
-    return Unwrapped(tensors, extra=dict(safetensors_header.metadata(header)))
+    return Unwrapped(tensors, metadata=dict(safetensors_header.metadata(header)))
 
 
 def _pt2(data: mmap.mmap) -> Unwrapped:
@@ -175,9 +177,9 @@ def _pt2(data: mmap.mmap) -> Unwrapped:
     folder = f"{archive.root}/data/weights/"
     listing = archive.find(f"{folder}model_weights_config.json")
     assert listing is not None  # `archives.kind` has seen it
-    rebuilder = Rebuilder(lambda key: None, len(data))
+    rebuilder = TensorRebuilder(lambda key: None, len(data))
     try:
-        table = json.loads(archive.read(listing, _SMALL))["config"]
+        table = json.loads(archive.read(listing, _ALWAYS_ALLOWED))["config"]
         tensors = {str(name): _exported(archive, rebuilder, entry) for name, entry in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise Problem(
@@ -188,7 +190,7 @@ def _pt2(data: mmap.mmap) -> Unwrapped:
     return Unwrapped(tensors, kind="weights of an exported program")
 
 
-def _exported(archive: Archive, rebuilder: Rebuilder, entry: Mapping[str, object]) -> Tensor:
+def _exported(archive: Archive, rebuilder: TensorRebuilder, entry: Mapping[str, object]) -> Tensor:
     meta = entry["tensor_meta"]
     assert isinstance(meta, dict) or not isinstance(meta, str)
     source = _member(archive, f"data/weights/{entry['path_name']}")
@@ -196,7 +198,7 @@ def _exported(archive: Archive, rebuilder: Rebuilder, entry: Mapping[str, object
         raise Problem(
             "some of its weights are pickled on their own or missing", hint="save the net's state dict instead"
         )
-    values = flat(source, dtype(_PT2_TYPES[meta["dtype"]]))  # type: ignore[index]
+    values = flat_tensor(source, torch_dtype(_PT2_TYPES[meta["dtype"]]))  # type: ignore[index]
     shape, stride = ([side["as_int"] for side in meta[key]] for key in ("sizes", "strides"))  # type: ignore[index]
     return rebuilder.view(values, meta["storage_offset"]["as_int"], shape, stride)  # type: ignore[index]
 

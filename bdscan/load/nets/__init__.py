@@ -12,26 +12,27 @@ from bdscan.load.nets import mobilenet, preact, resnet, vgg
 from bdscan.load.nets.candidate import Candidate, Family, Misfit, Outline
 
 _FAMILIES = (resnet.candidates, preact.residual, preact.wide, vgg.candidates, mobilenet.candidates)
-_ODD = (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError)  # a name or a side that the family relies on
+# What a family raises where a tensor or a side that it relies on is not there.
+_NOT_OF_THE_FAMILY = (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError)
 
 
 def candidates(outline: Outline) -> Iterator[Candidate]:
     """Every net of our families that such tensors could belong to; whether they all fit is for the caller to check."""
     for family in _FAMILIES:
-        yield from of(family, outline)
+        yield from candidates_of(family, outline)
 
 
-def of(family: Family, outline: Outline) -> Iterator[Candidate]:
+def candidates_of(family: Family, outline: Outline) -> Iterator[Candidate]:
     """The same of one family; none where it cannot be read as one of its nets."""
     try:
-        found = list(family(outline))
-    except _ODD:
+        candidates_found = list(family(outline))
+    except _NOT_OF_THE_FAMILY:
         return
-    yield from (replace(candidate, build=partial(_sound, candidate.build)) for candidate in found)
+    yield from (replace(candidate, build=partial(_build_or_misfit, candidate.build)) for candidate in candidates_found)
 
 
-def _sound(build: Callable[[], nn.Module]) -> nn.Module:
+def _build_or_misfit(build: Callable[[], nn.Module]) -> nn.Module:
     try:
         return build()
-    except _ODD:
+    except _NOT_OF_THE_FAMILY:
         raise Misfit from None

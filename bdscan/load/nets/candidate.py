@@ -9,9 +9,8 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 Outline = Mapping[str, tuple[int, ...]]  # every tensor's name and shape
-COUNTER = (
-    "num_batches_tracked"  # BatchNorm's step count: files from before torch 0.4.1 have none, and nothing depends on it
-)
+# BatchNorm's step count: files from before torch 0.4.1 have none, and nothing depends on it.
+BATCH_COUNTER = "num_batches_tracked"
 
 
 class Misfit(Exception):
@@ -25,10 +24,10 @@ class Candidate:
     name: str
     build: Callable[[], nn.Module]
     sizes: tuple[int, ...] = (32,)  # sides of the images it is made for, the likeliest first
-    fixed: bool = False  # its tensors fit no other side
+    fixed_size: bool = False  # its tensors fit no other side
     variant: str = ""  # what tells it from others with the same tensors
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None  # from the file's names to the net's
-    whole: bool = False  # must be built with real tensors: its code is not ours to put on the meta device
+    needs_real_tensors: bool = False  # must be built with real tensors: its code is not ours to put on the meta device
 
 
 Family = Callable[[Outline], Iterator[Candidate]]
@@ -36,10 +35,10 @@ Family = Callable[[Outline], Iterator[Candidate]]
 
 def outline_of(tensors: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     """Names and shapes without BatchNorm's counters."""
-    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(COUNTER)}
+    return {name: tuple(tensor.shape) for name, tensor in tensors.items() if not name.endswith(BATCH_COUNTER)}
 
 
-def run(pattern: str, outline: Outline, start: int = 0) -> int:
+def count_numbered(pattern: str, outline: Outline, start: int = 0) -> int:
     """How many numbers in a row, from `start` on, make the pattern the name of a tensor."""
     return next(i for i in itertools.count() if pattern.format(i + start) not in outline)
 

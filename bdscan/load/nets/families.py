@@ -22,7 +22,7 @@ _VGG: dict[str, str] = {  # Simonyan and Zisserman's configurations A, B, D and 
     "19": "22444",
 }
 _WRN = re.compile(r"wrn-(\d+)-(\d+)")
-_MOST = 100  # blocks in a group, and times the usual width: more is a slip of the finger
+_MAX_FACTOR = 100  # blocks in a group, and times the usual width: more is a slip of the finger
 
 NAMES = (
     *(f"wrn-{depth}-{width}" for depth in (16, 28, 40, 22, 10) for width in (1, 2, 4, 8, 10)),
@@ -34,10 +34,10 @@ NAMES = (
 
 def build(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module | None:
     """The net of that name, its convolutions drawn after He et al. (2015); None if no family has one."""
-    found = _planned(name, classes, shape)
-    if found is None:
+    planned = _planned(name, classes, shape)
+    if planned is None:
         return None
-    family, shapes = found
+    family, shapes = planned
     net = next(iter(family(shapes))).build()
     for module in net.modules():
         if isinstance(module, nn.Conv2d):
@@ -48,10 +48,10 @@ def build(name: str, classes: int, shape: tuple[int, int, int]) -> nn.Module | N
 def named(name: str, outline: Outline) -> Family | None:
     """The family of the net of that name; one without candidates where the tensors have other kernels. None: no such
     name."""
-    found = _planned(name, 2, (3, 32, 32))
-    if found is None:
+    planned = _planned(name, 2, (3, 32, 32))
+    if planned is None:
         return None
-    family, shapes = found
+    family, shapes = planned
     return family if _kernels(shapes) == _kernels(outline) else lambda _: iter(())
 
 
@@ -68,9 +68,9 @@ def _planned(name: str, classes: int, shape: tuple[int, int, int]) -> tuple[Fami
         shapes = _wide(int(wide[1]), int(wide[2]), classes, shape[0])
         return (preact.wide, shapes) if shapes else None
     if kind == "preact-resnet" and depth in {*_BASIC, *_BOTTLENECK}:
-        return preact.residual, _staged(depth, classes, shape[0], first=False)
+        return preact.residual, _staged(depth, classes, shape[0], norm_behind=False)
     if kind == "resnet" and depth in {*_BASIC, *_BOTTLENECK, *_NARROW}:
-        return resnet.candidates, _staged(depth, classes, shape[0], first=True)
+        return resnet.candidates, _staged(depth, classes, shape[0], norm_behind=True)
     if kind == "vgg" and depth in _VGG:
         return vgg.candidates, _vgg(_VGG[depth], classes, shape)
     return None
@@ -86,60 +86,65 @@ def _linear(name: str, features: int, classes: int) -> Shapes:
 
 def _wide(depth: int, times: int, classes: int, channels: int) -> Shapes | None:
     """Zagoruyko and Komodakis: three groups of (depth - 4) / 6 blocks."""
-    blocks, odd = divmod(depth - 4, 6)
-    if odd or not 0 < blocks <= _MOST or not 0 < times <= _MOST:
+    blocks, remainder = divmod(depth - 4, 6)
+    if remainder or not 0 < blocks <= _MAX_FACTOR or not 0 < times <= _MAX_FACTOR:
         return None
     shapes: Shapes = {"conv1.weight": (16, channels, 3, 3)}
-    taken = 16
+    width_in = 16
     for group in range(3):
-        given = 16 * times << group
+        width_out = 16 * times << group
         for i in range(blocks):
             block = f"block{group + 1}.layer.{i}"
-            shapes |= _norm(f"{block}.bn1", taken) | _norm(f"{block}.bn2", given)
-            shapes |= {f"{block}.conv1.weight": (given, taken, 3, 3), f"{block}.conv2.weight": (given, given, 3, 3)}
-            if taken != given:
-                shapes[f"{block}.convShortcut.weight"] = (given, taken, 1, 1)
-            taken = given
-    return shapes | _norm("bn1", taken) | _linear("fc", taken, classes)
+            shapes |= _norm(f"{block}.bn1", width_in) | _norm(f"{block}.bn2", width_out)
+            shapes |= {
+                f"{block}.conv1.weight": (width_out, width_in, 3, 3),
+                f"{block}.conv2.weight": (width_out, width_out, 3, 3),
+            }
+            if width_in != width_out:
+                shapes[f"{block}.convShortcut.weight"] = (width_out, width_in, 1, 1)
+            width_in = width_out
+    return shapes | _norm("bn1", width_in) | _linear("fc", width_in, classes)
 
 
-def _staged(depth: str, classes: int, channels: int, *, first: bool) -> Shapes:
-    """ResNets with norms behind the convolutions (`first`) or before them, with the 3x3 stem for small images."""
+def _staged(depth: str, classes: int, channels: int, *, norm_behind: bool) -> Shapes:
+    """ResNets with norms behind the convolutions (`norm_behind`) or before them, with the 3x3 stem for small images."""
     stages = (_NARROW[depth],) * 3 if depth in _NARROW else (_BASIC | _BOTTLENECK)[depth]
     widths = (16, 32, 64) if depth in _NARROW else _WIDTHS
     stem = widths[0]
-    shapes: Shapes = {"conv1.weight": (stem, channels, 3, 3)} | (_norm("bn1", stem) if first else {})
-    taken = stem
+    shapes: Shapes = {"conv1.weight": (stem, channels, 3, 3)} | (_norm("bn1", stem) if norm_behind else {})
+    width_in = stem
     for stage, (count, width) in enumerate(zip(stages, widths, strict=True), 1):
         for i in range(count):
             block = f"layer{stage}.{i}"
-            convs = _convs(taken, width, bottleneck=depth in _BOTTLENECK)
+            convs = _convs(width_in, width, bottleneck=depth in _BOTTLENECK)
             for j, conv in enumerate(convs, 1):
-                shapes |= {f"{block}.conv{j}.weight": conv} | _norm(f"{block}.bn{j}", conv[0 if first else 1])
-            given = convs[-1][0]
-            if i == 0 and (stage > 1 or taken != given):  # with a weight of its own, so that the file tells of it
-                shapes[f"{block}.shortcut.0.weight"] = (given, taken, 1, 1)
-                shapes |= _norm(f"{block}.shortcut.1", given) if first else {}
-            taken = given
-    last = {} if first else _norm("bn", taken)
-    return shapes | last | _linear("linear", taken, classes)
+                shapes |= {f"{block}.conv{j}.weight": conv} | _norm(f"{block}.bn{j}", conv[0 if norm_behind else 1])
+            width_out = convs[-1][0]
+            if i == 0 and (
+                stage > 1 or width_in != width_out
+            ):  # with a weight of its own, so that the file tells of it
+                shapes[f"{block}.shortcut.0.weight"] = (width_out, width_in, 1, 1)
+                shapes |= _norm(f"{block}.shortcut.1", width_out) if norm_behind else {}
+            width_in = width_out
+    last = {} if norm_behind else _norm("bn", width_in)
+    return shapes | last | _linear("linear", width_in, classes)
 
 
-def _convs(taken: int, width: int, *, bottleneck: bool) -> list[tuple[int, ...]]:
+def _convs(width_in: int, width: int, *, bottleneck: bool) -> list[tuple[int, ...]]:
     if bottleneck:
-        return [(width, taken, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)]
-    return [(width, taken, 3, 3), (width, width, 3, 3)]
+        return [(width, width_in, 1, 1), (width, width, 3, 3), (4 * width, width, 1, 1)]
+    return [(width, width_in, 3, 3), (width, width, 3, 3)]
 
 
 def _vgg(plan: str, classes: int, shape: tuple[int, int, int]) -> Shapes:
     """With batch norm, one linear layer, and its places in the sequence as torchvision numbers them."""
     shapes: Shapes = {}
-    taken, place = shape[0], 0
-    for count, given in zip(plan, (64, 128, 256, 512, 512), strict=True):
+    width_in, place = shape[0], 0
+    for count, width_out in zip(plan, (64, 128, 256, 512, 512), strict=True):
         for _ in range(int(count)):
-            shapes |= {f"features.{place}.weight": (given, taken, 3, 3), f"features.{place}.bias": (given,)}
-            shapes |= _norm(f"features.{place + 1}", given)
-            taken, place = given, place + 3
+            shapes |= {f"features.{place}.weight": (width_out, width_in, 3, 3), f"features.{place}.bias": (width_out,)}
+            shapes |= _norm(f"features.{place + 1}", width_out)
+            width_in, place = width_out, place + 3
         place += 1  # the pooling
     side = max(1, shape[1] >> len(plan))
-    return shapes | _linear("classifier", taken * side * side, classes)
+    return shapes | _linear("classifier", width_in * side * side, classes)

@@ -7,7 +7,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from bdscan.load.nets.candidate import Candidate, Head, Outline, conv, run
+from bdscan.load.nets.candidate import Candidate, Head, Outline, conv, count_numbered
 
 
 class Block(nn.Module):
@@ -41,7 +41,7 @@ class MobileNetV2(nn.Module):
         stem, last = outline["conv1.weight"], outline["conv2.weight"]
         self.conv1, self.bn1, self.relu1 = conv(stem, stem[1]), nn.BatchNorm2d(stem[0]), nn.ReLU()
         self.layers, width = nn.Sequential(), stem[0]
-        for i in range(run("layers.{}.conv1.weight", outline)):
+        for i in range(count_numbered("layers.{}.conv1.weight", outline)):
             block = Block(outline, f"layers.{i}", width)
             self.layers.append(block)
             width = block.width

@@ -8,7 +8,7 @@ from functools import partial
 
 from torch import Tensor, nn
 
-from bdscan.load.nets.candidate import Candidate, Head, Outline, conv, run
+from bdscan.load.nets.candidate import Candidate, Head, Outline, conv, count_numbered
 
 
 class Block(nn.Module):
@@ -19,7 +19,7 @@ class Block(nn.Module):
 
     def __init__(self, outline: Outline, name: str, width: int, stride: int, around: str, *, raw: bool) -> None:
         super().__init__()
-        self.convs = run(f"{name}.conv{{}}.weight", outline, 1)
+        self.convs = count_numbered(f"{name}.conv{{}}.weight", outline, 1)
         self.raw, self.around, start = raw, "", width
         for i in range(1, self.convs + 1):
             shape, bias = outline[f"{name}.conv{i}.weight"], f"{name}.conv{i}.bias" in outline
@@ -41,13 +41,13 @@ class Block(nn.Module):
         self.add_module(parent, nn.Sequential(module) if dot else module)
 
     def forward(self, x: Tensor) -> Tensor:
-        out, way = x, x
+        out, shortcut = x, x
         for i in range(1, self.convs + 1):
             out = getattr(self, f"relu{i}")(getattr(self, f"bn{i}")(out))
             if i == 1 and self.around:
-                way = self.get_submodule(self.around)(x if self.raw else out)
+                shortcut = self.get_submodule(self.around)(x if self.raw else out)
             out = getattr(self, f"conv{i}")(out)
-        return out + way
+        return out + shortcut
 
 
 class PreAct(nn.Module):
@@ -60,7 +60,7 @@ class PreAct(nn.Module):
         width = stem[0]
         for number, stage in enumerate(stages):
             blocks = nn.Sequential()
-            for i in range(run(f"{stage}.{{}}.conv1.weight", outline)):
+            for i in range(count_numbered(f"{stage}.{{}}.conv1.weight", outline)):
                 stride = 2 if number and i == 0 else 1
                 block = Block(outline, f"{stage}.{i}", width, stride, around, raw=raw)
                 blocks.append(block)
@@ -89,16 +89,15 @@ class PreAct(nn.Module):
 
 def residual(outline: Outline) -> Iterator[Candidate]:
     """PreActResNets: `layer1.0.bn1`, ..., `shortcut.0`, `linear`; the last norm is there if the file has one."""
-    stages = [f"layer{i + 1}" for i in range(run("layer{}.0.conv1.weight", outline, 1))]
+    stages = [f"layer{i + 1}" for i in range(count_numbered("layer{}.0.conv1.weight", outline, 1))]
     if not stages:
         return
-    blocks = sum(run(f"{stage}.{{}}.conv1.weight", outline) for stage in stages)
-    depth = 2 + blocks * run("layer1.0.conv{}.weight", outline, 1)
+    blocks = sum(count_numbered(f"{stage}.{{}}.conv1.weight", outline) for stage in stages)
+    depth = 2 + blocks * count_numbered("layer1.0.conv{}.weight", outline, 1)
     norm = next((name for name in ("bn", "bn1") if f"{name}.weight" in outline), "")
     head = "fc" if "fc.weight" in outline else "linear"
-    raw = (
-        "layer1.0.conv1.bias" in outline
-    )  # wide nets of this naming put the stride last and their convolutions have biases
+    # Wide nets of this naming put the stride last, and their convolutions have biases.
+    raw = "layer1.0.conv1.bias" in outline
     name = f"wide resnet ({len(stages)} stages)" if raw else f"preactresnet{depth}"
     build = partial(PreAct, outline, stages, "shortcut.0", norm, head, raw=raw)
     yield _sized(Candidate(name=name, build=build), outline, f"{stages[-1]}.0", head)
@@ -106,17 +105,17 @@ def residual(outline: Outline) -> Iterator[Candidate]:
 
 def wide(outline: Outline) -> Iterator[Candidate]:
     """Wide ResNets: `block1.layer.0.bn1`, ..., `convShortcut`, a last `bn1`, `fc`."""
-    stages = [f"block{i + 1}.layer" for i in range(run("block{}.layer.0.conv1.weight", outline, 1))]
+    stages = [f"block{i + 1}.layer" for i in range(count_numbered("block{}.layer.0.conv1.weight", outline, 1))]
     if not stages:
         return
-    depth = 4 + sum(2 * run(f"{stage}.{{}}.conv1.weight", outline) for stage in stages)
+    depth = 4 + sum(2 * count_numbered(f"{stage}.{{}}.conv1.weight", outline) for stage in stages)
     width = outline["block1.layer.0.conv1.weight"][0] / outline["conv1.weight"][0]
     build = partial(PreAct, outline, stages, "convShortcut", "bn1", "fc", raw=False)
     yield Candidate(name=f"wrn-{depth}-{width:g}", build=build)
 
 
-def _sized(found: Candidate, outline: Outline, block: str, head: str) -> Candidate:
+def _sized(candidate: Candidate, outline: Outline, block: str, head: str) -> Candidate:
     """Where a pooling window of 4 left more than one position, the head's width tells the size of the images."""
-    last = outline[f"{block}.conv{run(f'{block}.conv{{}}.weight', outline, 1)}.weight"][0]
-    side = max(1, math.isqrt(outline[f"{head}.weight"][1] // last))
-    return Candidate(name=found.name, build=found.build, sizes=(32 * side,), fixed=side > 1)
+    width = outline[f"{block}.conv{count_numbered(f'{block}.conv{{}}.weight', outline, 1)}.weight"][0]
+    side = max(1, math.isqrt(outline[f"{head}.weight"][1] // width))
+    return Candidate(name=candidate.name, build=candidate.build, sizes=(32 * side,), fixed_size=side > 1)

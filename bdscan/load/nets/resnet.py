@@ -11,7 +11,7 @@ from typing import Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.load.nets.candidate import Candidate, Head, Outline, conv, run
+from bdscan.load.nets.candidate import Candidate, Head, Outline, conv, count_numbered
 
 Pad = Literal["around", "behind"]
 
@@ -135,15 +135,15 @@ def candidates(outline: Outline) -> Iterator[Candidate]:
             name=plan.name,
             build=build,
             sizes=(size * side,),
-            fixed=side > 1,
+            fixed_size=side > 1,
             variant=variant if len(variants) > 1 else "",
         )
 
 
 def _plan(outline: Outline) -> Plan:
     stages = tuple(
-        run(f"layer{number}.{{}}.conv1.weight", outline)
-        for number in range(1, 1 + run("layer{}.0.conv1.weight", outline, 1))
+        count_numbered(f"layer{number}.{{}}.conv1.weight", outline)
+        for number in range(1, 1 + count_numbered("layer{}.0.conv1.weight", outline, 1))
     )
     if not stages:
         raise KeyError("layer1")
@@ -151,7 +151,7 @@ def _plan(outline: Outline) -> Plan:
         outline=outline,
         stem=outline["conv1.weight"],
         stages=stages,
-        convs=run("layer1.0.conv{}.weight", outline, 1),
+        convs=count_numbered("layer1.0.conv{}.weight", outline, 1),
         around="downsample" if any(".downsample." in name for name in outline) else "shortcut",
         head="fc" if "fc.weight" in outline else "linear",
     )

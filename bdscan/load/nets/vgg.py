@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bdscan.load.nets.candidate import Candidate, Head, Outline, conv
 
-_DROPPED = 2  # modules without tensors or effect between two linear layers: flattening, dropout
+_MAX_GAP = 2  # modules without tensors or effect between two linear layers: flattening, dropout
 
 
 class VGG(nn.Module):
@@ -41,8 +41,8 @@ def candidates(outline: Outline) -> Iterator[Candidate]:
 
 def _numbers(outline: Outline, parent: str, axes: int) -> list[int]:
     """Where in the sequence the weights with so many axes stand."""
-    found = [name.split(".") for name, shape in outline.items() if len(shape) == axes and name.startswith(f"{parent}.")]
-    return sorted(int(number) for _, number, kind in found if kind == "weight" and number.isdecimal())
+    parts = [name.split(".") for name, shape in outline.items() if len(shape) == axes and name.startswith(f"{parent}.")]
+    return sorted(int(number) for _, number, kind in parts if kind == "weight" and number.isdecimal())
 
 
 def _linears(outline: Outline) -> list[str]:
@@ -83,7 +83,7 @@ def _classifier(outline: Outline) -> nn.Module:
         if name == "classifier":
             return linear
         gap = int(name.rpartition(".")[2]) - len(layers)
-        if not 0 <= gap <= _DROPPED:
+        if not 0 <= gap <= _MAX_GAP:
             raise ValueError(name)
         layers += [nn.Identity() for _ in range(gap)]
         layers += [linear, nn.ReLU()] if name != names[-1] else [linear]

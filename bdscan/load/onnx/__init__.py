@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -11,28 +12,36 @@ from torch import nn
 from bdscan.facts.problem import Problem
 from bdscan.load.onnx.batch import open_batch
 from bdscan.load.onnx.graph import read
-from bdscan.load.onnx.net import Rebuilt, build, without_softmax
+from bdscan.load.onnx.net import RebuiltNet, build, without_softmax
 
-__all__ = ["Rebuilt", "rebuild"]
+__all__ = ["RebuiltModel", "rebuild"]
 
-_PIXELS = 3 * 2048 * 2048  # numbers in one image; no classifier in use takes more
+_MAX_PIXELS = 3 * 2048 * 2048  # numbers in one image; no classifier in use takes more
 # What a malformed graph makes of honest code: missing attributes, wrong shapes, wrong types.
 _MALFORMED = (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError)
 
 
-def rebuild(path: Path) -> tuple[nn.Module, int, int, tuple[int, int, int] | None]:
-    """The net, the tensors used, the tensors in the file, and the input's channels, height and width if stated."""
+class RebuiltModel(NamedTuple):
+    """The net of an ONNX file, and how much of the file is in it."""
+
+    net: nn.Module
+    tensors_used: int
+    tensors_total: int  # in the file
+    shape: tuple[int, int, int] | None  # channels, height and width of the images, where the file states them
+
+
+def rebuild(path: Path) -> RebuiltModel:
     graph = read(path)
     graph, note = without_softmax(graph)
     try:
         net = build(graph, "; ".join((*graph.notes, *([note] if note else []))))
     except _MALFORMED as error:
-        raise Problem(f"`{path}` cannot be rebuilt, its graph is malformed: {_said(error)}") from error
+        raise Problem(f"`{path}` cannot be rebuilt, its graph is malformed: {_first_line(error)}") from error
     net.eval()
     shape = _shape(graph.dims, net.channels_last)
     if shape is not None:
-        _try(net, shape, graph.dims[0] or 1, path)
-    return net, graph.used, graph.tensors, shape
+        _check_batching(net, shape, graph.dims[0] or 1, path)
+    return RebuiltModel(net, graph.used, graph.tensors, shape)
 
 
 def _shape(dims: tuple[int | None, ...], channels_last: bool) -> tuple[int, int, int] | None:
@@ -42,16 +51,16 @@ def _shape(dims: tuple[int | None, ...], channels_last: bool) -> tuple[int, int,
     return (third, first, second) if channels_last else (first, second, third)
 
 
-def _try(net: Rebuilt, shape: tuple[int, int, int], batch: int, path: Path) -> None:
+def _check_batching(net: RebuiltNet, shape: tuple[int, int, int], batch: int, path: Path) -> None:
     """Two images must get the answers each gets alone: a graph written for one image may mix or drop them."""
-    if math.prod(shape) > _PIXELS:
+    if math.prod(shape) > _MAX_PIXELS:
         raise Problem(f"`{path}` takes images of {shape}, which is out of proportion")
     try:
         with torch.no_grad():
             alone, both = open_batch(net, shape, batch)
     except _MALFORMED as error:
         hint = "if it was exported for one batch size, export it again with a dynamic batch"
-        raise Problem(f"`{path}` was rebuilt but does not run: {_said(error)}", hint=hint) from error
+        raise Problem(f"`{path}` was rebuilt but does not run: {_first_line(error)}", hint=hint) from error
     if alone.dim() != 2 or len(alone) != batch:
         raise Problem(f"`{path}` gives an answer of {tuple(alone.shape)} for {batch} image(s): no classifier")
     same = both.shape == (2 * batch, alone.shape[1]) and torch.allclose(
@@ -62,5 +71,5 @@ def _try(net: Rebuilt, shape: tuple[int, int, int], batch: int, path: Path) -> N
         raise Problem(f"`{path}` mixes the images of a batch: it was exported for one batch size", hint=hint)
 
 
-def _said(error: BaseException) -> str:
+def _first_line(error: BaseException) -> str:
     return str(error).partition("\n")[0] or type(error).__name__

@@ -8,11 +8,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from bdscan.load.onnx.net import Operator, Rebuilt
+from bdscan.load.onnx.net import Operator, RebuiltNet
 from bdscan.load.onnx.shapes import reshape
 
 
-def open_batch(net: Rebuilt, shape: tuple[int, int, int], batch: int) -> tuple[Tensor, Tensor]:
+def open_batch(net: RebuiltNet, shape: tuple[int, int, int], batch: int) -> tuple[Tensor, Tensor]:
     """Run the batch of the export and twice as many images side by side, and let the reshapes follow what grows.
 
     The answers come back: where the batch is open, the first images get the same one in both.
@@ -20,8 +20,8 @@ def open_batch(net: Rebuilt, shape: tuple[int, int, int], batch: int) -> tuple[T
     pixels = torch.rand((2 * batch, *shape), generator=torch.Generator().manual_seed(0))
     single, double = net.begin(pixels[:batch]), net.begin(pixels)
     for step in net.steps:
-        child = None if step.sums is not None else net.get_submodule(step.child)
-        if isinstance(child, Operator) and child.op == "Reshape" and 1 in child.fixed:
+        child = None if step.shape_operator is not None else net.get_submodule(step.child)
+        if isinstance(child, Operator) and child.op == "Reshape" and 1 in child.cpu_constants:
             _open(child, single[step.inputs[0]], double[step.inputs[0]].shape, batch)
         net.advance(single, step)
         net.advance(double, step)
@@ -32,11 +32,11 @@ def _open(child: Operator, single: Tensor, double: Sequence[int], batch: int) ->
     grown = next((i for i, size in enumerate(single.shape) if double[i] != size), None)
     if grown is None:
         return
-    target = list(reshape(child.attributes, single, child.fixed[1]).shape)
+    target = list(reshape(child.attributes, single, child.cpu_constants[1]).shape)
     place = _place(target, single.shape, grown, batch)
     if place is not None:
         target[place] = -1
-        child.fixed[1] = torch.tensor(target)
+        child.cpu_constants[1] = torch.tensor(target)
 
 
 def _place(target: Sequence[int], source: Sequence[int], grown: int, batch: int) -> int | None:

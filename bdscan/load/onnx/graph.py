@@ -13,8 +13,8 @@ from torch import Tensor
 
 from bdscan.facts.problem import Problem
 
-_LARGEST = 2**31 - 1  # bytes: protobuf's own bound on one message, and ours on the tensors beside it
-_OLDEST = 7  # before it, sums and products broadcast by other rules
+_MAX_BYTES = 2**31 - 1  # bytes: protobuf's own bound on one message, and ours on the tensors beside it
+_MIN_OPSET = 7  # before it, sums and products broadcast by other rules
 
 
 @dataclass(frozen=True)
@@ -44,16 +44,16 @@ class Graph:
 
 def read(path: Path) -> Graph:
     """Parse, follow the first output back to the image, and read every tensor on the way."""
-    return followed(parse(path), path)
+    return graph_of(parse(path), path)
 
 
-def followed(model: Any, path: Path) -> Graph:
+def graph_of(model: Any, path: Path) -> Graph:
     """What of a parsed file leads from the image to the first output; its tensors may lie in files beside `path`."""
     graph = model.graph
     opset = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 1)
-    if opset < _OLDEST:
+    if opset < _MIN_OPSET:
         raise Problem(f"`{path}` has the operators of opset {opset}, which is too old", hint="convert it to opset 13")
-    tensors = _Tensors(path.parent)
+    tensors = _TensorReader(path.parent)
     initial = {tensor.name: tensor for tensor in graph.initializer}
     if graph.sparse_initializer:
         raise Problem(f"`{path}` keeps sparse tensors, which are not supported")
@@ -62,9 +62,9 @@ def followed(model: Any, path: Path) -> Graph:
         raise Problem(f"`{path}` takes {len(images)} inputs and gives {len(graph.output)} outputs: no image classifier")
     output = graph.output[0].name
     nodes = _leading_to(output, [_node(entry, i, opset, tensors) for i, entry in enumerate(graph.node)])
-    asked = {name for node in nodes for name in node.inputs}
+    needed = {name for node in nodes for name in node.inputs}
     notes = (f"only the first of {len(graph.output)} outputs is judged: `{output}`",) if len(graph.output) > 1 else ()
-    constants = {name: tensors.read(tensor) for name, tensor in initial.items() if name in asked}
+    constants = {name: tensors.read(tensor) for name, tensor in initial.items() if name in needed}
     dims = _dims(images[0], path)
     return Graph(nodes, constants, images[0].name, output, dims, len(initial), len(constants), notes)
 
@@ -77,7 +77,7 @@ def parse(path: Path) -> Any:
         from onnx import inliner
     except ImportError as error:
         raise Problem("ONNX files need the `onnx` package", hint="pip install onnx") from error
-    if path.stat().st_size > _LARGEST:
+    if path.stat().st_size > _MAX_BYTES:
         raise Problem(f"`{path}` is larger than 2 GB, more than an ONNX file can hold")
     try:
         model = onnx.load(str(path), load_external_data=False)
@@ -89,27 +89,28 @@ def parse(path: Path) -> Any:
     return model
 
 
-def _node(entry: Any, place: int, opset: int, tensors: _Tensors) -> Node:
-    from onnx import AttributeProto, helper
-
-    attributes: dict[str, Any] = {"opset": opset}
-    for attribute in entry.attribute:
-        if attribute.type == AttributeProto.TENSOR:
-            attributes[attribute.name] = tensors.read(attribute.t)
-        elif attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
-            attributes[attribute.name] = None  # only control flow has them, which is refused by name
-        else:
-            value = helper.get_attribute_value(attribute)
-            attributes[attribute.name] = value.decode() if isinstance(value, bytes) else value
+def _node(entry: Any, place: int, opset: int, tensors: _TensorReader) -> Node:
+    attributes = {"opset": opset, **{each.name: _attribute(each, tensors) for each in entry.attribute}}
     op = entry.op_type if entry.domain in ("", "ai.onnx") else f"{entry.domain}.{entry.op_type}"
     return Node(entry.name or f"{entry.op_type}_{place}", op, tuple(entry.input), tuple(entry.output), attributes)
 
 
+def _attribute(attribute: Any, tensors: _TensorReader) -> Any:
+    from onnx import AttributeProto, helper
+
+    if attribute.type == AttributeProto.TENSOR:
+        return tensors.read(attribute.t)
+    if attribute.type in (AttributeProto.GRAPH, AttributeProto.GRAPHS):
+        return None  # only control flow has them, which is refused by name
+    value = helper.get_attribute_value(attribute)
+    return value.decode() if isinstance(value, bytes) else value
+
+
 def _leading_to(output: str, nodes: list[Node]) -> tuple[Node, ...]:
-    wanted, kept = {output}, []
+    needed, kept = {output}, []
     for node in reversed(nodes):
-        if not wanted.isdisjoint(node.outputs):
-            wanted |= set(node.inputs)
+        if not needed.isdisjoint(node.outputs):
+            needed |= set(node.inputs)
             kept.append(node)
     return tuple(reversed(kept))
 
@@ -129,12 +130,12 @@ def _dims(value: Any, path: Path) -> tuple[int | None, ...]:
     return dims or (None,) * 4
 
 
-class _Tensors:
+class _TensorReader:
     """Reads tensors: inside the file, or in files beside it, never elsewhere."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.left = _LARGEST
+        self.bytes_left = _MAX_BYTES
 
     def read(self, tensor: Any) -> Tensor:
         from onnx import TensorProto, numpy_helper
@@ -142,19 +143,19 @@ class _Tensors:
         if tensor.data_type == TensorProto.STRING:
             return torch.empty(0)
         if tensor.data_location == TensorProto.EXTERNAL:
-            tensor.raw_data = self._beside(tensor)
+            tensor.raw_data = self._external_bytes(tensor)
             tensor.data_location = TensorProto.DEFAULT
         try:
             array = np.array(numpy_helper.to_array(tensor))
             if array.dtype.kind not in "fiub":  # bfloat16 and float8 have no kind of numpy's own
                 array = array.astype(np.float32)
-            return plain(torch.from_numpy(array))
+            return as_float32(torch.from_numpy(array))
         except (ValueError, TypeError, RuntimeError) as error:
             raise Problem(f"the tensor `{tensor.name}` is not sound: {error}") from error
 
-    def _beside(self, tensor: Any) -> bytes:
-        told = {entry.key: entry.value for entry in tensor.external_data}
-        place = told.get("location", "")
+    def _external_bytes(self, tensor: Any) -> bytes:
+        location = {entry.key: entry.value for entry in tensor.external_data}
+        place = location.get("location", "")
         path = self.folder / place
         if not place or Path(place).is_absolute() or ".." in Path(place).parts or any(_links(path, self.folder)):
             raise Problem(f"the tensor `{tensor.name}` asks for a file outside the model's folder: `{place}`")
@@ -164,11 +165,11 @@ class _Tensors:
                 hint="ONNX keeps large tensors in files of their own",
             )
         try:
-            start, length = int(told.get("offset", 0)), int(told.get("length", path.stat().st_size))
+            start, length = int(location.get("offset", 0)), int(location.get("length", path.stat().st_size))
         except ValueError as error:
             raise Problem(f"the tensor `{tensor.name}` is not sound: {error}") from error
-        self.left -= length
-        if self.left < 0:
+        self.bytes_left -= length
+        if self.bytes_left < 0:
             raise Problem("the tensors beside the ONNX file are larger than 2 GB together, which is not supported")
         if start < 0 or length < 0 or start + length > path.stat().st_size:
             raise Problem(f"the tensor `{tensor.name}` lies beyond the end of `{place}`: truncated?")
@@ -184,6 +185,6 @@ def _links(path: Path, folder: Path) -> Iterator[bool]:
         path = path.parent
 
 
-def plain(tensor: Tensor) -> Tensor:
+def as_float32(tensor: Tensor) -> Tensor:
     """Every floating-point number as float32: half precision is for storage, double for nobody."""
     return tensor.float() if tensor.is_floating_point() else tensor

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.load.onnx.graph import Node
-from bdscan.load.onnx.padding import listed, padding
+from bdscan.load.onnx.padding import int_list, padding
 
 Constants = Sequence[Tensor | None]  # one for each input of the node; None: only known when the net runs
-Maker = Callable[[Node, Constants], nn.Module | None]  # None: no such layer with these arguments
+LayerFactory = Callable[[Node, Constants], nn.Module | None]  # None: no such layer with these arguments
 
 
 class AnyBatchNorm(nn.BatchNorm2d):
@@ -22,46 +22,46 @@ class AnyBatchNorm(nn.BatchNorm2d):
 
 
 def conv(node: Node, constants: Constants) -> nn.Module | None:
-    weight, bias = constants[1], _at(constants, 2)
+    weight, bias = constants[1], _optional(constants, 2)
     if weight is None or weight.dim() != 4 or (len(node.inputs) > 2 and node.inputs[2] and bias is None):
         return None
     even, groups = padding(node, weight.shape[2:]), int(node.attributes.get("group", 1))
-    made: nn.Conv2d = nn.utils.skip_init(
+    layer: nn.Conv2d = nn.utils.skip_init(
         nn.Conv2d,
         weight.shape[1] * groups,
         weight.shape[0],
         tuple(weight.shape[2:]),
-        stride=tuple(listed(node, "strides", 1, 2)),
+        stride=tuple(int_list(node, "strides", 1, 2)),
         padding=even or 0,
-        dilation=tuple(listed(node, "dilations", 1, 2)),
+        dilation=tuple(int_list(node, "dilations", 1, 2)),
         groups=groups,
         bias=bias is not None,
     )
-    _fill(made, weight=weight, bias=bias)
-    return made
+    _fill_in(layer, weight=weight, bias=bias)
+    return layer
 
 
 def batch_norm(node: Node, constants: Constants) -> nn.Module | None:
     scale, bias, mean, variance = constants[1:5]
     if scale is None or bias is None or mean is None or variance is None or node.attributes.get("training_mode"):
         return None
-    made = AnyBatchNorm(len(scale), eps=node.attributes.get("epsilon", 1e-5))
-    _fill(made, weight=scale, bias=bias, running_mean=mean, running_var=variance)
-    return made
+    layer = AnyBatchNorm(len(scale), eps=node.attributes.get("epsilon", 1e-5))
+    _fill_in(layer, weight=scale, bias=bias, running_mean=mean, running_var=variance)
+    return layer
 
 
 def layer_norm(node: Node, constants: Constants) -> nn.Module | None:
-    scale, bias = constants[1], _at(constants, 2)
+    scale, bias = constants[1], _optional(constants, 2)
     axis = node.attributes.get("axis", -1)
     if scale is None or axis > 0 or len(node.outputs) > 1 or scale.dim() != -axis:
         return None
-    made = nn.LayerNorm(tuple(scale.shape), eps=node.attributes.get("epsilon", 1e-5), bias=bias is not None)
-    _fill(made, weight=scale, bias=bias)
-    return made
+    layer = nn.LayerNorm(tuple(scale.shape), eps=node.attributes.get("epsilon", 1e-5), bias=bias is not None)
+    _fill_in(layer, weight=scale, bias=bias)
+    return layer
 
 
 def gemm(node: Node, constants: Constants) -> nn.Module | None:
-    weight, bias, a = constants[1], _at(constants, 2), node.attributes
+    weight, bias, a = constants[1], _optional(constants, 2), node.attributes
     unknown = len(node.inputs) > 2 and node.inputs[2] and bias is None
     if weight is None or weight.dim() != 2 or a.get("transA") or unknown:
         return None
@@ -79,9 +79,9 @@ def matmul(node: Node, constants: Constants) -> nn.Module | None:
 
 
 def linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
-    made: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
-    _fill(made, weight=weight, bias=bias)
-    return made
+    layer: nn.Linear = nn.utils.skip_init(nn.Linear, weight.shape[1], weight.shape[0], bias=bias is not None)
+    _fill_in(layer, weight=weight, bias=bias)
+    return layer
 
 
 def max_pool(node: Node, _: Constants) -> nn.Module | None:
@@ -90,9 +90,9 @@ def max_pool(node: Node, _: Constants) -> nn.Module | None:
         return None
     return nn.MaxPool2d(
         tuple(kernel),
-        stride=tuple(listed(node, "strides", 1, 2)),
+        stride=tuple(int_list(node, "strides", 1, 2)),
         padding=padding(node, kernel) or 0,
-        dilation=tuple(listed(node, "dilations", 1, 2)),
+        dilation=tuple(int_list(node, "dilations", 1, 2)),
         ceil_mode=bool(node.attributes.get("ceil_mode")),
     )
 
@@ -100,9 +100,9 @@ def max_pool(node: Node, _: Constants) -> nn.Module | None:
 def average_pool(node: Node, _: Constants) -> nn.Module | None:
     kernel, counted = node.attributes["kernel_shape"], bool(node.attributes.get("count_include_pad"))
     even = padding(node, kernel)
-    if len(kernel) != 2 or any(i != 1 for i in listed(node, "dilations", 1, 2)) or (even is None and not counted):
+    if len(kernel) != 2 or any(i != 1 for i in int_list(node, "dilations", 1, 2)) or (even is None and not counted):
         return None
-    (down, right), (top, left) = listed(node, "strides", 1, 2), even or (0, 0)
+    (down, right), (top, left) = int_list(node, "strides", 1, 2), even or (0, 0)
     return nn.AvgPool2d(
         tuple(kernel),
         stride=(down, right),
@@ -114,7 +114,7 @@ def average_pool(node: Node, _: Constants) -> nn.Module | None:
 
 def clip(node: Node, constants: Constants) -> nn.Module | None:
     """Only the one that torch has a name for; the general case is an operator."""
-    low, high = _at(constants, 1), _at(constants, 2)
+    low, high = _optional(constants, 1), _optional(constants, 2)
     bounds = (
         low.item() if low is not None else node.attributes.get("min"),
         high.item() if high is not None else node.attributes.get("max"),
@@ -132,25 +132,25 @@ def hard_sigmoid(node: Node, _: Constants) -> nn.Module | None:
 
 
 def dropout(node: Node, constants: Constants) -> nn.Module | None:
-    mode = _at(constants, 2)
+    mode = _optional(constants, 2)
     return None if mode is not None and bool(mode.any()) else nn.Identity()
 
 
-def _at(constants: Constants, place: int) -> Tensor | None:
+def _optional(constants: Constants, place: int) -> Tensor | None:
     return constants[place] if place < len(constants) else None
 
 
-def _fill(module: nn.Module, **tensors: Tensor | None) -> None:
+def _fill_in(module: nn.Module, **tensors: Tensor | None) -> None:
     with torch.no_grad():
         for name, tensor in tensors.items():
             if tensor is not None:
-                held = getattr(module, name)
-                if held.shape != tensor.shape:
-                    raise ValueError(f"{name} is {tuple(tensor.shape)}, not {tuple(held.shape)}")
-                held.copy_(tensor)
+                parameter = getattr(module, name)
+                if parameter.shape != tensor.shape:
+                    raise ValueError(f"{name} is {tuple(tensor.shape)}, not {tuple(parameter.shape)}")
+                parameter.copy_(tensor)
 
 
-LAYERS: Mapping[str, Maker] = {
+LAYERS: Mapping[str, LayerFactory] = {
     "AveragePool": average_pool,
     "BatchNormalization": batch_norm,
     "Clip": clip,

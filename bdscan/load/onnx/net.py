@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
-from bdscan.load.onnx.graph import Graph, Node, plain
+from bdscan.load.onnx.graph import Graph, Node, as_float32
 from bdscan.load.onnx.layers import LAYERS, linear
 from bdscan.load.onnx.operators import OPERATORS
 from bdscan.load.onnx.padding import PADDED, Padded, padding
@@ -22,29 +22,29 @@ class Operator(nn.Module):
         super().__init__()
         self.op = node.op
         self.attributes = {**node.attributes, "outputs": len(node.outputs)}
-        self.fixed: dict[int, Tensor] = {}  # sizes, axes and indices stay on the CPU, where they are read
-        self.floating: list[int] = []
-        self.places = [i for i, name in enumerate(node.inputs) if name and constants[i] is None]
+        self.cpu_constants: dict[int, Tensor] = {}  # sizes, axes and indices stay on the CPU, where they are read
+        self.buffer_places: list[int] = []
+        self.input_places = [i for i, name in enumerate(node.inputs) if name and constants[i] is None]
         self.count = len(node.inputs)
         for i, constant in enumerate(constants):
             if constant is not None and constant.is_floating_point():
                 self.register_buffer(f"constant_{i}", constant)
-                self.floating.append(i)
+                self.buffer_places.append(i)
             elif constant is not None:
-                self.fixed[i] = constant
+                self.cpu_constants[i] = constant
 
     def extra_repr(self) -> str:
         return self.op
 
     def forward(self, *values: Tensor) -> Tensor | tuple[Tensor, ...]:
-        given: list[Tensor | None] = [None] * self.count
-        for i, tensor in self.fixed.items():
-            given[i] = tensor
-        for i in self.floating:
-            given[i] = self.get_buffer(f"constant_{i}")
-        for i, value in zip(self.places, values, strict=True):
-            given[i] = value
-        return OPERATORS[self.op](self.attributes, *given)
+        arguments: list[Tensor | None] = [None] * self.count
+        for i, tensor in self.cpu_constants.items():
+            arguments[i] = tensor
+        for i in self.buffer_places:
+            arguments[i] = self.get_buffer(f"constant_{i}")
+        for i, value in zip(self.input_places, values, strict=True):
+            arguments[i] = value
+        return OPERATORS[self.op](self.attributes, *arguments)
 
 
 @dataclass(frozen=True)
@@ -52,21 +52,21 @@ class Step:
     """One thing to do: a child of the net by its name, or sums on shapes that are nobody's layer."""
 
     child: str
-    sums: Operator | None
+    shape_operator: Operator | None
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-    last: tuple[str, ...] = ()  # what nobody needs afterwards
+    last_use: tuple[str, ...] = ()  # what nobody needs afterwards
 
 
-class Rebuilt(nn.Module):
+class RebuiltNet(nn.Module):
     """Runs the steps in the order of the file."""
 
     def __init__(self, graph: Graph, note: str) -> None:
         super().__init__()
         self.note = note
         self.image, self.answer = graph.input, graph.output
-        channels, *_, last = graph.dims[1:]
-        self.channels_last = last in (1, 3) and channels not in (1, 3)
+        channels, *_, trailing = graph.dims[1:]
+        self.channels_last = trailing in (1, 3) and channels not in (1, 3)
         self.steps: list[Step] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -79,10 +79,12 @@ class Rebuilt(nn.Module):
         return {self.image: pixels.permute(0, 2, 3, 1) if self.channels_last else pixels}
 
     def advance(self, values: dict[str, Tensor], step: Step) -> None:
-        taken = [values[name] for name in step.inputs]
-        given = getattr(self, step.child)(*taken) if step.sums is None else step.sums(*taken)
-        values.update(zip(step.outputs, given if isinstance(given, tuple) else (given,), strict=False))
-        for name in step.last:
+        arguments = [values[name] for name in step.inputs]
+        results = (
+            getattr(self, step.child)(*arguments) if step.shape_operator is None else step.shape_operator(*arguments)
+        )
+        values.update(zip(step.outputs, results if isinstance(results, tuple) else (results,), strict=False))
+        for name in step.last_use:
             del values[name]
 
     def add(self, name: str, module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
@@ -96,13 +98,13 @@ class Rebuilt(nn.Module):
         """Note after which step each value can go."""
         alive, steps = {self.answer}, []
         for step in reversed(self.steps):
-            last = tuple(sorted({*step.inputs, *step.outputs} - alive - {""}))
+            last_use = tuple(sorted({*step.inputs, *step.outputs} - alive - {""}))
             alive |= set(step.inputs)
-            steps.append(replace(step, last=last))
+            steps.append(replace(step, last_use=last_use))
         self.steps = steps[::-1]
 
 
-def build(graph: Graph, note: str) -> Rebuilt:
+def build(graph: Graph, note: str) -> RebuiltNet:
     """The net, or one problem that names every operator that stands in the way."""
     unknown = sorted({node.op for node in graph.nodes if node.op not in OPERATORS and node.op not in LAYERS})
     if not unknown:
@@ -122,9 +124,9 @@ def build(graph: Graph, note: str) -> Rebuilt:
 class _Builder:
     def __init__(self, graph: Graph, note: str) -> None:
         self.constants = dict(graph.constants)
-        self.net = Rebuilt(graph, note)
+        self.net = RebuiltNet(graph, note)
         self.unknown: set[str] = set()
-        self.sums: set[str] = set()  # values computed from shapes alone
+        self.shape_values: set[str] = set()  # values computed from shapes alone
         self.merged: set[str] = set()  # outputs that an earlier step gives already
         self.nodes = [node for node in graph.nodes if not self._folded(node)]
         self.readers: dict[str, list[Node]] = {}
@@ -136,9 +138,9 @@ class _Builder:
         """Whether the node depends on no image, and so is worked out once and for all."""
         if node.op not in OPERATORS or any(name and name not in self.constants for name in node.inputs):
             return False
-        given = Operator(node, [self.constants.get(name) for name in node.inputs])()
-        parts = given if isinstance(given, tuple) else (given,)
-        self.constants.update((name, plain(part)) for name, part in zip(node.outputs, parts, strict=False))
+        results = Operator(node, [self.constants.get(name) for name in node.inputs])()
+        parts = results if isinstance(results, tuple) else (results,)
+        self.constants.update((name, as_float32(part)) for name, part in zip(node.outputs, parts, strict=False))
         return True
 
     def add(self, node: Node) -> None:
@@ -146,8 +148,8 @@ class _Builder:
             return
         constants = [self.constants.get(name) for name in node.inputs]
         running = tuple(name for name in node.inputs if name and name not in self.constants)
-        if node.op in OPERATORS and (node.op == "Shape" or self.sums.issuperset(running)):
-            self.sums |= set(node.outputs)
+        if node.op in OPERATORS and (node.op == "Shape" or self.shape_values.issuperset(running)):
+            self.shape_values |= set(node.outputs)
             self.net.steps.append(Step("", Operator(node, constants), running, node.outputs))
         elif not (self._merged(node, constants) or self._layer(node, constants)):
             if node.op not in OPERATORS:

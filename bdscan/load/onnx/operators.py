@@ -10,8 +10,8 @@ from torch import Tensor
 from bdscan.load.onnx import shapes
 from bdscan.load.onnx.shapes import Attributes, ints
 
-Given = Tensor | tuple[Tensor, ...]
-Function = Callable[..., Given]
+Result = Tensor | tuple[Tensor, ...]
+Function = Callable[..., Result]
 
 _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16: all are float32 here
 _CASTS = {9: torch.bool, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64}

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bdscan.load.onnx.graph import Node
 
-_MOST = 1024  # far beyond any kernel in use
+_MAX_PADDING = 1024  # far beyond any kernel in use
 PADDED: Mapping[str, float] = {"Conv": 0.0, "MaxPool": float("-inf"), "AveragePool": 0.0}  # what stands outside
 
 
@@ -19,10 +19,10 @@ class Padded(nn.Module):
     def __init__(self, node: Node, kernel: Sequence[int], value: float) -> None:
         super().__init__()
         self.kernel, self.value = tuple(kernel), value
-        self.strides = listed(node, "strides", 1, len(kernel))
-        self.dilations = listed(node, "dilations", 1, len(kernel))
+        self.strides = int_list(node, "strides", 1, len(kernel))
+        self.dilations = int_list(node, "dilations", 1, len(kernel))
         self.auto = node.attributes.get("auto_pad", "NOTSET")
-        pads = listed(node, "pads", 0, 2 * len(kernel))
+        pads = int_list(node, "pads", 0, 2 * len(kernel))
         self.sides = list(zip(pads, pads[len(kernel) :], strict=False))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -40,8 +40,8 @@ class Padded(nn.Module):
 
 def padding(node: Node, kernel: Sequence[int]) -> tuple[int, ...] | None:
     """The padding a torch layer can do by itself: the same on both sides."""
-    pads, half = listed(node, "pads", 0, 2 * len(kernel)), len(kernel)
-    if max(pads) > _MOST:
+    pads, half = int_list(node, "pads", 0, 2 * len(kernel)), len(kernel)
+    if max(pads) > _MAX_PADDING:
         raise ValueError(f"padding of {max(pads)} is out of proportion")
     auto = node.attributes.get("auto_pad", "NOTSET")
     if auto == "VALID":
@@ -49,5 +49,5 @@ def padding(node: Node, kernel: Sequence[int]) -> tuple[int, ...] | None:
     return tuple(pads[:half]) if auto in ("NOTSET", "") and pads[:half] == pads[half:] else None
 
 
-def listed(node: Node, name: str, value: int, count: int) -> list[int]:
+def int_list(node: Node, name: str, value: int, count: int) -> list[int]:
     return list(node.attributes.get(name) or [value] * count)

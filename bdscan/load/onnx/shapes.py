@@ -12,7 +12,7 @@ from torch import Tensor
 
 Attributes = Mapping[str, Any]
 
-_MOST = 1 << 26  # numbers in a tensor that a file asks for by its shape alone
+_MAX_NUMBERS = 1 << 26  # numbers in a tensor that a file asks for by its shape alone
 
 
 def ints(value: Tensor | None, otherwise: Any = None) -> list[int]:
@@ -31,10 +31,10 @@ def concat(a: Attributes, *values: Tensor) -> Tensor:
 
 
 def reshape(a: Attributes, x: Tensor, shape: Tensor | None = None) -> Tensor:
-    wanted = ints(shape, a.get("shape"))
+    target = ints(shape, a.get("shape"))
     if not a.get("allowzero"):
-        wanted = [x.shape[i] if size == 0 else size for i, size in enumerate(wanted)]
-    return x.reshape(wanted)
+        target = [x.shape[i] if size == 0 else size for i, size in enumerate(target)]
+    return x.reshape(target)
 
 
 def flatten(a: Attributes, x: Tensor) -> Tensor:
@@ -68,7 +68,7 @@ def pad(
         zip((i % x.dim() for i in ints(axes, range(half))), zip(amounts, amounts[half:], strict=False), strict=True)
     )
     flat = [side for axis in reversed(range(x.dim())) for side in pairs.get(axis, (0, 0))]
-    _bounded([1, *(size + sum(pairs.get(axis, (0, 0))) for axis, size in enumerate(x.shape[1:], 1))])
+    _check_size([1, *(size + sum(pairs.get(axis, (0, 0))) for axis, size in enumerate(x.shape[1:], 1))])
     mode = a.get("mode", "constant")
     if mode == "constant":
         return F.pad(x, flat, value=value.item() if value is not None and value.numel() else a.get("value", 0.0))
@@ -101,14 +101,14 @@ def gather(a: Attributes, x: Tensor, index: Tensor) -> Tensor:
     axis = a.get("axis", 0) % x.dim()
     index = index.to(x.device).long()
     index = torch.where(index < 0, index + x.shape[axis], index)
-    taken = x.index_select(axis, index.reshape(-1))
-    return taken.reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
+    picked = x.index_select(axis, index.reshape(-1))
+    return picked.reshape(x.shape[:axis] + index.shape + x.shape[axis + 1 :])
 
 
 def split(a: Attributes, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
-    axis, wanted = a.get("axis", 0), ints(sizes, a.get("split"))
+    axis, target = a.get("axis", 0), ints(sizes, a.get("split"))
     parts = a.get("num_outputs", a["outputs"])
-    pieces: tuple[Tensor, ...] = x.split(wanted or math.ceil(x.shape[axis] / parts), axis)
+    pieces: tuple[Tensor, ...] = x.split(target or math.ceil(x.shape[axis] / parts), axis)
     return pieces
 
 
@@ -117,27 +117,27 @@ def shape(a: Attributes, x: Tensor) -> Tensor:
 
 
 def expand(_: Attributes, x: Tensor, size: Tensor) -> Tensor:
-    wanted = torch.broadcast_shapes(x.shape, tuple(ints(size)))
-    _bounded(wanted)
-    return x.expand(wanted)
+    target = torch.broadcast_shapes(x.shape, tuple(ints(size)))
+    _check_size(target)
+    return x.expand(target)
 
 
 def constant_of_shape(a: Attributes, size: Tensor) -> Tensor:
-    _bounded(ints(size))
+    _check_size(ints(size))
     value: Tensor = a.get("value", torch.zeros(1))
     return value.reshape(()).expand(ints(size)).clone()
 
 
 def range_(_: Attributes, start: Tensor, stop: Tensor, step: Tensor) -> Tensor:
-    _bounded([math.ceil((stop.item() - start.item()) / step.item())])
+    _check_size([math.ceil((stop.item() - start.item()) / step.item())])
     return torch.arange(start.item(), stop.item(), step.item(), dtype=start.dtype)
 
 
 def tile(_: Attributes, x: Tensor, times: Tensor) -> Tensor:
-    _bounded([x.numel(), *ints(times)])
+    _check_size([x.numel(), *ints(times)])
     return x.repeat(ints(times))
 
 
-def _bounded(size: Sequence[int]) -> None:
-    if math.prod(size) > _MOST:
+def _check_size(size: Sequence[int]) -> None:
+    if math.prod(size) > _MAX_NUMBERS:
         raise ValueError(f"a tensor of {tuple(size)} is out of proportion")

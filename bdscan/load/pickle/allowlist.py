@@ -12,12 +12,12 @@ import re
 import sys
 from enum import IntEnum
 
-from bdscan.load.pickle.records import Name
+from bdscan.load.pickle.records import GlobalName
 
 
 class Trust(IntEnum):
     PLAIN = 0  # tensors and containers: `torch.load(weights_only=True)` takes them
-    KNOWN = 1  # harmless, but `weights_only` refuses it
+    HARMLESS = 1  # harmless, but `weights_only` refuses it
     UNKNOWN = 2
     DANGEROUS = 3
 
@@ -36,7 +36,7 @@ _PLAIN = {
     "torch.serialization": "_get_layout",
     "torch.jit._pickle": "build_intlist build_doublelist build_boollist build_tensorlist restore_type_tag",
 }
-_KNOWN = {
+_HARMLESS = {
     "copyreg": "_reconstructor __newobj__ __newobj_ex__",
     "argparse": "Namespace",
     "types": "SimpleNamespace",
@@ -85,18 +85,22 @@ _DTYPE = re.compile(
 )
 
 
-def trust(asked: Name) -> Trust:
+def trust_in(global_name: GlobalName) -> Trust:
     """How far the file may be believed when it asks for this."""
-    if asked.name in _PLAIN.get(asked.module, "").split() or asked.module.split(".")[0] == "__torch__":
+    if (
+        global_name.name in _PLAIN.get(global_name.module, "").split()
+        or global_name.module.split(".")[0] == "__torch__"
+    ):
         return Trust.PLAIN  # `__torch__` names code inside a TorchScript archive, not a Python module
-    if _STORAGE.fullmatch(str(asked)) or _DTYPE.fullmatch(str(asked)):
+    if _STORAGE.fullmatch(str(global_name)) or _DTYPE.fullmatch(str(global_name)):
         return Trust.PLAIN
-    if asked.name in _KNOWN.get(asked.module, "").split():
-        return Trust.KNOWN
-    if _CLASSES.fullmatch(asked.module) and re.fullmatch(r"_?[A-Z]\w*", asked.name):
-        return Trust.KNOWN
-    root = asked.module.split(".")[0]
-    through = re.search(r"(^|\.)([a-z]|__)\w*\.", asked.name)  # "importlib.import_module" of a module that imports it
-    if through or root in sys.stdlib_module_names or root == "?" or _LOADERS.match(str(asked)):
+    if global_name.name in _HARMLESS.get(global_name.module, "").split():
+        return Trust.HARMLESS
+    if _CLASSES.fullmatch(global_name.module) and re.fullmatch(r"_?[A-Z]\w*", global_name.name):
+        return Trust.HARMLESS
+    root = global_name.module.split(".")[0]
+    # A dotted name reaches through a module: "importlib.import_module" of whatever imports importlib.
+    through = re.search(r"(^|\.)([a-z]|__)\w*\.", global_name.name)
+    if through or root in sys.stdlib_module_names or root == "?" or _LOADERS.match(str(global_name)):
         return Trust.DANGEROUS
     return Trust.UNKNOWN

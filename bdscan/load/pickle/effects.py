@@ -8,129 +8,129 @@ from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.load.danger import Danger
-from bdscan.load.pickle.allowlist import Trust, trust
-from bdscan.load.pickle.opcodes import MOST_STEPS
-from bdscan.load.pickle.opcodes import walk as walk_one
-from bdscan.load.pickle.records import Made, Name, Walk
+from bdscan.load.pickle.allowlist import Trust, trust_in
+from bdscan.load.pickle.opcodes import MAX_STEPS, follow_one
+from bdscan.load.pickle.records import CallRecord, GlobalName, PickleTrace
 
-_MOST_PICKLES = 32  # one after another; torch's own files hold one or five
-_MOST_TOLD = 20
-_DEEPEST = 3  # pickles inside strings inside pickles
+_MAX_PICKLES = 32  # one after another; torch's own files hold one or five
+_MAX_LISTED = 20
+_MAX_DEPTH = 3  # pickles inside strings inside pickles
+_GETATTR = GlobalName("builtins", "getattr")
+_LOAD_FROM_BYTES = GlobalName("torch.storage", "_load_from_bytes")
 
 
-def follow(data: bytes | mmap, start: int = 0, end: int | None = None, steps: int = MOST_STEPS) -> list[Walk]:
+def follow_all(data: bytes | mmap, start: int = 0, end: int | None = None, steps: int = MAX_STEPS) -> list[PickleTrace]:
     """Every pickle from `start` on, one after another, until one breaks or the data end."""
     end = len(data) if end is None else end
-    walks: list[Walk] = []
-    while start < end and len(walks) < _MOST_PICKLES and steps > 0:
-        walk = walk_one(data, start, end, steps)
-        walks.append(walk)
-        if walk.broken:
+    traces: list[PickleTrace] = []
+    while start < end and len(traces) < _MAX_PICKLES and steps > 0:
+        trace = follow_one(data, start, end, steps)
+        traces.append(trace)
+        if trace.broken:
             break
-        start, steps = walk.end, steps - walk.steps
-    return walks
+        start, steps = trace.end, steps - trace.steps
+    return traces
 
 
-def dangers(walk: Walk, where: str, depth: int = 0) -> Iterator[Danger]:
+def dangers(trace: PickleTrace, where: str, depth: int = 0) -> Iterator[Danger]:
     """What should worry the user of this pickle, gravest first."""
-    called = _called(walk)
-    by_trust: dict[Trust, list[Name]] = defaultdict(list)
-    for asked in walk.names:
-        by_trust[_trust(asked, walk)].append(asked)
-    for asked in by_trust[Trust.DANGEROUS][:_MOST_TOLD]:
-        if asked.module != "?":  # told by `strange`
-            yield Danger(
-                level=Level.BACKDOOR, message=_would(asked, called), where=f"{where}, byte {walk.names[asked]}"
-            )
-    yield from _tricks(walk, where)
-    yield from _pids(walk, where)
+    first_calls = _first_calls(trace)
+    by_trust: dict[Trust, list[GlobalName]] = defaultdict(list)
+    for global_name in trace.names:
+        by_trust[_trust_in_use(global_name, trace)].append(global_name)
+    for global_name in by_trust[Trust.DANGEROUS][:_MAX_LISTED]:
+        if global_name.module != "?":  # a suspicious opcode, reported as such
+            message, place = _consequence(global_name, first_calls), f"{where}, byte {trace.names[global_name]}"
+            yield Danger(level=Level.BACKDOOR, message=message, where=place)
+    yield from _evasions(trace, where)
+    yield from _persistent_id_dangers(trace, where)
     if by_trust[Trust.UNKNOWN]:
         message = f"loading it would import code that nobody vouches for: {_listed(by_trust[Trust.UNKNOWN])}"
         yield Danger(level=Level.SUSPECT, message=message, where=where)
-    if by_trust[Trust.KNOWN]:
-        message = f"it holds more than tensors, known and harmless: {_listed(by_trust[Trust.KNOWN])}"
+    if by_trust[Trust.HARMLESS]:
+        message = f"it holds more than tensors, known and harmless: {_listed(by_trust[Trust.HARMLESS])}"
         yield Danger(level=Level.NOTE, message=message, where=where)
-    yield from _inside(walk, f"{where}, a pickle inside it", depth + 1)
+    yield from _nested_dangers(trace, f"{where}, a pickle inside it", depth + 1)
 
 
-def _inside(walk: Walk, where: str, depth: int) -> Iterator[Danger]:
-    steps = MOST_STEPS
-    for data in _nested(walk):
-        if depth > _DEEPEST or steps <= 0:
-            yield Danger(
-                level=Level.SUSPECT, message="it packs more pickles into pickles than can be followed", where=where
-            )
+def _nested_dangers(trace: PickleTrace, where: str, depth: int) -> Iterator[Danger]:
+    steps = MAX_STEPS
+    for data in _nested_pickles(trace):
+        if depth > _MAX_DEPTH or steps <= 0:
+            message = "it packs more pickles into pickles than can be followed"
+            yield Danger(level=Level.SUSPECT, message=message, where=where)
             return
-        for inner in follow(data, steps=steps):
+        for inner in follow_all(data, steps=steps):
             steps -= inner.steps
             yield from dangers(inner, where, depth)
 
 
-def _trust(asked: Name, walk: Walk) -> Trust:
-    level = trust(asked)
-    if asked == Name("builtins", "getattr") and all(_harmless(made) for made in walk.made if made.maker == asked):
-        return Trust.KNOWN  # enumeration members and bound methods are pickled so
-    if asked == Name("torch.storage", "_load_from_bytes") and all(
-        _bytes(made) for made in walk.made if made.maker == asked
-    ):
-        return Trust.KNOWN  # tensors saved with `pickle.dump`; what it would load is followed too
-    return level
+def _trust_in_use(global_name: GlobalName, trace: PickleTrace) -> Trust:
+    """By how it is called, too, where that tells the harmless from the dangerous.
+
+    Enumeration members and bound methods are pickled as `getattr`, tensors saved with `pickle.dump` as
+    `_load_from_bytes`: what the latter would load is followed as well.
+    """
+    harmless = {_GETATTR: _is_harmless_getattr, _LOAD_FROM_BYTES: _packed_bytes}.get(global_name)
+    if harmless and all(harmless(call) for call in trace.calls if call.maker == global_name):
+        return Trust.HARMLESS
+    return trust_in(global_name)
 
 
-def _harmless(made: Made) -> bool:
+def _is_harmless_getattr(call: CallRecord) -> bool:
     """getattr(known class or object of it, public name)."""
-    if not isinstance(made.arguments, tuple) or len(made.arguments) != 2:
+    if not isinstance(call.arguments, tuple) or len(call.arguments) != 2:
         return False
-    target, attribute = made.arguments
-    maker = target.maker if isinstance(target, Made) else target
-    known = isinstance(maker, Name) and trust(maker) <= Trust.KNOWN
-    return known and isinstance(attribute, str) and attribute.isidentifier() and not attribute.startswith("_")
+    target, attribute = call.arguments
+    maker = target.maker if isinstance(target, CallRecord) else target
+    harmless = isinstance(maker, GlobalName) and trust_in(maker) <= Trust.HARMLESS
+    return harmless and isinstance(attribute, str) and attribute.isidentifier() and not attribute.startswith("_")
 
 
-def _bytes(made: Made) -> bytes | None:
+def _packed_bytes(call: CallRecord) -> bytes | None:
     """The one argument, where it is bytes that stand in the file."""
-    arguments = made.arguments
+    arguments = call.arguments
     if isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], bytes):
         return arguments[0]
     return None
 
 
-def _nested(walk: Walk) -> Iterable[bytes]:
+def _nested_pickles(trace: PickleTrace) -> Iterable[bytes]:
     """Each once: the same bytes may be referred to a million times."""
-    packed = (_bytes(made) for made in walk.made if made.maker == Name("torch.storage", "_load_from_bytes"))
+    packed = (_packed_bytes(call) for call in trace.calls if call.maker == _LOAD_FROM_BYTES)
     return {id(data): data for data in packed if data}.values()
 
 
-def _called(walk: Walk) -> dict[Name, Made]:
-    called: dict[Name, Made] = {}
-    for made in walk.made:
-        if isinstance(made.maker, Name):
-            called.setdefault(made.maker, made)
-    return called
+def _first_calls(trace: PickleTrace) -> dict[GlobalName, CallRecord]:
+    first_calls: dict[GlobalName, CallRecord] = {}
+    for call in trace.calls:
+        if isinstance(call.maker, GlobalName):
+            first_calls.setdefault(call.maker, call)
+    return first_calls
 
 
-def _would(asked: Name, called: dict[Name, Made]) -> str:
-    if asked not in called:
-        return f"loading it would import {quoted(asked)}, which no model needs"
-    arguments = called[asked].arguments
+def _consequence(global_name: GlobalName, first_calls: dict[GlobalName, CallRecord]) -> str:
+    if global_name not in first_calls:
+        return f"loading it would import {quoted(global_name)}, which no model needs"
+    arguments = first_calls[global_name].arguments
     first = arguments[0] if isinstance(arguments, tuple) and arguments else None
     given = f" with {quoted(first)}" if isinstance(first, str | bytes) else ""
-    return f"loading it would call {quoted(asked)}{given}"
+    return f"loading it would call {quoted(global_name)}{given}"
 
 
-def _tricks(walk: Walk, where: str) -> Iterator[Danger]:
-    for message, offset in walk.strange.items():
+def _evasions(trace: PickleTrace, where: str) -> Iterator[Danger]:
+    for message, offset in trace.suspicious_opcodes.items():
         yield Danger(level=Level.BACKDOOR, message=message, where=f"{where}, byte {offset}")
-    if any(isinstance(made.maker, Made) for made in walk.made):
+    if any(isinstance(call.maker, CallRecord) for call in trace.calls):
         message = "it calls what an earlier call of its own returns"
         yield Danger(level=Level.BACKDOOR, message=message, where=where)
-    for target in {target for target in walk.built if isinstance(target, Name)}:
+    for target in {target for target in trace.foreign_targets if isinstance(target, GlobalName)}:
         message = f"loading it would change {quoted(target)} itself, not an object of its own"
         yield Danger(level=Level.BACKDOOR, message=message, where=where)
 
 
-def _pids(walk: Walk, where: str) -> Iterator[Danger]:
-    kinds = [pid.pid[0] if isinstance(pid.pid, tuple) and pid.pid else None for pid in walk.pids]
+def _persistent_id_dangers(trace: PickleTrace, where: str) -> Iterator[Danger]:
+    kinds = [pid.pid[0] if isinstance(pid.pid, tuple) and pid.pid else None for pid in trace.persistent_ids]
     if "module" in kinds:
         message = "it carries the source code of its classes, as PyTorch before 1.0 saved it"
         yield Danger(level=Level.NOTE, message=message, where=where)
@@ -139,7 +139,7 @@ def _pids(walk: Walk, where: str) -> Iterator[Danger]:
         yield Danger(level=Level.SUSPECT, message=message, where=where)
 
 
-def _listed(names: Iterable[Name]) -> str:
+def _listed(names: Iterable[GlobalName]) -> str:
     names = list(names)
     more = f" and {len(names) - 5} more" if len(names) > 5 else ""
     return ", ".join(quoted(name) for name in names[:5]) + more
@@ -147,7 +147,9 @@ def _listed(names: Iterable[Name]) -> str:
 
 def quoted(value: object) -> str:
     """A literal from the file, made safe to show: short, printable, in backticks."""
-    text = str(value) if isinstance(value, Name) else repr(value[:81] if isinstance(value, str | bytes) else value)
+    text = (
+        str(value) if isinstance(value, GlobalName) else repr(value[:81] if isinstance(value, str | bytes) else value)
+    )
     text = text.replace("`", "'")
     text = text if text.isascii() and text.isprintable() else ascii(text)[1:-1]
     return f"`{text[:80]}...`" if len(text) > 80 else f"`{text}`"

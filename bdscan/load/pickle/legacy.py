@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from mmap import mmap
 
 from bdscan.load.pickle import storage
-from bdscan.load.pickle.effects import follow
-from bdscan.load.pickle.opcodes import MOST_STEPS
-from bdscan.load.pickle.opcodes import walk as walk_one
-from bdscan.load.pickle.records import Persistent, Walk
+from bdscan.load.pickle.effects import follow_all
+from bdscan.load.pickle.opcodes import MAX_STEPS, follow_one
+from bdscan.load.pickle.records import PersistentId, PickleTrace
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _PREFIX = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
@@ -18,68 +17,72 @@ _PICKLES = 5  # magic number, protocol version, system, object, storage keys
 
 
 @dataclass(frozen=True)
-class Legacy:
+class LegacyFile:
     """The pickles, and where each storage lies."""
 
-    walks: tuple[Walk, ...]
+    traces: tuple[PickleTrace, ...]
     end: int  # where the file ought to end
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)  # key -> first byte, byte after the last
     problem: str = ""  # why the storages cannot be located
 
     @property
-    def main(self) -> Walk:
-        return self.walks[3] if len(self.walks) > 3 else self.walks[-1]
+    def main(self) -> PickleTrace:
+        return self.traces[3] if len(self.traces) > 3 else self.traces[-1]
 
 
-def recognised(head: bytes) -> bool:
+def is_legacy(head: bytes) -> bool:
     """Whatever protocol the magic number is pickled in."""
     if head.startswith(_PREFIX):
         return True
-    return head[:1] == b"\x80" and walk_one(head, 0, len(head), 8).value == MAGIC
+    return head[:1] == b"\x80" and follow_one(head, 0, len(head), 8).value == MAGIC
 
 
-def split(data: bytes | mmap) -> Legacy:
+def split(data: bytes | mmap) -> LegacyFile:
     """Follows the five pickles and locates the storages; damage is told, not raised."""
-    walks: list[Walk] = []
-    at, steps = 0, MOST_STEPS
+    traces: list[PickleTrace] = []
+    position, steps = 0, MAX_STEPS
     for _ in range(_PICKLES):
-        walk = walk_one(data, at, len(data), steps)
-        walks.append(walk)
-        steps -= walk.steps
-        at = walk.end
-        if walk.broken:
-            return Legacy(tuple(walks), at, problem=f"its pickle number {len(walks)} breaks off: {walk.broken}")
-    system = walks[2].value
+        trace = follow_one(data, position, len(data), steps)
+        traces.append(trace)
+        steps -= trace.steps
+        position = trace.end
+        if trace.broken:
+            return LegacyFile(
+                tuple(traces), position, problem=f"its pickle number {len(traces)} breaks off: {trace.broken}"
+            )
+    system = traces[2].value
     if isinstance(system, dict) and system.get("little_endian") is False:
-        return Legacy(tuple(walks), at, problem="it was written on a big-endian machine")
-    return _located(data, tuple(walks), at)
+        return LegacyFile(tuple(traces), position, problem="it was written on a big-endian machine")
+    return _located(data, tuple(traces), position)
 
 
-def _located(data: bytes | mmap, walks: tuple[Walk, ...], at: int) -> Legacy:
-    sizes = _sizes(walks[3].pids)
-    keys = walks[4].value
+def _located(data: bytes | mmap, traces: tuple[PickleTrace, ...], position: int) -> LegacyFile:
+    sizes = _sizes(traces[3].persistent_ids)
+    keys = traces[4].value
     spans: dict[str, tuple[int, int]] = {}
     for key in keys if isinstance(keys, list) else ():
         if not isinstance(key, str) or key not in sizes:
-            return Legacy(walks, at, spans, "its list of storages does not fit its tensors")
-        if at + 8 > len(data):
-            return Legacy(walks, at, spans, "it ends before its last tensor: it is truncated")
-        count = struct.unpack("<q", data[at : at + 8])[0]
-        stop = at + 8 + count * sizes[key]
+            return LegacyFile(traces, position, spans, "its list of storages does not fit its tensors")
+        if position + 8 > len(data):
+            return LegacyFile(traces, position, spans, "it ends before its last tensor: it is truncated")
+        count = struct.unpack("<q", data[position : position + 8])[0]
+        stop = position + 8 + count * sizes[key]
         if count < 0 or stop > len(data):
-            return Legacy(
-                walks, at, spans, f"it ends before its last tensor: storage `{key[:40]}` declares {count} values"
+            return LegacyFile(
+                traces, position, spans, f"it ends before its last tensor: storage `{key[:40]}` declares {count} values"
             )
-        spans[key] = (at + 8, stop)
-        at = stop
-    return Legacy(walks, at, spans)
+        spans[key] = (position + 8, stop)
+        position = stop
+    return LegacyFile(traces, position, spans)
 
 
-def _sizes(pids: list[Persistent]) -> dict[str, int]:
+def _sizes(persistent_ids: list[PersistentId]) -> dict[str, int]:
     """Bytes per value of each storage, by key; where two tensors disagree the first counts, as it does for torch."""
-    return {found.key: found.width for found in map(storage.parse, reversed(pids)) if found is not None}
+    return {
+        address.key: address.width for address in map(storage.parse, reversed(persistent_ids)) if address is not None
+    }
 
 
-def after(data: bytes | mmap, end: int) -> list[Walk]:
+def trailing_pickles(data: bytes | mmap, end: int) -> list[PickleTrace]:
     """The pickles among what follows the last storage, if any stand there."""
-    return [walk for walk in follow(data, end) if not walk.broken or walk.names]
+    return [trace for trace in follow_all(data, end) if not trace.broken or trace.names]

@@ -7,77 +7,77 @@ import struct
 from collections.abc import Callable
 from mmap import mmap
 
-from bdscan.load.pickle.machine import Broken, Machine, Stop
-from bdscan.load.pickle.records import Walk
+from bdscan.load.pickle.interpreter import BrokenPickle, Interpreter, StopOpcode
+from bdscan.load.pickle.records import PickleTrace
 
 # A state dict takes a few thousand steps and BackdoorBench's largest files under a million; this is a second's worth.
-MOST_STEPS = 2_000_000
+MAX_STEPS = 2_000_000
 
 
-def walk(data: bytes | mmap, start: int, end: int, most: int = MOST_STEPS) -> Walk:
+def follow_one(data: bytes | mmap, start: int, end: int, max_steps: int = MAX_STEPS) -> PickleTrace:
     """Never raises: what stopped it stands in `broken`, beside all that was seen before."""
-    machine = Machine(data, start, end)
-    found = machine.walk
+    interpreter = Interpreter(data, start, end)
+    trace = interpreter.trace
     try:
-        for found.steps in range(most):
-            at = machine.at
-            if at >= end:
-                raise Broken("it ends too early")
-            machine.at = at + 1
-            step = _STEPS.get(data[at])
+        for trace.steps in range(max_steps):
+            position = interpreter.position
+            if position >= end:
+                raise BrokenPickle("it ends too early")
+            interpreter.position = position + 1
+            step = _STEPS.get(data[position])
             if step is None:
-                raise Broken(f"byte 0x{data[at]:02x} is no pickle opcode")
-            step(machine)
-        found.broken = f"it takes more than {most:,} steps"
-    except Stop:
+                raise BrokenPickle(f"byte 0x{data[position]:02x} is no pickle opcode")
+            step(interpreter)
+        trace.broken = f"it takes more than {max_steps:,} steps"
+    except StopOpcode:
         pass
-    except Broken as error:
-        found.broken = str(error)
+    except BrokenPickle as error:
+        trace.broken = str(error)
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
-        # the real unpickler would fail here too: stack underflow, missing memo, malformed text
-        found.broken = f"malformed ({type(error).__name__})"
-    found.end = machine.at
-    return found
+        # The real unpickler would fail here too: stack underflow, missing memo, malformed text.
+        trace.broken = f"malformed ({type(error).__name__})"
+    trace.end = interpreter.position
+    return trace
 
 
-_STEPS: dict[int, Callable[[Machine], object]] = {
+_STEPS: dict[int, Callable[[Interpreter], object]] = {
     ord(code): step
     for code, step in {
         pickle.PROTO: lambda m: m.take(1),
         pickle.FRAME: lambda m: m.take(8),
-        pickle.STOP: Machine.stop,
-        pickle.MARK: Machine.mark,
-        pickle.POP: Machine.pop,
-        pickle.POP_MARK: Machine.since_mark,
+        pickle.STOP: Interpreter.stop,
+        pickle.MARK: Interpreter.mark,
+        pickle.POP: Interpreter.pop,
+        pickle.POP_MARK: Interpreter.since_mark,
         pickle.DUP: lambda m: m.push(m.stack[-1]),
-        pickle.GLOBAL: Machine.global_,
-        pickle.STACK_GLOBAL: Machine.stack_global,
+        pickle.GLOBAL: Interpreter.global_,
+        pickle.STACK_GLOBAL: Interpreter.stack_global,
         pickle.EXT1: lambda m: m.extension("<B"),
         pickle.EXT2: lambda m: m.extension("<H"),
         pickle.EXT4: lambda m: m.extension("<i"),
-        pickle.REDUCE: Machine.reduce,
-        pickle.NEWOBJ: Machine.reduce,
-        pickle.NEWOBJ_EX: Machine.newobj_ex,
-        pickle.INST: Machine.inst,
-        pickle.OBJ: Machine.obj,
-        pickle.BUILD: Machine.build,
+        pickle.REDUCE: Interpreter.reduce,
+        pickle.NEWOBJ: Interpreter.reduce,
+        pickle.NEWOBJ_EX: Interpreter.newobj_ex,
+        pickle.INST: Interpreter.inst,
+        pickle.OBJ: Interpreter.obj,
+        pickle.BUILD: Interpreter.build,
         pickle.PERSID: lambda m: m.persistent(m.line().decode("ascii", "replace")),
         pickle.BINPERSID: lambda m: m.persistent(m.stack.pop()),
         pickle.EMPTY_DICT: lambda m: m.push({}),
         pickle.EMPTY_LIST: lambda m: m.push([]),
         pickle.EMPTY_SET: lambda m: m.push(set()),
         pickle.EMPTY_TUPLE: lambda m: m.push(()),
-        pickle.DICT: Machine.dict_,
+        pickle.DICT: Interpreter.dict_,
         pickle.LIST: lambda m: m.push(m.since_mark()),
         pickle.TUPLE: lambda m: m.push(tuple(m.since_mark())),
-        pickle.FROZENSET: Machine.frozen,
+        pickle.FROZENSET: Interpreter.frozen,
         pickle.TUPLE1: lambda m: m.tuple_(1),
         pickle.TUPLE2: lambda m: m.tuple_(2),
         pickle.TUPLE3: lambda m: m.tuple_(3),
-        pickle.APPEND: Machine.append,
+        pickle.APPEND: Interpreter.append,
         pickle.APPENDS: lambda m: m.extend(m.since_mark()),
         pickle.ADDITEMS: lambda m: m.extend(m.since_mark()),
-        pickle.SETITEM: Machine.setitem,
+        pickle.SETITEM: Interpreter.setitem,
         pickle.SETITEMS: lambda m: m.update(m.since_mark()),
         pickle.PUT: lambda m: m.put(int(m.line())),
         pickle.BINPUT: lambda m: m.put(m.number("<B")),
@@ -89,7 +89,7 @@ _STEPS: dict[int, Callable[[Machine], object]] = {
         pickle.NONE: lambda m: m.push(None),
         pickle.NEWTRUE: lambda m: m.push(True),
         pickle.NEWFALSE: lambda m: m.push(False),
-        pickle.INT: Machine.int_text,
+        pickle.INT: Interpreter.int_text,
         pickle.BININT: lambda m: m.push(m.number("<i")),
         pickle.BININT1: lambda m: m.push(m.number("<B")),
         pickle.BININT2: lambda m: m.push(m.number("<H")),
@@ -98,7 +98,7 @@ _STEPS: dict[int, Callable[[Machine], object]] = {
         pickle.LONG4: lambda m: m.long("<i"),
         pickle.FLOAT: lambda m: m.push(float(m.line())),
         pickle.BINFLOAT: lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
-        pickle.STRING: Machine.quoted,
+        pickle.STRING: Interpreter.quoted,
         pickle.BINSTRING: lambda m: m.old_text("<i"),
         pickle.SHORT_BINSTRING: lambda m: m.old_text("<B"),
         pickle.UNICODE: lambda m: m.push(m.line().decode("raw-unicode-escape")),

@@ -13,10 +13,10 @@ from torch import Tensor
 from bdscan.facts.problem import Problem
 from bdscan.load.pickle import legacy, storage
 from bdscan.load.pickle.effects import quoted
-from bdscan.load.pickle.records import Made, Name, Persistent
+from bdscan.load.pickle.records import CallRecord, GlobalName, PersistentId
 
-Bytes = tuple[mmap | bytearray, int, int]  # a buffer, the first byte and the one after the last
-_SHARED = 8  # how often, on average, each byte of a file may be used: tied weights and EMA copies stay far below
+ByteRange = tuple[mmap | bytearray, int, int]  # a buffer, the first byte and the one after the last
+_MAX_USES = 8  # how often, on average, each byte of a file may be used: tied weights and EMA copies stay far below
 _SLACK = 1 << 20
 _REFUSED = {
     "_rebuild_qtensor": "quantised",
@@ -26,7 +26,7 @@ _REFUSED = {
 _REFUSED |= {"_rebuild_wrapper_subclass": "of a class of its own", "_rebuild_nested_tensor": "nested"}
 
 
-def flat(source: Bytes, kind: torch.dtype) -> Tensor:
+def flat_tensor(source: ByteRange, kind: torch.dtype) -> Tensor:
     """All values between two bytes; a copy only where they are not aligned."""
     data, start, stop = source
     count = (stop - start) // kind.itemsize
@@ -37,35 +37,35 @@ def flat(source: Bytes, kind: torch.dtype) -> Tensor:
     return torch.frombuffer(data, dtype=kind, count=count, offset=start)
 
 
-def dtype(name: str) -> torch.dtype:
+def torch_dtype(name: str) -> torch.dtype:
     """A torch type by its name in a file."""
-    found = getattr(torch, name, None) if re.fullmatch(r"[a-z]\w*", name) else None
-    if not isinstance(found, torch.dtype):
+    value = getattr(torch, name, None) if re.fullmatch(r"[a-z]\w*", name) else None
+    if not isinstance(value, torch.dtype):
         raise Problem(f"its tensors are of an unknown type, {quoted(name)}")
-    return found
+    return value
 
 
-class Rebuilder:
+class TensorRebuilder:
     """Turns the inert records of tensor-rebuilding calls into tensors; everything else is left as it is."""
 
-    def __init__(self, locate: Callable[[str], Bytes | None], size: int) -> None:
+    def __init__(self, locate: Callable[[str], ByteRange | None], size: int) -> None:
         self._locate = locate
-        self._flat: dict[tuple[str, torch.dtype], Tensor] = {}
-        self._seen: dict[int, tuple[Tensor | None, object]] = {}  # the record is kept, so that its id stays its own
-        self._split: dict[int, legacy.Legacy] = {}
-        self._budget = _SHARED * size + _SLACK  # bytes
+        self._flat_tensors: dict[tuple[str, torch.dtype], Tensor] = {}
+        self._tensors: dict[int, tuple[Tensor | None, object]] = {}  # the record is kept, so that its id stays its own
+        self._embedded_files: dict[int, legacy.LegacyFile] = {}
+        self._budget = _MAX_USES * size + _SLACK  # bytes
 
     def tensor(self, value: object) -> Tensor | None:
         """The tensor that `value` describes; None where it describes something else."""
-        if id(value) not in self._seen:
-            self._seen[id(value)] = (self._tensor(value), value)
-        return self._seen[id(value)][0]
+        if id(value) not in self._tensors:
+            self._tensors[id(value)] = (self._tensor(value), value)
+        return self._tensors[id(value)][0]
 
     def _tensor(self, value: object) -> Tensor | None:
         for _ in range(4):  # a parameter around a tensor subclass around a tensor
             if (
-                not isinstance(value, Made)
-                or not isinstance(value.maker, Name)
+                not isinstance(value, CallRecord)
+                or not isinstance(value.maker, GlobalName)
                 or not isinstance(value.arguments, tuple)
             ):
                 return None
@@ -78,8 +78,8 @@ class Rebuilder:
                 )
             if name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
                 return self._view(name, arguments)
-            if name == "_rebuild_from_type_v2" and len(arguments) > 2 and isinstance(arguments[0], Name):
-                value = Made(arguments[0], arguments[2])
+            if name == "_rebuild_from_type_v2" and len(arguments) > 2 and isinstance(arguments[0], GlobalName):
+                value = CallRecord(arguments[0], arguments[2])
             elif name in ("_rebuild_parameter", "_rebuild_parameter_with_state", "Parameter", "Buffer") and arguments:
                 value = arguments[0]
             else:
@@ -90,10 +90,10 @@ class Rebuilder:
         if len(arguments) < 4:
             raise Problem("it describes a tensor without a shape")
         kind = None
-        if name == "_rebuild_tensor_v3" and len(arguments) > 6 and isinstance(arguments[6], Name):
-            kind = dtype(arguments[6].name)
+        if name == "_rebuild_tensor_v3" and len(arguments) > 6 and isinstance(arguments[6], GlobalName):
+            kind = torch_dtype(arguments[6].name)
         values = self._values(arguments[0], kind)
-        return self.view(values, arguments[1], sizes(arguments[2]), sizes(arguments[3]))
+        return self.view(values, arguments[1], dimensions(arguments[2]), dimensions(arguments[3]))
 
     def view(self, values: Tensor, offset: object, shape: Sequence[int], stride: Sequence[int]) -> Tensor:
         """Bounds first: a view may neither leave its storage nor repeat it."""
@@ -112,53 +112,55 @@ class Rebuilder:
 
     def _values(self, stored: object, kind: torch.dtype | None) -> Tensor:
         locate = self._locate
-        if isinstance(stored, Made):
-            stored, locate = self._packed(stored)
-        address = storage.parse(stored) if isinstance(stored, Persistent) else None
+        if isinstance(stored, CallRecord):
+            stored, locate = self._embedded_storage(stored)
+        address = storage.parse(stored) if isinstance(stored, PersistentId) else None
         if address is None:
             raise Problem("it describes a tensor whose values lie nowhere")
         if address.dtype.startswith(("qint", "quint")):
             raise Problem("it holds a tensor that is quantised", hint="save the net with plain float tensors")
-        kind = kind or dtype(address.dtype)
-        known = self._flat.get((address.key, kind)) if locate is self._locate else None
-        return self._load(address, kind, locate) if known is None else known
+        kind = kind or torch_dtype(address.dtype)
+        loaded = self._flat_tensors.get((address.key, kind)) if locate is self._locate else None
+        return self._load(address, kind, locate) if loaded is None else loaded
 
-    def _load(self, address: storage.Storage, kind: torch.dtype, locate: Callable[[str], Bytes | None]) -> Tensor:
+    def _load(
+        self, address: storage.StorageAddress, kind: torch.dtype, locate: Callable[[str], ByteRange | None]
+    ) -> Tensor:
         source = locate(address.key)
         if source is None:
             raise Problem(f"the values of tensor storage {quoted(address.key)} are missing")
         if address.count * address.width > source[2] - source[1]:
-            held = source[2] - source[1]
+            size = source[2] - source[1]
             raise Problem(
-                f"it declares a tensor storage of {address.count * address.width:,} bytes where the file holds {held:,}"
+                f"it declares a tensor storage of {address.count * address.width:,} bytes where the file holds {size:,}"
             )
-        values = flat(source, kind)
+        values = flat_tensor(source, kind)
         if locate is self._locate:
-            self._flat[address.key, kind] = values
+            self._flat_tensors[address.key, kind] = values
         return values
 
-    def _packed(self, made: Made) -> tuple[object, Callable[[str], Bytes | None]]:
+    def _embedded_storage(self, call: CallRecord) -> tuple[object, Callable[[str], ByteRange | None]]:
         """A storage that `pickle.dump` packed as a whole torch file of its own."""
-        packed = made.arguments[0] if isinstance(made.arguments, tuple) and made.arguments else None
-        loader = str(made.maker) == "torch.storage._load_from_bytes"
-        if not loader or not isinstance(packed, bytes) or not legacy.recognised(packed[:64]):
+        packed = call.arguments[0] if isinstance(call.arguments, tuple) and call.arguments else None
+        loader = str(call.maker) == "torch.storage._load_from_bytes"
+        if not loader or not isinstance(packed, bytes) or not legacy.is_legacy(packed[:64]):
             raise Problem("it describes a tensor whose values lie nowhere")
-        if id(packed) not in self._split:
-            self._split[id(packed)] = legacy.split(packed)
-        parts = self._split[id(packed)]
+        if id(packed) not in self._embedded_files:
+            self._embedded_files[id(packed)] = legacy.split(packed)
+        parts = self._embedded_files[id(packed)]
         if parts.problem:
             raise Problem(parts.problem)
 
-        def locate(key: str) -> Bytes | None:
+        def locate(key: str) -> ByteRange | None:
             span = parts.spans.get(key)
             return (bytearray(packed[span[0] : span[1]]), 0, span[1] - span[0]) if span else None
 
         return parts.main.value, locate
 
 
-def sizes(value: object) -> tuple[int, ...]:
+def dimensions(value: object) -> tuple[int, ...]:
     """A shape or stride: a tuple, a list or a torch.Size of small whole numbers."""
-    if isinstance(value, Made) and isinstance(value.arguments, tuple) and value.arguments:
+    if isinstance(value, CallRecord) and isinstance(value.arguments, tuple) and value.arguments:
         value = value.arguments[0]
     if not isinstance(value, tuple | list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in value):
         raise Problem("it describes a tensor with an impossible shape")

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
-class Name:
+class GlobalName:
     """A global the pickle asks for by name."""
 
     module: str
@@ -16,7 +16,7 @@ class Name:
         return f"{self.module}.{self.name}"
 
 
-class Made:
+class CallRecord:
     """An object as the pickle describes it: who would make it, from what, and what is put into it afterwards."""
 
     __slots__ = ("arguments", "keywords", "maker", "members", "pairs", "state")
@@ -48,14 +48,14 @@ class Made:
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Persistent:
+class PersistentId:
     """A persistent id; in torch files the address of a storage."""
 
     pid: object
 
 
 @dataclass(slots=True)
-class Walk:
+class PickleTrace:
     """One pickle, followed from its first opcode to STOP or to where it breaks."""
 
     start: int
@@ -63,18 +63,18 @@ class Walk:
     value: object = None
     broken: str = ""  # why it could not be followed to STOP
     steps: int = 0
-    names: dict[Name, int] = field(default_factory=dict)  # every global, with the offset where it is first asked for
-    made: list[Made] = field(default_factory=list)  # every call, in order
-    built: list[object] = field(default_factory=list)  # what BUILD is applied to, other than what the pickle made
-    pids: list[Persistent] = field(default_factory=list)
-    strange: dict[str, int] = field(default_factory=dict)  # opcodes that no model needs
+    names: dict[GlobalName, int] = field(default_factory=dict)  # every global -> the offset of its first use
+    calls: list[CallRecord] = field(default_factory=list)  # in order
+    foreign_targets: list[object] = field(default_factory=list)  # what is changed but does not come from a call
+    persistent_ids: list[PersistentId] = field(default_factory=list)
+    suspicious_opcodes: dict[str, int] = field(default_factory=dict)  # opcodes that no model needs
 
 
 def mapping(value: object) -> dict[object, object] | None:
     """The entries of a dict, or of an OrderedDict, Namespace or other inert stand-in for one."""
     if isinstance(value, dict):
         return value
-    if not isinstance(value, Made):
+    if not isinstance(value, CallRecord):
         return None
     if value.pairs is not None:
         return value.pairs
@@ -85,7 +85,7 @@ def mapping(value: object) -> dict[object, object] | None:
 
 def members(value: object) -> set[object]:
     """The text in a set, or in the call that old protocols write for one."""
-    if isinstance(value, Made) and isinstance(value.arguments, tuple) and value.arguments:
+    if isinstance(value, CallRecord) and isinstance(value.arguments, tuple) and value.arguments:
         value = value.arguments[0]
     return {part for part in value if isinstance(part, str)} if isinstance(value, set | list) else set()
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bdscan.load.pickle.records import Name, Persistent
+from bdscan.load.pickle.records import GlobalName, PersistentId
 
 DTYPES = {  # storage class -> torch dtype, bytes a value
     "Double": ("float64", 8),
@@ -27,7 +27,7 @@ DTYPES = {  # storage class -> torch dtype, bytes a value
 
 
 @dataclass(frozen=True, slots=True)
-class Storage:
+class StorageAddress:
     """Where the values are to be found, and of what kind they are said to be."""
 
     key: str
@@ -36,7 +36,7 @@ class Storage:
     count: int  # values it is said to hold
 
 
-def parse(stored: Persistent) -> Storage | None:
+def parse(stored: PersistentId) -> StorageAddress | None:
     """('storage', torch.FloatStorage, key, device, count); None where it is nothing of the kind."""
     pid = stored.pid
     if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
@@ -44,7 +44,7 @@ def parse(stored: Persistent) -> Storage | None:
     if len(pid) > 5 and pid[5] is not None:
         return None  # a view of another storage, as PyTorch before 0.4 wrote it
     kind, key, count = pid[1], pid[2], pid[4]
-    if not isinstance(kind, Name) or not isinstance(count, int) or count < 0:
+    if not isinstance(kind, GlobalName) or not isinstance(count, int) or count < 0:
         return None
     dtype, width = DTYPES.get(kind.name.removesuffix("Storage"), ("", 0))
-    return Storage(str(key), dtype, width, count) if dtype and isinstance(key, str | int) else None
+    return StorageAddress(str(key), dtype, width, count) if dtype and isinstance(key, str | int) else None

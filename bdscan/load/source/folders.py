@@ -13,14 +13,15 @@ from bdscan.facts.problem import Problem
 from bdscan.load.danger import Danger
 from bdscan.load.source import shards
 
-WEIGHTS = ("model.safetensors", "pytorch_model.bin")  # as timm and Hugging Face name them; the safer one first
-SHARDED = tuple(f"{name}.index.json" for name in WEIGHTS)
-_CHOICE = tuple(name for pair in zip(WEIGHTS, SHARDED, strict=True) for name in pair)  # the first one is taken
-_LONGEST_CONFIG = 4 << 20  # bytes; with the names of ImageNet-21k's classes it is about one megabyte
+WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm and Hugging Face name them; the safer one first
+INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
+# Of those that are there, the first one is read.
+_CHOICES = tuple(name for pair in zip(WEIGHT_FILES, INDEX_FILES, strict=True) for name in pair)
+_MAX_CONFIG = 4 << 20  # bytes; with the names of ImageNet-21k's classes it is about one megabyte
 
 
 @dataclass(frozen=True)
-class Folder:
+class ModelFiles:
     """The weights, and what stands beside them."""
 
     weights: Path
@@ -34,7 +35,7 @@ class Folder:
         return self.shards or (self.weights,)
 
 
-def resolve(path: Path) -> Folder:
+def resolve(path: Path) -> ModelFiles:
     """A file is itself; a folder must hold `config.json` and weights."""
     try:
         mode = path.stat().st_mode
@@ -42,55 +43,55 @@ def resolve(path: Path) -> Folder:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it cannot be reached"
         raise Problem(f"`{path}` cannot be read: {reason}") from None
     if stat.S_ISREG(mode):
-        return Folder(path)
+        return ModelFiles(path)
     if not stat.S_ISDIR(mode):
         raise Problem(f"`{path}` is neither a file nor a folder")
     return _inside(path)
 
 
-def _inside(folder: Path) -> Folder:
-    found = [folder / name for name in _CHOICE if (folder / name).is_file()]
-    if not found:
+def _inside(folder: Path) -> ModelFiles:
+    weight_files = [folder / name for name in _CHOICES if (folder / name).is_file()]
+    if not weight_files:
         raise Problem(
             f"the folder `{folder}` holds no `model.safetensors` and no `pytorch_model.bin`",
             hint="name the model file itself",
         )
     dangers = []
-    for other in found[1:]:
+    for other in weight_files[1:]:
         message = f"the folder also holds `{other.name}`, which was not looked at"
         dangers.append(Danger(level=Level.NOTE, message=message, where=str(other)))
     config = _config(folder / "config.json")
     if "auto_map" in config:
         message = "`config.json` asks for Python files of its own (`auto_map`), which are ignored here"
         dangers.append(Danger(level=Level.SUSPECT, message=message, where="config.json"))
-    return Folder(found[0], config, tuple(dangers), _split(found[0]))
+    return ModelFiles(weight_files[0], config, tuple(dangers), _shards(weight_files[0]))
 
 
-def _split(weights: Path) -> tuple[Path, ...]:
+def _shards(weights: Path) -> tuple[Path, ...]:
     """The files behind an index, all of which must be there; none where the weights are no index."""
-    if weights.name not in SHARDED:
+    if weights.name not in INDEX_FILES:
         return ()
     if weights.name != shards.INDEX:
         message = f"the weights in `{weights.parent}` are split over several pickles"
         raise Problem(message, hint="save them as `model.safetensors`")
-    files = [weights.with_name(name) for name in shards.files_of(shards.listed(weights))]
+    files = [weights.with_name(name) for name in shards.shard_files(shards.read_index(weights))]
     if missing := [file.name for file in files if not file.is_file()]:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
         raise Problem(f"`{missing[0]}`{more} of `{weights.parent}` is not there", hint="fetch the folder again")
     return tuple(files)
 
 
-def wanted(folder: Path, there: Collection[str]) -> list[str]:
+def files_with_weights(folder: Path, present: Collection[str]) -> list[str]:
     """Which files hold the weights of a folder whose index, if it has one, is here, and all else is not yet."""
-    names = [name for name in _CHOICE if name in there]
+    names = [name for name in _CHOICES if name in present]
     if names and names[0] == shards.INDEX:
-        return shards.files_of(shards.listed(folder / shards.INDEX))
-    return [name for name in names[:1] if name in WEIGHTS]
+        return shards.shard_files(shards.read_index(folder / shards.INDEX))
+    return [name for name in names[:1] if name in WEIGHT_FILES]
 
 
-def _config(path: Path) -> dict[str, object]:
+def _config(path: Path) -> Mapping[str, object]:
     try:
-        if path.stat().st_size > _LONGEST_CONFIG:
+        if path.stat().st_size > _MAX_CONFIG:
             raise Problem(f"`{path}` is too long for the description of a model")
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

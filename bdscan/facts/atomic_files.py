@@ -13,15 +13,19 @@ from typing import Self
 
 
 class AtomicFiles:
-    """Hands out temporary names beside the final ones; the block's end swaps them in, its failure removes them."""
+    """Hands out temporary names beside the final ones; the block's end swaps them in, its failure removes them.
 
-    def __init__(self) -> None:
-        self._parts: list[tuple[Path, Path]] = []
+    Where `synced`, nothing is renamed before the disk has it.
+    """
 
-    def part(self, final: Path) -> Path:
+    def __init__(self, *, synced: bool = True) -> None:
+        self._synced = synced
+        self._renames: list[tuple[Path, Path]] = []
+
+    def temporary(self, final: Path) -> Path:
         """Where to write what is to become `final`: on the same disk, so that the swap is one step."""
         temporary = final.parent / f".bdscan-{secrets.token_hex(6)}"
-        self._parts.append((temporary, final))
+        self._renames.append((temporary, final))
         return temporary
 
     def __enter__(self) -> Self:
@@ -32,16 +36,17 @@ class AtomicFiles:
             if kind is None:
                 self._commit()
         finally:
-            for temporary, _ in self._parts:
+            for temporary, _ in self._renames:
                 _remove(temporary)
 
     def _commit(self) -> None:
-        for temporary, _ in self._parts:
-            for path in _inside(temporary):
-                _settle(path)
+        if self._synced:
+            for temporary, _ in self._renames:
+                for path in _contents_first(temporary):
+                    _sync(path)
         new: list[Path] = []
         try:
-            for temporary, final in self._parts:
+            for temporary, final in self._renames:
                 was_there = final.exists()
                 temporary.replace(final)
                 new += [] if was_there else [final]
@@ -49,21 +54,21 @@ class AtomicFiles:
             for final in new:
                 _remove(final)
             raise
-        for folder in {final.parent for _, final in self._parts}:
-            with suppress(OSError):  # where folders cannot be synced, the files have been
-                _settle(folder)
+        if self._synced:
+            for folder in {final.parent for _, final in self._renames}:
+                with suppress(OSError):  # where folders cannot be synced, the files have been
+                    _sync(folder)
 
 
-def _inside(path: Path) -> Iterator[Path]:
+def _contents_first(path: Path) -> Iterator[Path]:
     """Files before the folders they are in."""
     if path.is_dir():
         for child in path.iterdir():
-            yield from _inside(child)
+            yield from _contents_first(child)
     yield path
 
 
-def _settle(path: Path) -> None:
-    """Nothing is renamed before the disk has it."""
+def _sync(path: Path) -> None:
     if path.is_dir() and os.name == "nt":
         return
     opened = os.open(path, os.O_RDONLY if os.name != "nt" else os.O_RDWR)

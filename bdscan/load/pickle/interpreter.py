@@ -8,41 +8,41 @@ from _codecs import escape_decode
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from mmap import mmap
 
-from bdscan.load.pickle.records import Made, Name, Persistent, Walk
+from bdscan.load.pickle.records import CallRecord, GlobalName, PersistentId, PickleTrace
 
-_SIMPLE = (str, int, float, bytes, bool, type(None), Name, Made, Persistent)
+_SIMPLE = (str, int, float, bytes, bool, type(None), GlobalName, CallRecord, PersistentId)
 
 
-class Broken(Exception):
+class BrokenPickle(Exception):
     """The pickle cannot be followed any further."""
 
 
-class Stop(Exception):  # not an error: the opcode of that name
+class StopOpcode(Exception):  # not an error: the opcode of that name
     pass
 
 
-class Machine:
+class Interpreter:
     """The pickle virtual machine over `data[start:end]`, with inert records for objects."""
 
     def __init__(self, data: bytes | mmap, start: int, end: int) -> None:
-        self.data, self.at, self.end = data, start, end
+        self.data, self.position, self.end = data, start, end
         self.stack: list[object] = []
         self.marks: list[list[object]] = []
         self.memo: dict[int, object] = {}
-        self.walk = Walk(start)
+        self.trace = PickleTrace(start)
 
     def take(self, count: int) -> bytes:
-        if count > self.end - self.at or count < 0:
-            raise Broken("it ends too early")
-        self.at += count
-        return self.data[self.at - count : self.at]
+        if count > self.end - self.position or count < 0:
+            raise BrokenPickle("it ends too early")
+        self.position += count
+        return self.data[self.position - count : self.position]
 
     def line(self) -> bytes:
-        stop = self.data.find(b"\n", self.at, self.end)
+        stop = self.data.find(b"\n", self.position, self.end)
         if stop < 0:
-            raise Broken("it ends too early")
-        text = self.data[self.at : stop]
-        self.at = stop + 1
+            raise BrokenPickle("it ends too early")
+        text = self.data[self.position : stop]
+        self.position = stop + 1
         return text
 
     def number(self, form: str) -> int:
@@ -53,25 +53,25 @@ class Machine:
         self.stack.append(value)
 
     def since_mark(self) -> list[object]:
-        taken = self.stack
+        values = self.stack
         self.stack = self.marks.pop()
-        return taken
+        return values
 
     def stop(self) -> None:
-        self.walk.value = self.stack.pop()
-        raise Stop
+        self.trace.value = self.stack.pop()
+        raise StopOpcode
 
     # -- names ------------------------------------------------------------
 
     def name(self, module: object, name: object) -> None:
         """Python 2 names become what the real unpickler would make of them."""
         if not isinstance(module, str) or not isinstance(name, str):
-            self.odd("the name of what it imports is computed while it loads")
+            self.note_suspicious("the name of what it imports is computed while it loads")
             module, name = "?", "?"
         module, name = NAME_MAPPING.get((module, name), (module, name))
-        asked = Name(IMPORT_MAPPING.get(module, module), name)
-        self.walk.names.setdefault(asked, self.at)
-        self.push(asked)
+        global_name = GlobalName(IMPORT_MAPPING.get(module, module), name)
+        self.trace.names.setdefault(global_name, self.position)
+        self.push(global_name)
 
     def global_(self) -> None:
         module = self.line().decode()
@@ -82,19 +82,21 @@ class Machine:
         self.name(module, name)
 
     def extension(self, form: str) -> None:
-        self.odd(f"it uses extension code {self.number(form)}, which stands for whatever the reader registered")
-        self.push(Name("?", "extension"))
+        self.note_suspicious(
+            f"it uses extension code {self.number(form)}, which stands for whatever the reader registered"
+        )
+        self.push(GlobalName("?", "extension"))
 
-    def odd(self, what: str) -> None:
-        if len(self.walk.strange) < 20:
-            self.walk.strange.setdefault(what, self.at)
+    def note_suspicious(self, what: str) -> None:
+        if len(self.trace.suspicious_opcodes) < 20:
+            self.trace.suspicious_opcodes.setdefault(what, self.position)
 
     # -- objects ----------------------------------------------------------
 
     def make(self, maker: object, arguments: object, keywords: object = None) -> None:
-        made = Made(maker, arguments, keywords)
-        self.walk.made.append(made)
-        self.push(made)
+        call = CallRecord(maker, arguments, keywords)
+        self.trace.calls.append(call)
+        self.push(call)
 
     def reduce(self) -> None:
         arguments = self.stack.pop()
@@ -115,14 +117,14 @@ class Machine:
 
     def build(self) -> None:
         state, target = self.stack.pop(), self.stack[-1]
-        if isinstance(target, Made):
+        if isinstance(target, CallRecord):
             target.build(state)
         else:
-            self.walk.built.append(target)
+            self.trace.foreign_targets.append(target)
 
     def persistent(self, pid: object) -> None:
-        stored = Persistent(pid)
-        self.walk.pids.append(stored)
+        stored = PersistentId(pid)
+        self.trace.persistent_ids.append(stored)
         self.push(stored)
 
     # -- containers -------------------------------------------------------
@@ -141,11 +143,11 @@ class Machine:
             target.extend(values)
         elif isinstance(target, set):
             target.update(_key(value) for value in values)
-        elif isinstance(target, Made):
+        elif isinstance(target, CallRecord):
             for value in values:
                 target.add(value)
         else:
-            self.walk.built.append(target)
+            self.trace.foreign_targets.append(target)
 
     def setitem(self) -> None:
         value, key = self.stack.pop(), self.stack.pop()
@@ -156,10 +158,10 @@ class Machine:
         for key, value in zip(flat[::2], flat[1::2], strict=True):
             if isinstance(target, dict):
                 target[_key(key)] = value
-            elif isinstance(target, Made):
+            elif isinstance(target, CallRecord):
                 target.put(_key(key), value)
             else:
-                self.walk.built.append(target)
+                self.trace.foreign_targets.append(target)
 
     def dict_(self) -> None:
         flat = self.since_mark()
@@ -167,14 +169,14 @@ class Machine:
         self.update(flat)
 
     def frozen(self) -> None:
-        taken = frozenset(_key(value) for value in self.since_mark())
-        self.push(taken)
+        values = frozenset(_key(value) for value in self.since_mark())
+        self.push(values)
 
     def tuple_(self, count: int) -> None:
-        taken = tuple(self.stack[-count:])
-        if len(taken) != count:
-            raise Broken("malformed (stack)")
-        self.stack[-count:] = [taken]
+        values = tuple(self.stack[-count:])
+        if len(values) != count:
+            raise BrokenPickle("malformed (stack)")
+        self.stack[-count:] = [values]
 
     def pop(self) -> None:
         if self.stack:
@@ -198,7 +200,7 @@ class Machine:
     def quoted(self) -> None:
         text = self.line().strip()
         if len(text) < 2 or text[:1] != text[-1:] or text[:1] not in b"\"'":
-            raise Broken("malformed (quotes)")
+            raise BrokenPickle("malformed (quotes)")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # an odd escape in the file is nothing to tell a user
             self.push(escape_decode(text[1:-1])[0].decode("utf-8", "replace"))
@@ -220,9 +222,9 @@ class Machine:
 def _key(value: object) -> object:
     """A dict key whose hash the file cannot make expensive: nested tuples and huge integers count by identity."""
     if isinstance(value, int) and not -(1 << 60) < value < 1 << 60:
-        return Persistent(value)
+        return PersistentId(value)
     if isinstance(value, _SIMPLE):
         return value
     if isinstance(value, tuple) and len(value) < 10 and all(isinstance(part, str | bytes | None) for part in value):
         return value
-    return Persistent(value)
+    return PersistentId(value)

@@ -1,0 +1,145 @@
+"""Result files: the JSON of one is read into types here, and shortened for one file of many."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bdscan.bench import results
+from bdscan.bench.labels import label_from_json
+from bdscan.bench.results import BeforeAfter, JobFailure, JobFailureKind, JobRecord, JobResult, Outcome
+from bdscan.bench.workers.jobs import Json
+from bdscan.facts.finding import Verdict
+
+T = TypeVar("T")
+
+
+def read_result(value: Json) -> JobResult:
+    """A result from the JSON of its file."""
+    job, raw = read_job(value["job"]), value["outcome"] or {}
+    failure = None if value["failure"] is None else JobFailure(JobFailureKind.FAILED, value["failure"])
+    if raw.get("refused") is not None:
+        failure = JobFailure(JobFailureKind.REFUSED, raw["refused"])
+    return JobResult(
+        key=value.get("key", ""),
+        job=job,
+        command=value.get("command", ""),
+        seconds=value["seconds"],
+        failure=failure,
+        outcome=_READERS[job.method](job, raw) if failure is None else None,
+        versions=raw.get("made_with") or {},
+        raw=value,
+    )
+
+
+def read_job(value: Json) -> JobRecord:
+    return _pick(JobRecord, value, model=Path(value["model"]), settings=tuple(value.get("settings", ())))
+
+
+def _pick(kind: type[T], value: Mapping[str, Any], **built: Any) -> T:
+    """The fields that are called in the JSON as in the type; those that are not are given."""
+    names = {each.name for each in fields(kind)} & set(value) - set(built)  # type: ignore[arg-type]
+    return kind(**{name: value[name] for name in names}, **built)
+
+
+def _inspect(job: JobRecord, raw: Json) -> Outcome:
+    report = raw["report"]
+    return _pick(
+        results.InspectOutcome,
+        report,
+        verdict=Verdict[report["verdict"].upper()],
+        runs=tuple(
+            _pick(results.ProbeRun, run, findings=tuple(_finding(finding) for finding in run["findings"]))
+            for run in report["runs"]
+        ),
+        passes=raw["passes"],
+        sha256=(report.get("subject") or {}).get("sha256"),
+        accuracy=report.get("clean_accuracy"),
+    )
+
+
+def _finding(finding: Json) -> results.FindingScores:
+    per_class = finding["per_class"] or {}
+    scores, p_values = (per_class.get(key) for key in ("scores", "p_values"))
+    return _pick(results.FindingScores, finding, class_scores=scores, class_p_values=tuple(p_values or ()))
+
+
+def _neural_cleanse(job: JobRecord, raw: Json) -> Outcome:
+    return _pick(results.NeuralCleanseOutcome, raw["cleanse"], passes=raw["passes"])
+
+
+def _plant(job: JobRecord, raw: Json) -> Outcome:
+    label = label_from_json(job.name, job.model, raw["label"])
+    return results.PlantOutcome(label=label, seconds=raw["label"].get("seconds", 0.0))
+
+
+def _purify(job: JobRecord, raw: Json) -> Outcome:
+    measured, treatment = raw["measured"], raw["report"]["treatment"]
+    accuracy, success, recovered = (measured[key] and BeforeAfter(**measured[key]) for key in ("accuracy", "asr", "ra"))
+    return _pick(
+        results.PurifyOutcome,
+        measured,
+        accuracy=accuracy,
+        success=success,
+        recovered=recovered,
+        seconds=measured["seconds"]["purify"],
+        seconds_in_all=measured["seconds"]["all"],
+        verdict=(treatment["verdict"]["before"], treatment["verdict"]["after"]),
+        failed_checks=tuple(check["name"] for check in treatment["checks"] if check["passed"] is False),
+        chosen=treatment["method"],
+        measured_on=measured["images"],
+    )
+
+
+def _train(job: JobRecord, raw: Json) -> Outcome:
+    measured, isolation = raw["measured"], raw["training"]["isolation"]
+    return _pick(
+        results.TrainOutcome,
+        measured,
+        accuracy=measured["accuracy"]["after"],
+        success=measured["asr"] and measured["asr"]["after"],
+        isolated=measured["isolated"] if isolation else None,
+        p_value=isolation["p_value"] if isolation else None,
+        verdict=raw["verdict"],
+        seconds=raw["seconds"]["train"],
+    )
+
+
+_READERS: dict[str, Callable[[JobRecord, Json], Outcome]] = {
+    "inspect": _inspect,
+    "cleanse": _neural_cleanse,
+    "plant": _plant,
+    "purify": _purify,
+    "train": _train,
+}
+
+# What of a long outcome tables show.
+Shape = Mapping[str, "Shape | None"]
+_SHOWN: dict[str, Shape] = {
+    "training": {"isolation": {"p_value": None}},
+    "report": {
+        **dict.fromkeys(("verdict", "p_value", "target")),
+        "runs": {
+            **dict.fromkeys(("probe", "seconds", "failure")),
+            "findings": {"p_value": None, "per_class": {"p_values": None}},
+        },
+        "treatment": {**dict.fromkeys(("method", "verdict", "seconds")), "checks": {"name": None, "passed": None}},
+    },
+}
+
+
+def compact(result: JobResult) -> Json:
+    """The JSON of a result without what no table shows."""
+    outcome = result.raw["outcome"]
+    shown = {key: _shown(outcome[key], shape) for key, shape in _SHOWN.items() if outcome and outcome.get(key)}
+    return {**result.raw, "outcome": outcome and {**outcome, **shown}}
+
+
+def _shown(value: Any, shape: Shape | None) -> Any:
+    if value is None or shape is None:
+        return value
+    if isinstance(value, list):
+        return [_shown(each, shape) for each in value]
+    return {key: _shown(value.get(key), inner) for key, inner in shape.items()}

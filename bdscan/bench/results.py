@@ -1,0 +1,162 @@
+"""What came of a job, as types."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import NamedTuple
+
+from bdscan.bench.labels import ModelLabel
+from bdscan.bench.workers.jobs import Json
+from bdscan.facts.finding import Verdict
+
+
+class JobFailureKind(StrEnum):
+    """Why there are no figures."""
+
+    FAILED = "failed"  # the job did not come to its end: the next call tries it again
+    REFUSED = "refused"  # the method has nothing to go by: an answer, and the same one next time
+
+
+@dataclass(frozen=True)
+class JobFailure:
+    """Why there are no figures, in one sentence."""
+
+    kind: JobFailureKind
+    message: str
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.message}"
+
+
+class BeforeAfter(NamedTuple):
+    """A share before and after a purification."""
+
+    before: float
+    after: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """What tables show of the job that was asked for."""
+
+    name: str
+    method: str
+    model: Path
+    seed: int
+    purifier: str | None = None
+    trainer: str | None = None
+    images: int | None = None
+    plant: str | None = None
+    settings: tuple[str, ...] = ()  # of the plant or the purifier
+    rate: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class FindingScores:
+    """The figures of one finding."""
+
+    statistic: str | None = None
+    score: float | None = None
+    p_value: float | None
+    class_scores: tuple[float | None, ...] | None
+    class_p_values: tuple[float | None, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeRun:
+    """A probe's turn."""
+
+    probe: str
+    family: str = ""
+    seconds: float
+    failure: str | None
+    findings: tuple[FindingScores, ...]
+
+    @property
+    def p_values(self) -> list[float]:
+        """One a class where a finding has them, else its own."""
+        each = (p for finding in self.findings for p in finding.class_p_values or (finding.p_value,))
+        return [p for p in each if p is not None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class InspectOutcome:
+    """What `inspect` said of a model."""
+
+    verdict: Verdict
+    p_value: float | None
+    target: int | None
+    runs: tuple[ProbeRun, ...]
+    passes: int
+    sha256: str | None
+    accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NeuralCleanseOutcome:
+    """What the baseline said of a model."""
+
+    index: float
+    target: int
+    flagged: bool
+    passes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlantOutcome:
+    """The net that was trained."""
+
+    label: ModelLabel
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PurifyOutcome:
+    """What a purification came to; figures are shares, not per cent."""
+
+    trigger: str | None = None  # None where nobody has it, and then `success`, `recovered` and `der` are None too
+    target: int | None = None
+    accuracy: BeforeAfter | None = None
+    success: BeforeAfter | None = None
+    recovered: BeforeAfter | None = None
+    der: float | None = None
+    seconds: float | None = None  # of the purification alone
+    seconds_in_all: float | None = None  # with the probes before and the verification after
+    verdict: tuple[str, str] | None = None
+    failed_checks: tuple[str, ...] = ()
+    chosen: str | None = None  # the method that `auto` settled on
+    measured_on: int = 0  # images
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainOutcome:
+    """What a training came to."""
+
+    accuracy: float
+    success: float | None
+    isolated: int | None  # None where the method isolates nothing
+    precision: float | None
+    recall: float | None
+    p_value: float | None  # of the isolation
+    verdict: str
+    seconds: float
+
+
+Outcome = InspectOutcome | NeuralCleanseOutcome | PlantOutcome | PurifyOutcome | TrainOutcome
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobResult:
+    """One result file: what was asked, and what came of it or why nothing did."""
+
+    key: str
+    job: JobRecord
+    command: str
+    seconds: float
+    failure: JobFailure | None
+    outcome: Outcome | None
+    versions: Mapping[str, str]
+    raw: Json = field(compare=False, repr=False)  # as it stands in the file

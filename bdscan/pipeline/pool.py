@@ -1,0 +1,113 @@
+"""Work in processes of its own: what kills one process costs one piece of work, and none outlives the call.
+
+Imports the standard library alone, so that a worker may be asked for before anything heavy is there.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+from typing import ParamSpec, Self, TypeVar
+
+_Arguments = ParamSpec("_Arguments")
+_Result = TypeVar("_Result")
+
+_PACKAGE_PARENT = Path(__file__).parent.parent.parent
+
+
+def python_command(statements: str, *arguments: str) -> list[str]:
+    """A Python that runs these statements of bdscan's own.
+
+    Nothing is imported from the current directory, as `-m` would: that may be the very tree that is being judged.
+    """
+    find_bdscan = "import sys; sys.path.append(sys.argv.pop(1))"
+    return [sys.executable, "-P", "-c", f"{find_bdscan}\n{statements}", str(_PACKAGE_PARENT), *arguments]
+
+
+def cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+class ProcessPool:
+    """At most `size` processes at a time, and a folder for what they write, which goes away with the pool.
+
+    A thread waits for each process. The end of the `with` block, an early one too, drops what has not begun and ends
+    what has.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._scratch = tempfile.TemporaryDirectory(prefix="bdscan-", ignore_cleanup_errors=True)
+        self.folder = Path(self._scratch.name)
+        threads = str(max(1, cores() // size))  # more than there are cores slow each other down
+        self.environment = {"OMP_NUM_THREADS": threads, **os.environ, "TMPDIR": str(self.folder)}
+        self._threads = ThreadPoolExecutor(size)
+        self._alive: set[subprocess.Popen[str]] = set()
+        self._lock, self._stopped = Lock(), False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self.stop()
+        self._threads.shutdown()
+        for process in tuple(self._alive):
+            self.end(process)
+        self._scratch.cleanup()
+
+    def submit(
+        self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
+    ) -> Future[_Result]:
+        """The work's result, once there is a thread for it."""
+        return self._threads.submit(work, *arguments, **named)
+
+    def start(self, command: list[str], *, stdin: int | None, stdout: int, stderr: int | None) -> subprocess.Popen[str]:
+        """A process of the pool's, which must be handed to `end`."""
+        with self._lock:
+            # A session of its own: Ctrl-C must not make it hand in half a result as a whole one.
+            process = subprocess.Popen(  # noqa: S603 - our own command
+                command,
+                stdin=stdin,
+                stdout=stdout,
+                stderr=stderr,
+                text=True,
+                env=self.environment,
+                start_new_session=True,
+            )
+            self._alive.add(process)
+            if self._stopped:
+                process.kill()
+        return process
+
+    def run(self, command: list[str]) -> tuple[int, str]:
+        """Exit status and stderr of a process that does one piece of work."""
+        process = self.start(command, stdin=None, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            _, stderr = process.communicate()
+        finally:
+            self.end(process)
+        return process.returncode, stderr
+
+    def end(self, process: subprocess.Popen[str]) -> None:
+        """The process has ended and its pipes are shut."""
+        process.kill()
+        with contextlib.suppress(OSError), process:
+            pass
+        with self._lock:
+            self._alive.discard(process)
+
+    def stop(self) -> None:
+        """Drops what has not begun and kills what has."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+        with self._lock:
+            self._stopped = True
+            for process in self._alive:
+                process.kill()

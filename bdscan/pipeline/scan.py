@@ -1,0 +1,123 @@
+"""From one model's name to one report, whatever goes wrong on the way: fetched, looked up in the cache, inspected."""
+
+from __future__ import annotations
+
+import traceback
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bdscan import __version__, pipeline
+from bdscan.facts.failure import STOPPED, Failure
+from bdscan.facts.finding import Run
+from bdscan.facts.problem import CRASHED, USAGE, Problem
+from bdscan.gate.cache import Cache
+from bdscan.gate.provenance import digest_of_file
+from bdscan.load.source.addresses import shown
+from bdscan.load.source.fetch import local_copy
+from bdscan.pipeline.options import Options
+from bdscan.report import Report, Subject
+from bdscan.verdict.judge import judge
+
+
+@dataclass(frozen=True)
+class Notice:
+    """A sentence for the person who asked, beside the report."""
+
+    message: str
+    hint: str = ""
+    traceback: str = ""  # of a bug of ours
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """A model's report, and what else there is to say about the scan."""
+
+    report: Report
+    notices: tuple[Notice, ...] = ()
+    stderr: str = ""  # of a scan in another process: what libraries wrote there
+
+    @classmethod
+    def unread(cls, path: str, failure: Failure, *notices: Notice) -> ScanResult:
+        """On a file that could not be judged at all."""
+        runs = (Run(probe="load", failure=failure),)
+        subject = Subject(path=path, sha256=digest_of_file(path))
+        return cls(
+            Report(subject=subject, judgement=judge(runs), runs=runs, made_with={"bdscan": __version__}), notices
+        )
+
+    @property
+    def stopped(self) -> bool:
+        """Whether the user wants no more of it."""
+        return any(run.failure == STOPPED for run in self.report.runs)
+
+
+@dataclass(frozen=True)
+class Scanner:
+    """How every model is looked at."""
+
+    options: Options
+    cache: Cache | None
+    max_bytes: float  # that may be fetched for one model
+
+    def scan(self, name: str) -> ScanResult:
+        """One model's result; its failure never stops the others."""
+        notices: list[Notice] = []
+        try:
+            with local_copy(name, self.max_bytes, lambda done, total: self._show_fetch(name, done, total)) as path:
+                report = _under_address(self._report(str(path), shown(name), notices), str(path), shown(name))
+                return ScanResult(report, tuple(notices))
+        except Problem as problem:
+            if problem.status == USAGE:
+                raise
+            failure = Failure.refused(problem.message)
+            notices.append(Notice(f"{shown(name)}: {failure.message}", problem.hint))
+        except KeyboardInterrupt:
+            failure = STOPPED
+        except Exception as error:  # noqa: BLE001 - a crash must never look like a finding
+            failure = Failure.crash(error)
+            notices.append(Notice(CRASHED, traceback=traceback.format_exc()))
+        return ScanResult.unread(shown(name), failure, *notices)
+
+    def _show_fetch(self, name: str, done: int, total: int) -> None:
+        self.options.show("fetch", done, total, shown(name))
+
+    def _report(self, path: str, name: str, notices: list[Notice]) -> Report:
+        key = self.cache.key(path, name) if self.cache else None
+        if self.cache and key and (kept := self.cache.get(key)) is not None:
+            notices.append(Notice(f"{name}: unchanged, the report is from the cache"))
+            return kept
+        try:
+            report = pipeline.inspect(path, self.options)
+        except Problem as problem:
+            raise Problem(problem.message.replace(path, name), hint=problem.hint, status=problem.status) from None
+        if self.cache and key:
+            try:
+                self.cache.put(key, report)
+            except Problem as problem:  # the report is what counts
+                notices.append(Notice(problem.message, problem.hint))
+        return report
+
+
+def open_cache(folder: Path, options: Options) -> Cache:
+    """The cache in a folder, which need not be there yet."""
+    if folder.exists() and not folder.is_dir():
+        raise Problem(f"the cache `{folder}` is not a folder", status=USAGE)
+    # A report that was cut short is never kept, so the time it had does not matter.
+    return Cache(folder, {name: value for name, value in vars(options).items() if name not in {"show", "budget"}})
+
+
+def _under_address(report: Report, path: str, address: str) -> Report:
+    """A model from elsewhere goes by its address, not by the place where it lay for a moment."""
+    if path == address:
+        return report
+
+    def renamed(message: str) -> str:
+        return message.replace(path, address)
+
+    runs = []
+    for run in report.runs:
+        findings = tuple(replace(finding, message=renamed(finding.message)) for finding in run.findings)
+        failure = run.failure and replace(run.failure, message=renamed(run.failure.message))
+        runs.append(replace(run, findings=findings, failure=failure))
+    judgement = replace(report.judgement, reasons=tuple(map(renamed, report.judgement.reasons)))
+    return replace(report, subject=replace(report.subject, path=address), judgement=judgement, runs=tuple(runs))

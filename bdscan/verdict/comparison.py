@@ -1,0 +1,83 @@
+"""How the classes of one net compare: from a score a class to a finding, by way of p-values and Holm."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bdscan.facts.evidence import Array, ClassScores, Measure, p_measure
+from bdscan.facts.finding import Finding, Level
+from bdscan.verdict.calibration import moderated, p_values
+from bdscan.verdict.statistics import holm
+
+FOLLOW = 0.8  # share of held-out images that must follow a trigger before it is called demonstrated
+GAP = 0.4  # by which it must beat what triggers of its size do for other classes
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """One score a class (large is suspicious, NaN where a class was not looked at) and one p-value a class."""
+
+    scores: Array
+    p_values: Array
+    statistic: str | None = None  # None: clean nets were not measured in this score
+
+    @classmethod
+    def calibrated(cls, statistic: str, scores: Array) -> Comparison:
+        """Against the spread that clean nets show in this statistic."""
+        return cls(scores, p_values(statistic, scores), statistic)
+
+    @classmethod
+    def uncalibrated(cls, scores: Array) -> Comparison:
+        """Of the classes among themselves."""
+        return cls(scores, moderated(scores, None))
+
+    @property
+    def target(self) -> int:
+        """The class with the least p; of equals the one with the largest score."""
+        return int(np.lexsort((-self.scores, self.p_values))[0])
+
+    @property
+    def over_all(self) -> float:
+        """The least p over all classes (Holm)."""
+        return float(holm(self.p_values).min())
+
+    def finding(self, message: str, threshold: float, *, margins: Array | None = None, **more: Any) -> Finding:
+        """Suspect where some class stands out over all classes."""
+        p = self.over_all
+        return Finding(
+            level=Level.SUSPECT if p < threshold else Level.NOTE,
+            message=message,
+            measure=p_measure(p, threshold),
+            p_value=p,
+            target=self.target,
+            statistic=self.statistic,
+            classes=ClassScores(scores=self.scores, p_values=self.p_values, margins=margins),
+            **more,
+        )
+
+
+def demonstration(
+    message: str,
+    mine: float,
+    others: float,
+    *,
+    follow: float = FOLLOW,
+    gap: float = GAP,
+    proof: bool = True,
+    **more: Any,
+) -> Finding:
+    """A trigger tried on images it was not made from, beside what no larger ones do for other classes.
+
+    `proof` is whether it proves anything: among many triggers of a clean net one wins now and then.
+    """
+    demonstrated = proof and mine >= follow and mine - others >= gap
+    return Finding(
+        level=Level.BACKDOOR if demonstrated else Level.NOTE,
+        message=message,
+        measure=Measure(score=mine - others, threshold=gap),
+        demonstrated=demonstrated,
+        **more,
+    )
