@@ -26,8 +26,8 @@ demo: $(READY) ## inspect both samples and write their reports to out/
 	@mkdir -p out
 	@for name in backdoored clean; do \
 	  status=0; $(RUN) samples/models/$$name.pt --output out/$$name.html || status=$$?; \
-	  case $$status in 0) said="clean";; 1) said="found";; 3) said="could not tell";; *) exit $$status;; esac; \
-	  echo "samples/models/$$name.pt: exit status $$status ($$said), report in out/$$name.html"; \
+	  case $$status in 0) meaning="clean";; 1) meaning="found";; 3) meaning="could not tell";; *) exit $$status;; esac; \
+	  echo "samples/models/$$name.pt: exit status $$status ($$meaning), report in out/$$name.html"; \
 	done
 
 test: $(READY) ## all tests but the slow ones

@@ -8,9 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bdscan.facts.evidence import MaskedPattern, RecoveredTrigger
 from bdscan.facts.finding import Finding, Level, Run
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
+from bdscan.method.case import ImageCase
 from bdscan.net.classifier import Classifier, Normalised
 
 TARGET, CHANNEL, SIDE = 2, 3, 12
@@ -54,14 +55,15 @@ def patch(colours: int = 3) -> Run:
     mask = np.zeros((SIDE, SIDE), dtype=np.float32)
     mask[-4:-1, -4:-1] = 1
     pattern = np.ones((SIDE, SIDE, colours), dtype=np.float32)
-    found = Finding(level=Level.SUSPECT, message="a trigger", target=TARGET, arrays={"mask": mask, "pattern": pattern})
+    trigger = RecoveredTrigger(pixels=MaskedPattern(mask, pattern))
+    found = Finding(level=Level.SUSPECT, message="a trigger", target=TARGET, trigger=trigger)
     return Run(probe="inversion", findings=(found,))
 
 
-def case(**changes: object) -> Case:
+def case(**changes: object) -> ImageCase:
     """The net, 40 images to work with, 20 to be judged by."""
     known: dict[str, object] = {"suspect": net(), "clean": images(), "held_out": images(20, seed=1)}
-    return Case(**(known | changes))  # type: ignore[arg-type]
+    return ImageCase(**(known | changes))  # type: ignore[arg-type]
 
 
 def hooks(suspect: Classifier) -> int:

@@ -18,7 +18,7 @@ from bdscan.load.contents import survey
 from bdscan.load.pickle.allowlist import Trust, trust_in
 from bdscan.load.pickle.records import GlobalName
 from bdscan.method import registry
-from bdscan.method.case import Case
+from bdscan.method.case import FileCase
 from bdscan.probes.artifact import Artifact
 
 WEIGHTS = {"a.weight": torch.ones(3), "a.bias": torch.ones(3)}
@@ -30,7 +30,7 @@ class Payload:
 
 
 def found(path: Path) -> list[Finding]:
-    return list(Artifact()(Case(contents=survey(path))))
+    return list(Artifact()(FileCase(contents=survey(path))))
 
 
 def test_a_plain_state_dict_earns_one_note(tmp_path: Path) -> None:
@@ -76,9 +76,9 @@ def test_what_the_file_says_is_shown_as_data(tmp_path: Path) -> None:
 def test_a_file_is_surveyed_without_torch(tmp_path: Path) -> None:
     torch.save({**WEIGHTS, "x": Payload()}, tmp_path / "m.pt")
     code = (
-        "import sys\nfrom bdscan.load.contents import survey\nfrom bdscan.method.case import Case\n"
+        "import sys\nfrom bdscan.load.contents import survey\nfrom bdscan.method.case import FileCase\n"
         "from bdscan.probes.artifact import Artifact\n"
-        "assert list(Artifact()(Case(contents=survey(sys.argv[1]))))\nassert 'torch' not in sys.modules\n"
+        "assert list(Artifact()(FileCase(contents=survey(sys.argv[1]))))\nassert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path / "m.pt")], check=True, timeout=30)
 

@@ -12,11 +12,13 @@ from xml.etree import ElementTree
 import numpy as np
 import pytest
 from conftest import SAMPLES
+from findings import compared
 from test_report import backdoored, bare
 from test_sarif import log
 
 from bdscan.cli.choices import FailOn
 from bdscan.cli.exit_status import status_of
+from bdscan.facts.failure import Failure
 from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
 from bdscan.facts.problem import Problem
 from bdscan.gate.baseline import Baseline, Entry, entry_of, read_baseline
@@ -40,7 +42,7 @@ def file(level: Level) -> Run:
 def net(family: str = "trigger", *, shown: bool = False) -> Run:
     """One family that points to class 3, by itself a suspicion."""
     p_values = np.where(np.arange(10) == 3, 1e-6, 0.5)
-    finding = Finding(level=Level.SUSPECT, message="x", target=3, shown=shown, arrays={"p_values": p_values})
+    finding = Finding(level=Level.SUSPECT, message="x", target=3, demonstrated=shown, classes=compared(p_values))
     return Run(probe=family, family=family, findings=(finding,))
 
 
@@ -125,7 +127,7 @@ def test_what_could_not_be_told_stays_so() -> None:
     gap = report(*SUSPECTED, unmet=("the policy requires `head`, which did not run",))
     told = baseline(gap).applied(gap)
     assert (told.baseline, status(told)) == ("unchanged", 3)
-    undecided = report(Run(probe="head", failure="x"))
+    undecided = report(Run(probe="head", failure=Failure.refused("x")))
     assert entry_of(undecided) is None
     assert status(baseline(undecided).applied(undecided)) == 3
 

@@ -17,6 +17,8 @@ from conftest import ROOT, SAMPLES
 from test_report import backdoored
 
 from bdscan import pipeline
+from bdscan.facts.evidence import Measure
+from bdscan.facts.failure import STOPPED, Failure, FailureKind
 from bdscan.facts.finding import Finding, Level, Run
 from bdscan.gate import cache_key
 from bdscan.gate.cache import Cache
@@ -49,7 +51,7 @@ def test_every_form_is_the_same_to_the_byte(model: Path) -> None:
     cache, key = kept(model)
     assert cache.get(key) is None
     report = about(model)
-    assert any(finding.arrays for run in report.runs for finding in run.findings)
+    assert any(finding.classes for run in report.runs for finding in run.findings)
     cache.put(key, report)
     again = cache.get(key)
     assert again is not None
@@ -60,7 +62,8 @@ def test_every_form_is_the_same_to_the_byte(model: Path) -> None:
 
 def test_numbers_of_any_kind_come_back(model: Path) -> None:
     cache, key = kept(model)
-    finding = Finding(level=Level.NOTE, message="x", score=np.float32(0.1), channels=(1, 2), p_value=1 / 3)  # type: ignore[arg-type]
+    measure = Measure(score=np.float32(0.1))  # type: ignore[arg-type]
+    finding = Finding(level=Level.NOTE, message="x", measure=measure, channels=(1, 2), p_value=1 / 3)
     report = about(model, replace(backdoored(), runs=(Run(probe="x", findings=(finding,)),)))
     cache.put(key, report)
     again = cache.get(key)
@@ -118,7 +121,7 @@ def test_what_is_never_kept(model: Path) -> None:
     assert Cache(model.parent, OPTIONS | {"arch": "net.py:build"}).key(str(model)) is None
     assert Cache(model.parent, OPTIONS).key(str(model.parent / "none.pt")) is None
     cache, key = kept(model)
-    for failure in ("stopped by the user", "stopped: the budget of 1 s is spent", "our fault: X: y"):
+    for failure in (STOPPED, Failure(FailureKind.BUDGET, "stopped: the budget of 1 s is spent"), Failure.ours("X: y")):
         cache.put(key, about(model, replace(backdoored(), runs=(Run(probe="x", failure=failure),))))
     cache.put(key, backdoored())  # about another file: this one was changed while it was looked at
     assert not cache.folder.exists()
@@ -129,7 +132,7 @@ def test_a_damaged_or_foreign_file_is_no_report(model: Path) -> None:
     cache.put(key, about(model))
     file = cache.folder / f"{key}.npz"
     whole = file.read_bytes()
-    strange = {"kind": "bdscan.cache/1", "key": key, "report": {"runs": 3}}
+    strange = {"kind": "bdscan.cache/2", "key": key, "report": {"runs": 3}}
     for text in (b"{}", b"[]", b"nothing", json.dumps(strange).encode(), json.dumps(strange | {"key": "x"}).encode()):
         np.savez(file, report=np.frombuffer(text, np.uint8))
         assert cache.get(key) is None, text

@@ -12,16 +12,19 @@ import numpy as np
 import pytest
 import torch
 from conftest import SAMPLES
+from findings import alike
 
-from bdscan.facts.finding import Array, Finding, Level, Run
+from bdscan.facts.effort import EFFORTS
+from bdscan.facts.finding import Level, Run
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.load.contents import survey
 from bdscan.method import registry
-from bdscan.method.case import Case
-from bdscan.method.probe import EFFORTS, Probe
+from bdscan.method.case import Earlier, FileCase, ImageCase, NetCase
+from bdscan.method.probe import AnyProbe, FileProbe, ImageProbe, NetProbe, Stage, in_order
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import fit
+from bdscan.verdict.comparison import FOLLOW, GAP
 
 METHODS = [(room, name) for room in registry.ROOMS for name in registry.names(room)]
 PROBES = registry.names("probes")
@@ -33,22 +36,52 @@ class Stop(Exception):
     """What the failing progress callback raises."""
 
 
-def configured(name: str) -> Probe:
-    probe: Probe = registry.configure("probes", name, {})
+def configured(name: str) -> AnyProbe:
+    probe: AnyProbe = registry.configure("probes", name, {})
     fields = {field.name for field in dataclasses.fields(probe)}  # type: ignore[arg-type]
     return dataclasses.replace(probe, **{name: QUICK[name] for name in QUICK.keys() & fields})  # type: ignore[type-var]
 
 
-def case_for(name: str, suspect: Classifier, clean: ImageSet | None) -> Case:
-    """A case in which the probes that this one waits for have run."""
-    working, held_out = clean.split(0.5, 0) if clean is not None else (None, None)
-    contents = survey(str(SAMPLES / "models" / "clean.pt"))
-    case = Case(contents=contents, suspect=suspect, clean=working, held_out=held_out, effort="fast")
-    for earlier in registry.find("probes", name).after:
-        if earlier in PROBES:
-            found = tuple(configured(earlier)(case))
-            case = dataclasses.replace(case, runs=(*case.runs, Run(probe=earlier, findings=found)))
-    return case
+def case_for(name: str, suspect: Classifier, clean: ImageSet | None) -> Earlier:
+    """A case in which the probes whose findings this one may use have run."""
+    if kind_of(name).stage is Stage.FILE:
+        return FileCase(contents=survey(str(SAMPLES / "models" / "clean.pt")), effort="fast")
+    runs = tuple(run_of(each, suspect, clean) for each in earlier_than(name) if clean or not needs_images(each))
+    if clean is None:
+        return NetCase(suspect=suspect, runs=runs, effort="fast")
+    working, held_out = clean.split(0.5, 0)
+    return ImageCase(suspect=suspect, clean=working, held_out=held_out, runs=runs, effort="fast")
+
+
+def kind_of(name: str) -> type[AnyProbe]:
+    kind: type[AnyProbe] = registry.find("probes", name)
+    return kind
+
+
+def needs_images(name: str) -> bool:
+    return issubclass(kind_of(name), ImageProbe)
+
+
+def earlier_than(name: str) -> list[str]:
+    """All of the stages before, and of its own stage the families that it reads."""
+    mine = kind_of(name)
+    order = in_order({each: configured(each) for each in PROBES})
+    return [
+        each
+        for each in order[: order.index(name)]
+        if kind_of(each).stage < mine.stage or kind_of(each).family in mine.reads
+    ]
+
+
+RUNS: dict[tuple[str, bool], Run] = {}  # `tiny` and `few` are the same for every test, and so is what is found
+
+
+def run_of(name: str, suspect: Classifier, clean: ImageSet | None) -> Run:
+    key = (name, clean is None)
+    if key not in RUNS:
+        findings = tuple(configured(name)(case_for(name, suspect, clean)))
+        RUNS[key] = Run(probe=name, family=kind_of(name).family, findings=findings)
+    return RUNS[key]
 
 
 def state(suspect: Classifier) -> dict[str, object]:
@@ -69,16 +102,6 @@ def state(suspect: Classifier) -> dict[str, object]:
         "threads": torch.get_num_threads(),
         "deterministic": torch.are_deterministic_algorithms_enabled(),
     }
-
-
-def same(first: Finding, second: Finding) -> bool:
-    keys = first.arrays.keys()
-    alike = all(np.array_equal(first.arrays[k], second.arrays[k], equal_nan=_floats(first.arrays[k])) for k in keys)
-    return repr(dataclasses.replace(first, arrays={})) == repr(dataclasses.replace(second, arrays={})) and alike
-
-
-def _floats(array: Array) -> bool:
-    return bool(array.dtype.kind == "f")
 
 
 def failing_at(call: int) -> Callable[[int, int, str], None]:
@@ -123,11 +146,29 @@ def test_settings_are_plain_and_survive_the_command_line(room: str, name: str) -
 @pytest.mark.parametrize("name", PROBES)
 def test_a_probe_says_what_it_needs(name: str) -> None:
     kind = registry.find("probes", name)
-    assert issubclass(kind, Probe)
-    assert kind.needs in ("file", "model", "images")
+    assert issubclass(kind, FileProbe | NetProbe | ImageProbe)
+    assert kind.stage in Stage
+    assert (kind.stage is Stage.FILE) == issubclass(kind, FileProbe)
     assert kind.effort in EFFORTS
     assert kind.family, "probes of one family do not corroborate one another: name it"
-    assert name not in kind.after
+    same_stage = {kind_of(each).family for each in PROBES if each != name and kind_of(each).stage is kind.stage}
+    assert set(kind.reads) <= same_stage, "what earlier stages found, every probe may use"
+
+
+def test_no_probe_runs_before_one_whose_findings_it_uses() -> None:
+    order = in_order({name: configured(name) for name in PROBES})
+    assert sorted(order) == PROBES
+    stages = [kind_of(name).stage for name in order]
+    assert stages == sorted(stages)
+    for name in PROBES:
+        assert all(order.index(each) < order.index(name) for each in earlier_than(name))
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_a_demonstration_takes_as_much_in_every_probe(name: str) -> None:
+    defaults = registry.settings(registry.configure("probes", name, {}))
+    assert defaults.get("follow", FOLLOW) == FOLLOW
+    assert defaults.get("gap", GAP) == GAP
 
 
 @pytest.mark.parametrize("name", PROBES)
@@ -139,18 +180,22 @@ def test_a_probe_finds_something_to_say(name: str, tiny: Classifier, few: ImageS
         assert not finding.message.endswith(".")
         assert "\n" not in finding.message
         assert finding.target is None or 0 <= finding.target < tiny.classes
-        assert finding.level == Level.NOTE or finding.threshold is not None or name == "artifact"
+        if finding.level > Level.NOTE and name != "artifact":
+            assert finding.threshold is not None
+            assert finding.measure is not None
+            assert finding.measure.crossed, "what is no note lies on the suspicious side of its threshold"
+        assert finding.statistic is None or finding.statistic in kind_of(name).statistics
         assert finding.p_value is None or 0 <= finding.p_value <= 1
 
 
 @pytest.mark.parametrize("name", PROBES)
 def test_a_probe_leaves_everything_as_it_was(name: str, tiny: Classifier, few: ImageSet) -> None:
     case = case_for(name, tiny, few)
-    assert case.clean is not None
-    before, images = state(tiny), case.clean.images.clone()
+    clean = case.clean if isinstance(case, ImageCase) else few
+    before, images = state(tiny), clean.images.clone()
     list(configured(name)(case))
     assert state(tiny) == before
-    assert torch.equal(case.clean.images, images)
+    assert torch.equal(clean.images, images)
 
 
 @pytest.mark.parametrize("call", [0, 1, 3])
@@ -180,15 +225,15 @@ def test_a_probe_answers_the_same_twice(name: str, tiny: Classifier, few: ImageS
     torch.manual_seed(123)  # the answer depends on the case's seed alone
     second = list(configured(name)(case))
     assert len(first) == len(second)
-    assert all(same(a, b) for a, b in zip(first, second, strict=True))
+    assert all(alike(a, b) for a, b in zip(first, second, strict=True))
 
 
-@pytest.mark.parametrize("name", [name for name in PROBES if registry.find("probes", name).needs != "images"])
+@pytest.mark.parametrize("name", [name for name in PROBES if not needs_images(name)])
 def test_a_probe_that_needs_no_images_does_without(name: str, tiny: Classifier) -> None:
     assert list(configured(name)(case_for(name, tiny, None)))
 
 
-@pytest.mark.parametrize("name", [name for name in PROBES if registry.find("probes", name).needs != "file"])
+@pytest.mark.parametrize("name", [name for name in PROBES if kind_of(name).stage is not Stage.FILE])
 def test_a_probe_tells_how_far_it_is(name: str, tiny: Classifier, few: ImageSet) -> None:
     """Also the only place where an overdue probe can be stopped."""
     told: list[tuple[int, int, str]] = []

@@ -73,17 +73,17 @@ def test_methods_never_import_one_another() -> None:
 
 def at_import(name: str) -> set[str]:
     """Everything that is imported, directly or not, when this module is; packages on the way included."""
-    seen: set[str] = set()
+    visited: set[str] = set()
     waiting = [name]
     while waiting:
         here = waiting.pop()
         parents = [here.rpartition(".")[0]] if "." in here else []
-        if here in seen:
+        if here in visited:
             continue
-        seen.add(here)
+        visited.add(here)
         if here in TREES:
             waiting += parents + [item.name for item in imports(TREES[here]) if item.at_start]
-    return seen
+    return visited
 
 
 def test_no_import_goes_in_circles() -> None:
@@ -116,6 +116,6 @@ def test_nothing_unsafe_is_called(name: str) -> None:
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_file_says_what_it_is(name: str) -> None:
-    said = ast.get_docstring(TREES[name])
-    assert said, f"{name} has no docstring"
+    docstring = ast.get_docstring(TREES[name])
+    assert docstring, f"{name} has no docstring"
     assert not set(name.split(".")) & BANNED_NAMES, f"{name} says nothing about what is in it"

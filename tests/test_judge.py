@@ -6,20 +6,25 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from findings import compared
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bdscan.facts.failure import Failure
 from bdscan.facts.finding import Finding, Level, Run, Verdict
 from bdscan.verdict.judge import judge
 
 CLASSES = 10
+BROKE = Failure.ours("KeyError: 1")
 
 
-def run_of(probe: str, p: list[float], *, shown: int | None = None, failure: str | None = None) -> Run:
+def run_of(probe: str, p: list[float], *, shown: int | None = None, failure: Failure | None = None) -> Run:
     """One probe of a family of its own, with a p-value for each class."""
-    spread = Finding(level=Level.NOTE, message=f"{probe} spread", arrays={"p_values": np.array(p)})
+    spread = Finding(level=Level.NOTE, message=f"{probe} spread", classes=compared(np.array(p)))
     demonstrated = (
-        () if shown is None else (Finding(level=Level.BACKDOOR, message="a trigger works", target=shown, shown=True),)
+        ()
+        if shown is None
+        else (Finding(level=Level.BACKDOOR, message="a trigger works", target=shown, demonstrated=True),)
     )
     return Run(probe=probe, family=probe, findings=(spread, *demonstrated), failure=failure)
 
@@ -35,7 +40,7 @@ runs = st.lists(
         st.sampled_from(["margin", "noise", "inversion", "linf"]),
         p_lists,
         shown=st.none() | st.integers(0, CLASSES - 1),
-        failure=st.none() | st.just("broke"),
+        failure=st.none() | st.just(BROKE),
     ),
     min_size=1,
     max_size=5,
@@ -72,13 +77,13 @@ def test_a_dangerous_file_is_found_whatever_its_weights_are(level: int, verdict:
     file = Run(probe="artifact", family="file", findings=(Finding(level=Level(level), message="it would run code"),))
     assert judge([file]).verdict is verdict
     assert judge([file, run_of("margin", flat())]).verdict is verdict
-    assert judge([file, Run(probe="load", failure="unreadable")]).verdict is verdict
+    assert judge([file, Run(probe="load", failure=Failure.refused("unreadable"))]).verdict is verdict
 
 
 @settings(max_examples=60, deadline=None)
 @given(runs)
 def test_failure_is_never_clean(found: list[Run]) -> None:
-    failed = [replace(found[0], failure="broke"), *found[1:]]
+    failed = [replace(found[0], failure=BROKE), *found[1:]]
     assert judge(failed).verdict is not Verdict.CLEAN
 
 
@@ -97,15 +102,15 @@ def test_order_never_matters(found: list[Run], random: object) -> None:
 def test_smaller_p_values_never_lower_the_verdict(found: list[Run], which: int, factor: float) -> None:
     run = found[which % len(found)]
     named = judge(found).target
-    kept = run.findings[0].arrays["p_values"]
+    kept = run.findings[0].classes.p_values
     lower = np.where(np.arange(CLASSES) == named, kept * factor, kept) if named is not None else kept
-    more = replace(run, findings=(replace(run.findings[0], arrays={"p_values": lower}), *run.findings[1:]))
+    more = replace(run, findings=(replace(run.findings[0], classes=compared(lower)), *run.findings[1:]))
     assert judge([more if r is run else r for r in found]).verdict >= judge(found).verdict
 
 
 @settings(max_examples=60, deadline=None)
 @given(runs, st.integers(0, CLASSES - 1))
 def test_a_demonstration_never_lowers_the_verdict(found: list[Run], target: int) -> None:
-    shown = Finding(level=Level.BACKDOOR, message="a trigger works", target=target, shown=True)
+    shown = Finding(level=Level.BACKDOOR, message="a trigger works", target=target, demonstrated=True)
     more = [replace(found[0], findings=(*found[0].findings, shown)), *found[1:]]
     assert judge(more).verdict >= judge(found).verdict

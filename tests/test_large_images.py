@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bdscan.images import image_set
 from bdscan.method import registry
-from bdscan.method.case import Case
+from bdscan.method.case import ImageCase
 from bdscan.net.training_plan import plan_for
 from bdscan.triggers.invert import invert
 
@@ -31,7 +31,7 @@ def test_no_probe_shows_the_net_more_images_than_memory_holds(name: str) -> None
 
     handle = suspect.net.register_forward_pre_hook(count)
     probe = registry.configure("probes", name, {"steps": "3"} if name in ("margin", "noise", "inversion") else {})
-    list(probe(Case(suspect=suspect, clean=images(160, 3), held_out=images(120, 5))))
+    list(probe(ImageCase(suspect=suspect, clean=images(160, 3), held_out=images(120, 5))))
     handle.remove()
     assert seen
     assert max(seen) <= FEW

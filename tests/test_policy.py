@@ -18,6 +18,7 @@ from test_sarif import log
 
 from bdscan.cli.choices import FailOn
 from bdscan.cli.exit_status import status_of
+from bdscan.facts.failure import Failure
 from bdscan.facts.finding import Judgement, Run, Verdict
 from bdscan.facts.problem import Problem
 from bdscan.gate.policy import Policy, read_policy
@@ -33,7 +34,7 @@ def acceptance(sha256: str = "ab" * 32, expires: date = TODAY) -> Acceptance:
 
 
 def clean(**changes: object) -> Report:
-    runs = (Run(probe="artifact"), Run(probe="head", failure="it broke"))
+    runs = (Run(probe="artifact"), Run(probe="head", failure=Failure.refused("it broke")))
     report = replace(bare(), judgement=Judgement(verdict=Verdict.CLEAN), runs=runs, clean_accuracy=0.8)
     return replace(report, **changes)  # type: ignore[arg-type]
 

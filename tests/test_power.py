@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from conftest import SAMPLES
 
+from bdscan.facts.evidence import MaskedPattern
 from bdscan.facts.finding import Verdict
 from bdscan.pipeline import Options, inspect
 from bdscan.report import Report
@@ -25,9 +26,12 @@ def fast() -> dict[str, Report]:
 def test_the_backdoor_is_found_in_a_hurry(fast: dict[str, Report]) -> None:
     assert fast["backdoored"].verdict >= Verdict.SUSPICIOUS
     assert fast["backdoored"].judgement.target == STICKER
-    shown = [finding for run in fast["backdoored"].runs for finding in run.findings if finding.shown]
+    shown = [finding for run in fast["backdoored"].runs for finding in run.findings if finding.demonstrated]
     assert [finding.target for finding in shown] == [STICKER]
-    assert {"mask", "pattern", "images", "stamped"} <= set(shown[0].arrays)
+    assert shown[0].trigger is not None
+    assert isinstance(shown[0].trigger.pixels, MaskedPattern)
+    assert shown[0].pictures is not None
+    assert shown[0].pictures.stamped is not None
 
 
 def test_its_clean_twin_is_not_accused(fast: dict[str, Report]) -> None:

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bdscan.facts.evidence import MaskedPattern
 from bdscan.facts.finding import Finding, Level
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
+from bdscan.method.case import ImageCase
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.subspace import own_spaces
 from bdscan.probes.families import Families
@@ -22,7 +23,7 @@ from bdscan.verdict.statistics import leave_one_out
 
 def found(suspect: Classifier, clean: ImageSet, **changes: object) -> list[Finding]:
     working, held_out = clean.split(0.5, 0)
-    return list(Families(**changes)(Case(suspect=suspect, clean=working, held_out=held_out)))  # type: ignore[arg-type]
+    return list(Families(**changes)(ImageCase(suspect=suspect, clean=working, held_out=held_out)))  # type: ignore[arg-type]
 
 
 def guesses(shape: tuple[int, int, int]) -> list[CatalogueTrigger]:
@@ -34,31 +35,30 @@ def test_a_planted_patch_is_found_and_shown() -> None:
     spread, shown = findings[:2]
     assert spread.statistic == "families.patches"
     assert spread.target == planted_net.TARGET
-    assert leave_one_out(spread.arrays["scores"])[planted_net.TARGET] < 0.01
-    assert shown.shown
+    assert leave_one_out(spread.classes.scores)[planted_net.TARGET] < 0.01
+    assert shown.demonstrated
     assert shown.level is Level.BACKDOOR
     assert "checkered" in shown.message
-    assert {"mask", "pattern", "images", "stamped"} <= set(shown.arrays)
-    assert (shown.arrays["images"] != shown.arrays["stamped"]).any()
+    assert isinstance(shown.trigger.pixels, MaskedPattern)
+    assert (shown.pictures.images != shown.pictures.stamped).any()
 
 
 def test_an_innocent_net_is_shown_nothing() -> None:
     clean = planted_net.images(240, 2)
     for finding in found(planted_net.net(backdoored=False), clean):
-        assert not finding.shown
+        assert not finding.demonstrated
         assert finding.level is not Level.BACKDOOR
 
 
 def test_what_is_shown_holds_on_images_it_was_not_chosen_by() -> None:
-    """The figure in the message is that of the held-out images, recomputed here from the arrays."""
+    """The figure in the message is that of the held-out images, recomputed here from the trigger."""
     clean = planted_net.images(240, 2)
     suspect = planted_net.net(backdoored=True)
     shown = found(suspect, clean, threshold=1.0)[1]
     assert shown.target is not None
     _, held_out = clean.split(0.5, 0)
     others = held_out.take((held_out.labels != shown.target).nonzero()[:, 0])
-    stamp = stamper(shown.arrays)
-    assert stamp is not None
+    stamp = stamper(shown.trigger.pixels)
     with torch.no_grad():
         share = float((suspect(stamp(others.pixels)).argmax(1) == shown.target).float().mean())
     assert f"{share:.0%} of held-out images" in shown.message
@@ -120,7 +120,7 @@ def test_few_images_a_class_are_enough_to_try() -> None:
     findings = found(planted_net.net(backdoored=True), planted_net.images(36, 2), threshold=1.0)
     assert findings[0].target == planted_net.TARGET
     assert all(f.statistic is None for f in findings)
-    assert any(f.shown and f.target == planted_net.TARGET for f in findings)
+    assert any(f.demonstrated and f.target == planted_net.TARGET for f in findings)
 
 
 def test_grey_images_are_tried_without_colours() -> None:
@@ -146,15 +146,15 @@ def test_many_classes_cost_no_more_passes(classes: int) -> None:
     pictures = torch.randint(0, 256, (120, 3, 32, 32), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
     clean = ImageSet(pictures, torch.arange(120) % classes)
     suspect.net.register_forward_pre_hook(count)
-    list(Families()(Case(suspect=suspect, clean=clean)))
+    list(Families()(ImageCase(suspect=suspect, clean=clean, held_out=clean)))
     assert passed < 8500
 
 
 def test_scores_do_not_hang_on_the_scale_of_the_logits() -> None:
     clean, suspect = planted_net.images(240, 2), planted_net.net(backdoored=True).clone()
-    before = found(suspect, clean)[0].arrays["scores"]
+    before = found(suspect, clean)[0].classes.scores
     head = suspect.module(suspect.head)
     with torch.no_grad():
         head.weight.mul_(10)  # type: ignore[operator]
         head.bias.mul_(10)  # type: ignore[operator]
-    np.testing.assert_allclose(found(suspect, clean)[0].arrays["scores"], before, atol=0.02)
+    np.testing.assert_allclose(found(suspect, clean)[0].classes.scores, before, atol=0.02)

@@ -8,10 +8,11 @@ import numpy as np
 import planted_net
 import pytest
 import torch
+from findings import compared
 from torch import Tensor
 
 from bdscan.facts.finding import Finding, Level, Run
-from bdscan.method.case import Case
+from bdscan.method.case import ImageCase
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import fit
 from bdscan.probes.generator import Generator
@@ -44,12 +45,12 @@ def pointing(target: int, classes: int = planted_net.CLASSES) -> Run:
     """An earlier probe that suspects one class."""
     p = np.full(classes, 0.5)
     p[target] = 0.01
-    return Run(probe="margin", findings=(Finding(level=Level.NOTE, message="this one", arrays={"p_values": p}),))
+    return Run(probe="margin", findings=(Finding(level=Level.NOTE, message="this one", classes=compared(p)),))
 
 
-def case_of(suspect: Classifier, target: int, count: int = 240) -> Case:
+def case_of(suspect: Classifier, target: int, count: int = 240) -> ImageCase:
     working, held_out = planted_net.images(count, 2).split(0.5, 0)
-    return Case(suspect=suspect, clean=working, held_out=held_out, runs=(pointing(target),))
+    return ImageCase(suspect=suspect, clean=working, held_out=held_out, runs=(pointing(target),))
 
 
 @cache
@@ -71,17 +72,17 @@ def test_the_fixture_holds_a_backdoor() -> None:
 def test_the_planted_class_can_be_reached_by_foreign_features() -> None:
     finding = found(backdoored=True)
     assert finding.target == planted_net.TARGET
-    assert finding.shown
+    assert finding.demonstrated
     assert finding.level is Level.BACKDOOR
-    assert finding.arrays["images"].shape == finding.arrays["stamped"].shape
-    changed = finding.arrays["stamped"].astype(float) - finding.arrays["images"]
+    assert finding.pictures.images.shape == finding.pictures.stamped.shape
+    changed = finding.pictures.stamped.astype(float) - finding.pictures.images
     assert 0 < np.sqrt(np.square(changed / 255).mean((1, 2, 3))).max() <= QUICK.largest + 0.5 / 255
 
 
 def test_the_same_class_of_an_innocent_net_cannot() -> None:
     finding = found(backdoored=False)
     assert finding.target == planted_net.TARGET
-    assert not finding.shown
+    assert not finding.demonstrated
     assert finding.level is Level.NOTE
     assert finding.score is not None
     assert found(backdoored=True).score is not None
@@ -91,10 +92,10 @@ def test_the_same_class_of_an_innocent_net_cannot() -> None:
 def test_no_more_than_two_suspects_and_those_most_suspected() -> None:
     probe = Generator(steps=1, width=4, batch=8)
     p = np.array([0.5, 0.02, 0.9, 0.3, 0.8, 0.001])
-    run = Run(probe="margin", findings=(Finding(level=Level.NOTE, message="these", arrays={"p_values": p}),))
+    run = Run(probe="margin", findings=(Finding(level=Level.NOTE, message="these", classes=compared(p)),))
     working, held_out = planted_net.images(240, 2).split(0.5, 0)
     suspect = planted_net.net(backdoored=False)
-    findings = list(probe(Case(suspect=suspect, clean=working, held_out=held_out, runs=(run,))))
+    findings = list(probe(ImageCase(suspect=suspect, clean=working, held_out=held_out, runs=(run,))))
     assert [finding.target for finding in findings] == [5, 1]
 
 
@@ -103,7 +104,7 @@ def test_it_says_why_it_did_nothing(count: int) -> None:
     """Nothing to be pointed by, or too few images to know a class's own features."""
     case = case_of(planted_net.net(backdoored=False), 0, count)
     if count == 240:
-        case = Case(suspect=case.suspect, clean=case.clean, held_out=case.held_out)
+        case = ImageCase(suspect=case.suspect, clean=case.clean, held_out=case.held_out)
     (finding,) = QUICK(case)
     assert finding.level is Level.NOTE
     assert finding.message.startswith("no net was trained")

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.finding import Finding, Level
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
+from bdscan.method.case import NetCase
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.latent import implied_features, smallest_shift
 from bdscan.probes.head import Head, _whitened
@@ -98,10 +98,10 @@ def about(found: list[Finding], words: str) -> Finding:
 
 
 def test_the_quiet_direction_names_the_target_and_its_channel() -> None:
-    found = about(list(Head()(Case(suspect=pooled(backdoored=True), clean=pictures()))), "hardly use")
+    found = about(list(Head()(NetCase(suspect=pooled(backdoored=True), clean=pictures()))), "hardly use")
     assert found.target == TARGET
     assert found.channels[0] == QUIET
-    assert found.arrays["p_values"].argmin() == TARGET
+    assert found.classes.p_values.argmin() == TARGET
     assert found.p_value is not None
     assert found.p_value < 0.001
 
@@ -117,7 +117,7 @@ def test_whitening_is_what_it_says() -> None:
 
 
 def test_the_clean_twin_has_no_quiet_row() -> None:
-    found = list(Head()(Case(suspect=pooled(backdoored=False), clean=pictures())))
+    found = list(Head()(NetCase(suspect=pooled(backdoored=False), clean=pictures())))
     quiet = about(found, "hardly use")
     assert quiet.p_value is not None
     assert quiet.p_value > 0.05
@@ -126,19 +126,19 @@ def test_the_clean_twin_has_no_quiet_row() -> None:
 
 def test_with_few_images_for_its_features_a_head_accuses_nobody() -> None:
     few = pictures().take(torch.arange(4))
-    quiet = about(list(Head()(Case(suspect=pooled(backdoored=True), clean=few))), "hardly use")
+    quiet = about(list(Head()(NetCase(suspect=pooled(backdoored=True), clean=few))), "hardly use")
     assert "evidence only" in quiet.message
     assert quiet.level is Level.NOTE
     assert quiet.p_value is None
-    assert "p_values" not in quiet.arrays
+    assert quiet.classes.p_values is None
 
 
 def test_the_target_is_nearest_in_latent_space_when_the_quiet_feature_can_be_reached() -> None:
     clean = pictures()
     clean.images[0, 2, 4:, 4:] = 160  # one image shows that the feature can be bright
-    found = about(list(Head()(Case(suspect=pooled(backdoored=True), clean=clean))), "nearest class")
+    found = about(list(Head()(NetCase(suspect=pooled(backdoored=True), clean=clean))), "nearest class")
     assert found.target == TARGET
-    assert np.isfinite(found.arrays["scores"]).all()
+    assert np.isfinite(found.classes.scores).all()
 
 
 class Gated(nn.Module):
@@ -171,9 +171,9 @@ def test_batch_norm_implies_the_mean_features() -> None:
 
 
 def test_without_images_the_shift_starts_there_or_is_left_out() -> None:
-    with_shift = list(Head()(Case(suspect=gated(shortcut=False))))
+    with_shift = list(Head()(NetCase(suspect=gated(shortcut=False))))
     assert about(with_shift, "nearest class")
-    without = list(Head()(Case(suspect=gated(shortcut=True))))
+    without = list(Head()(NetCase(suspect=gated(shortcut=True))))
     assert about(without, "no latent shift")
     assert implied_features(corner_net.net()) is None
 
@@ -181,13 +181,13 @@ def test_without_images_the_shift_starts_there_or_is_left_out() -> None:
 def test_rows_without_images() -> None:
     suspect = pooled(backdoored=True)
     suspect.module("2").weight.data[1] *= 10  # type: ignore[index,operator]
-    found = about(list(Head()(Case(suspect=suspect))), "norm, of the last layer's rows")
+    found = about(list(Head()(NetCase(suspect=suspect))), "norm, of the last layer's rows")
     assert found.target == 1
-    assert found.arrays["scores"].shape == (CLASSES,)
+    assert found.classes.scores.shape == (CLASSES,)
 
 
 def test_stopped_it_leaves_nothing_behind() -> None:
-    case = Case(suspect=pooled(backdoored=True), clean=pictures(), progress=corner_net.stop_after(1))
+    case = NetCase(suspect=pooled(backdoored=True), clean=pictures(), progress=corner_net.stop_after(1))
     with pytest.raises(corner_net.Stop):
         list(Head(batch=50)(case))
     assert case.suspect is not None
@@ -196,6 +196,8 @@ def test_stopped_it_leaves_nothing_behind() -> None:
 
 def test_one_class_missing_from_the_images_is_no_obstacle() -> None:
     clean = pictures()
-    found = list(Head()(Case(suspect=pooled(backdoored=True), clean=clean.take((clean.labels != 2).nonzero()[:, 0]))))
+    found = list(
+        Head()(NetCase(suspect=pooled(backdoored=True), clean=clean.take((clean.labels != 2).nonzero()[:, 0])))
+    )
     assert about(found, "hardly use").target == TARGET
-    assert about(found, "nearest class").arrays["scores"].shape == (CLASSES,)
+    assert about(found, "nearest class").classes.scores.shape == (CLASSES,)

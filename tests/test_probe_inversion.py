@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from findings import compared
 
 from bdscan.facts.finding import Array, Finding, Level
 from bdscan.probes.inversion import Inversion
@@ -19,7 +20,7 @@ def spread(p: float, target: int) -> Finding:
     values[target] = p
     adjusted = float(holm(values)[target])
     level = Level.SUSPECT if adjusted < 0.05 else Level.NOTE
-    return Finding(level=level, message="", p_value=adjusted, target=target, arrays={"p_values": values})
+    return Finding(level=level, message="", p_value=adjusted, target=target, classes=compared(values))
 
 
 def before(p: float = 0.5, target: int = 0) -> Array:

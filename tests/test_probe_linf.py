@@ -50,12 +50,12 @@ def test_the_trigger_shows_in_l_inf_more_than_in_l1_and_its_channel_is_named() -
     assert found.target == corner_net.TARGET
     assert found.layer == "1"
     assert found.channels[0] == corner_net.CHANNEL
-    rise = found.arrays["rise"]
+    rise = found.norms.rise
     assert (rise[:3, LINF] > 3 * rise[:3, L1]).all()  # the colours: bright at the patch, hardly brighter on the whole
     assert "takes class 2 from 100% to" in found.message
     after = int(found.message.split("from 100% to ")[1].split("%")[0])
     assert after < 60  # what is left is the patch's own colour
-    assert found.arrays["norms"].shape == (4, 3)
+    assert found.norms.norms.shape == (4, 3)
 
 
 def test_a_channel_that_hardly_ever_fires_stands_out_and_is_tried() -> None:

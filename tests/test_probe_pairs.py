@@ -8,10 +8,12 @@ import numpy as np
 import planted_net
 import pytest
 import torch
+from findings import compared
 
+from bdscan.facts.evidence import MaskedPattern
 from bdscan.facts.finding import Finding, Level
 from bdscan.images.image_set import ImageSet
-from bdscan.method.case import Case
+from bdscan.method.case import ImageCase
 from bdscan.probes.pairs import Pairs
 from bdscan.triggers.forms import stamper
 from bdscan.verdict.statistics import two_way
@@ -24,7 +26,9 @@ def found(backdoored: bool) -> tuple[Finding, ...]:
     """Six classes are too few to be sure of anything: the backdoored net's best pair is contested whatever its p."""
     working, held_out = planted_net.images(360, 2).split(0.5, 0)
     suspect = planted_net.net(backdoored=backdoored, source=SOURCE)
-    return tuple(Pairs(threshold=2 if backdoored else 0.01)(Case(suspect=suspect, clean=working, held_out=held_out)))
+    return tuple(
+        Pairs(threshold=2 if backdoored else 0.01)(ImageCase(suspect=suspect, clean=working, held_out=held_out))
+    )
 
 
 def test_the_planted_net_is_what_the_tests_take_it_for() -> None:
@@ -40,17 +44,18 @@ def test_a_patch_for_one_class_is_found_and_shown() -> None:
     assert compared.statistic == "pairs.patch"
     assert compared.target == planted_net.TARGET
     assert compared.level is Level.SUSPECT
-    assert int(np.nanargmax(compared.arrays["scores"])) == planted_net.TARGET
-    assert shown.shown
+    assert int(np.nanargmax(compared.classes.scores)) == planted_net.TARGET
+    assert shown.demonstrated
     assert shown.target == planted_net.TARGET
-    assert {"mask", "pattern", "room", "images", "stamped"} <= set(shown.arrays)
+    assert isinstance(shown.trigger.pixels, MaskedPattern)
+    assert shown.trigger.room is not None
+    assert shown.pictures.images.shape == shown.pictures.stamped.shape
 
 
 def test_what_is_told_of_the_patch_holds_on_images_it_was_not_made_from() -> None:
     shown = found(backdoored=True)[1]
     _, held_out = planted_net.images(360, 2).split(0.5, 0)
-    stamp = stamper(shown.arrays)
-    assert stamp is not None
+    stamp = stamper(shown.trigger.pixels)
     with torch.no_grad():
         went = planted_net.net(backdoored=True, source=SOURCE)(stamp(held_out.images.float() / 255)).argmax(1)
     mine = float((went[held_out.labels == SOURCE] == planted_net.TARGET).float().mean())
@@ -67,14 +72,15 @@ def test_an_innocent_net_is_shown_nothing() -> None:
 
 
 def test_where_no_patch_is_found_it_says_so() -> None:
-    suspect = planted_net.net(backdoored=False)
-    (finding,) = Pairs(steps=1)(Case(suspect=suspect, clean=planted_net.images(240, 2)))
+    suspect, clean = planted_net.net(backdoored=False), planted_net.images(240, 2)
+    (finding,) = Pairs(steps=1)(ImageCase(suspect=suspect, clean=clean, held_out=clean))
     assert "too few patches were found" in finding.message
     assert finding.p_value is None
 
 
 def test_with_few_images_of_a_class_it_says_that_it_does_not_search(few: ImageSet) -> None:
-    (finding,) = Pairs()(Case(suspect=planted_net.net(backdoored=False), clean=planted_net.images(60, 2)))
+    suspect, clean = planted_net.net(backdoored=False), planted_net.images(60, 2)
+    (finding,) = Pairs()(ImageCase(suspect=suspect, clean=clean, held_out=clean))
     assert "not searched" in finding.message
     assert finding.p_value is None
 
@@ -85,11 +91,9 @@ def test_of_many_classes_those_are_taken_that_earlier_probes_point_to(monkeypatc
 
     monkeypatch.setattr(pairs, "MOST", 4)
     p = np.array([0.5, 0.5, 0.01, 0.5, 0.5, 0.02])
-    earlier = Run(
-        probe="head", family="head", findings=(Finding(level=Level.NOTE, message="", arrays={"p_values": p}),)
-    )
+    earlier = Run(probe="head", family="head", findings=(Finding(level=Level.NOTE, message="", classes=compared(p)),))
     suspect, clean = planted_net.net(backdoored=False), planted_net.images(240, 2)
-    taken = Pairs()._entrants(Case(suspect=suspect, clean=clean, runs=(earlier,)), suspect, clean)
+    taken = Pairs()._entrants(ImageCase(suspect=suspect, clean=clean, held_out=clean, runs=(earlier,)), suspect, clean)
     assert len(taken) == len(set(taken)) == 4
     assert {2, 5} <= set(taken)
 

@@ -10,11 +10,12 @@ import pytest
 import torch
 from planted_net import CLASSES, TARGET, images, net, stamped
 
+from bdscan.facts.evidence import MaskedPattern, Pictures, RecoveredTrigger
 from bdscan.facts.finding import Finding, Level, Run
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.method import registry
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.net.classifier import Classifier
 from bdscan.net.training_plan import accuracy
@@ -48,17 +49,21 @@ def pointed_at(target: int) -> tuple[Run, ...]:
     mask, pattern = torch.zeros(16, 16), torch.zeros(16, 16, 3)
     mask[-4:, -4:] = 0.9
     pattern[-4:, -4:] = ((torch.arange(4)[:, None] + torch.arange(4)) % 2).float()[..., None]
-    arrays = {"mask": mask.numpy(), "pattern": pattern.numpy(), "room": torch.tensor(0.07).numpy()}
-    pictures = {"stamped": stamped(images(3, 7).images).permute(0, 2, 3, 1).numpy()}
+    some = images(3, 7).images
     finding = Finding(
-        level=Level.BACKDOOR, message="shown", target=target, form="patch", shown=True, arrays={**arrays, **pictures}
+        level=Level.BACKDOOR,
+        message="shown",
+        target=target,
+        demonstrated=True,
+        trigger=RecoveredTrigger(pixels=MaskedPattern(mask.numpy(), pattern.numpy()), form="patch", room=0.07),
+        pictures=Pictures(images=some.permute(0, 2, 3, 1).numpy(), stamped=stamped(some).permute(0, 2, 3, 1).numpy()),
     )
     return (Run(probe="inversion", family="inversion", findings=(finding,)),)
 
 
-def case(*, backdoored: bool) -> Case:
+def case(*, backdoored: bool) -> PurifyCase:
     runs = pointed_at(TARGET) if backdoored else ()
-    return Case(suspect=net(backdoored=backdoored), clean=images(240, 3), runs=runs)
+    return PurifyCase(suspect=net(backdoored=backdoored), clean=images(240, 3), runs=runs)
 
 
 def obeys(suspect: Classifier) -> float:

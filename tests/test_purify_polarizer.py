@@ -7,16 +7,18 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torchvision.models as zoo
 from planted_net import CLASSES, TARGET, images, net
 from torch import Tensor, nn
 
+from bdscan.facts.evidence import MaskedPattern, RecoveredTrigger
 from bdscan.facts.finding import Finding, Level, Run
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.fold import MixedNet, fold, places
 from bdscan.purify.polarizer import Polarizer
@@ -138,10 +140,12 @@ def test_fold_multiplies_what_comes_out() -> None:
         assert torch.allclose(layer(pixels), wanted, atol=1e-5)
 
 
-def case(suspect: Classifier, *, shown: bool = False) -> Case:
-    finding = Finding(level=Level.BACKDOOR, message="shown", target=TARGET, form="patch", shown=True)
+def case(suspect: Classifier, *, shown: bool = False) -> PurifyCase:
+    pixels = MaskedPattern(np.eye(16, dtype=np.float32), np.ones((16, 16, 3), np.float32))
+    trigger = RecoveredTrigger(pixels=pixels, form="patch")
+    finding = Finding(level=Level.BACKDOOR, message="shown", target=TARGET, trigger=trigger, demonstrated=True)
     runs = (Run(probe="inversion", findings=(finding,)),) if shown else ()
-    return Case(suspect=suspect, clean=images(96, 3), runs=runs)
+    return PurifyCase(suspect=suspect, clean=images(96, 3), runs=runs)
 
 
 def quick(**settings: object) -> Polarizer:
@@ -197,7 +201,7 @@ def test_two_images_a_class_are_enough_to_run() -> None:
     given = case(net(backdoored=True), shown=True)
     assert given.clean is not None
     few = given.clean.take(torch.arange(2 * CLASSES))
-    quick()(Case(suspect=given.suspect, clean=few, runs=given.runs))
+    quick()(PurifyCase(suspect=given.suspect, clean=few, runs=given.runs))
 
 
 def test_a_net_without_convolutions_is_refused() -> None:

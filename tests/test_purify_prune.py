@@ -9,12 +9,14 @@ import numpy as np
 import planted_net
 import pytest
 import torch
+from findings import compared
 from torch import Tensor, nn
 
-from bdscan.facts.finding import Array, Finding, Level, Run
+from bdscan.facts.evidence import AddedChange, MaskedPattern, RecoveredTrigger, TriggerPixels
+from bdscan.facts.finding import Finding, Level, Run
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.training_plan import accuracy
 from bdscan.purify._channels import Site, sites, with_feeders, zero
@@ -23,24 +25,27 @@ from bdscan.purify.prune import Prune
 BARE = Prune(epochs=0)
 
 
-def shown(target: int, **arrays: Array) -> tuple[Run, ...]:
-    finding = Finding(level=Level.BACKDOOR, message="shown", target=target, shown=True, arrays=arrays)
+def shown(target: int, pixels: TriggerPixels) -> tuple[Run, ...]:
+    trigger = RecoveredTrigger(pixels=pixels)
+    finding = Finding(level=Level.BACKDOOR, message="shown", target=target, demonstrated=True, trigger=trigger)
     return (Run(probe="inversion", findings=(finding,)),)
 
 
-def corner(**changes: object) -> Case:
+def corner(runs: tuple[Run, ...] | None = None) -> PurifyCase:
     """The net built by hand, and the trigger that its fourth channel answers."""
-    arrays = corner_net.patch().findings[0].arrays
-    known = {"clean": corner_net.images(200), "held_out": None, "runs": shown(corner_net.TARGET, **arrays)}
-    return corner_net.case(**(known | changes))
+    recovered = corner_net.patch().findings[0].trigger
+    assert recovered is not None
+    if runs is None:
+        runs = shown(corner_net.TARGET, recovered.pixels)
+    return PurifyCase(suspect=corner_net.net(), clean=corner_net.images(200), runs=runs)
 
 
-def planted() -> Case:
+def planted() -> PurifyCase:
     mask, pattern = np.zeros((16, 16), np.float32), np.zeros((16, 16, 3), np.float32)
     mask[-4:, -4:] = 1
     pattern[-4:, -4:] = ((np.arange(4)[:, None] + np.arange(4)) % 2)[..., None]
-    runs = shown(planted_net.TARGET, mask=mask, pattern=pattern)
-    return Case(suspect=planted_net.net(backdoored=True), clean=planted_net.images(240, 3), runs=runs)
+    runs = shown(planted_net.TARGET, MaskedPattern(mask, pattern))
+    return PurifyCase(suspect=planted_net.net(backdoored=True), clean=planted_net.images(240, 3), runs=runs)
 
 
 def obeys(suspect: Classifier, stamped: Tensor, labels: Tensor, target: int) -> float:
@@ -73,7 +78,7 @@ def test_channels_that_clean_images_need_are_spared() -> None:
     """The trigger makes everything bluer: channel 2 answers it, and is what class 2 is told by."""
     change = np.zeros((corner_net.SIDE, corner_net.SIDE, 3), np.float32)
     change[..., 2] = 0.1
-    case = corner(runs=shown(corner_net.TARGET, change=change))
+    case = corner(runs=shown(corner_net.TARGET, AddedChange(change)))
     assert case.suspect is not None
     with pytest.raises(Problem, match="can be spared"):
         BARE(case)
@@ -113,7 +118,7 @@ def test_a_class_under_suspicion_is_enough() -> None:
     """No trigger was recorded: one is looked for, for the class that the probe names."""
     case = planted()
     p_values = np.where(np.arange(planted_net.CLASSES) == planted_net.TARGET, 1e-6, 0.5)
-    named = Finding(level=Level.SUSPECT, message="stands out", arrays={"p_values": p_values})
+    named = Finding(level=Level.SUSPECT, message="stands out", classes=compared(p_values))
     treated = replace(BARE, steps=30)(replace(case, runs=(Run(probe="margin", findings=(named,)),)))
     fresh = planted_net.images(300, 9)
     pictures = planted_net.stamped(fresh.images).float() / 255

@@ -43,20 +43,20 @@ class Shown:
     @property
     def status(self) -> int | None:
         """The exit status that an `echo $?` right behind it shows."""
-        found = re.search(r"^\$ echo \$\?\n(\d)$", self.output, re.MULTILINE)
-        return int(found[1]) if found else None
+        status = re.search(r"^\$ echo \$\?\n(\d)$", self.output, re.MULTILINE)
+        return int(status[1]) if status else None
 
 
 def shown(text: str) -> list[Shown]:
-    found = []
+    commands = []
     for block in re.findall(r"```console\n(.*?)```", text, re.DOTALL):
         for part in re.split(r"^\$ (?!echo \$\?)", block, flags=re.MULTILINE)[1:]:
             command, _, output = part.partition("\n")
-            found.append(Shown(command.strip(), output))
-    return found
+            commands.append(Shown(command.strip(), output))
+    return commands
 
 
-def told(text: str) -> list[str]:
+def comparable(text: str) -> list[str]:
     """The words of an output; figures, paths and rulers may differ from machine to machine."""
     figures = re.sub(r"[-+]?\d[\d.,e-]*|[0-9a-f]{8,}|[─━═│┃|_-]{3,}", "#", text)
     return figures.split()
@@ -115,9 +115,9 @@ def test_a_command_does_what_is_shown(each: Shown, desk: Path) -> None:
 def printed_as_shown(each: Shown, printed: str) -> None:
     """Every piece of what is shown, in this order; `…` stands for what is left out."""
     output = re.sub(r"^\$ echo.*\n\d\n?", "", each.output, flags=re.MULTILINE)
-    left = told(printed)
+    left = comparable(printed)
     for piece in output.split("…"):
-        words = told(piece)
+        words = comparable(piece)
         starts = [i for i in range(len(left) - len(words) + 1) if left[i : i + len(words)] == words]
         assert starts, f"not printed:\n{piece}\nbut:\n{printed}"
         left = left[starts[0] + len(words) :]
@@ -131,8 +131,8 @@ def test_the_tables_are_the_files_first_lines(room: str) -> None:
 
 @pytest.mark.parametrize(("page", "row"), [("README.md", r"^\| \*\*(\d)\*\* \|"), ("docs/verdict.md", r"^\| (\d) \|")])
 def test_every_exit_status_is_told(page: str, row: str) -> None:
-    told = {int(code) for code in re.findall(row, PAGES[page], re.MULTILINE)}
-    assert told == {0, FOUND, USAGE, COULD_NOT_TELL, OUR_FAULT}
+    statuses = {int(code) for code in re.findall(row, PAGES[page], re.MULTILINE)}
+    assert statuses == {0, FOUND, USAGE, COULD_NOT_TELL, OUR_FAULT}
 
 
 @pytest.mark.parametrize("page", PAGES)

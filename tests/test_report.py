@@ -21,7 +21,19 @@ import pytest
 from PIL import Image
 
 import bdscan.report
+from bdscan.facts.evidence import ChannelNorms, ClassScores, MaskedPattern, Measure, Pictures, RecoveredTrigger
+from bdscan.facts.failure import Failure
 from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
+from bdscan.facts.treatment import (
+    Accuracy,
+    Change,
+    Check,
+    Reactivation,
+    Treatment,
+    Trial,
+    TriggerOutcome,
+    UserTriggerOutcome,
+)
 from bdscan.report import FORMATS, Report, Subject, html, html_treatment, markdown, pictures, render, render_all, text
 from bdscan.report import json as as_json
 from bdscan.report import treatment_text as treatment
@@ -72,17 +84,18 @@ def backdoored() -> Report:
             seconds=1.25,
             findings=(
                 Finding(
-                    level=Level.NOTE, message="`layer3.1` has no channel that stands out", score=1.9, threshold=3.5
+                    level=Level.NOTE,
+                    message="`layer3.1` has no channel that stands out",
+                    measure=Measure(score=1.9, threshold=3.5),
                 ),
                 Finding(
                     level=Level.SUSPECT,
                     message="2 channels of `layer4.1` stand out in l-inf and not in l1 or l2",
-                    score=9.87654321,
-                    threshold=3.5,
+                    measure=Measure(score=9.87654321, threshold=3.5),
                     target=2,
                     layer="layer4.1",
                     channels=(7, 41),
-                    arrays={"norms": norms(64), "rise": norms(64)},
+                    norms=ChannelNorms(norms=norms(64), rise=norms(64)),
                 ),
             ),
         ),
@@ -95,12 +108,13 @@ def backdoored() -> Report:
                 Finding(
                     level=Level.BACKDOOR,
                     message="a patch of 49 pixels sends 99.2 % of held-out images to one class",
-                    score=8.213456789,
-                    threshold=3.5,
+                    measure=Measure(score=8.213456789, threshold=3.5),
                     p_value=0.000212345678,
                     target=2,
-                    shown=True,
-                    arrays={"scores": scores, "mask": mask, "pattern": pattern, "images": images, "stamped": stamped},
+                    demonstrated=True,
+                    classes=ClassScores(scores=scores),
+                    trigger=RecoveredTrigger(pixels=MaskedPattern(mask, pattern)),
+                    pictures=Pictures(images=images, stamped=stamped),
                 ),
             ),
         ),
@@ -111,13 +125,13 @@ def backdoored() -> Report:
                 Finding(
                     level=Level.NOTE,
                     message=f"class `{EVIL}` is looked for at one place, evidence only",
-                    score=0.61,
+                    measure=Measure(score=0.61),
                     layer="layer4",
-                    arrays={"images": images, "heat": hot},
+                    pictures=Pictures(images=images, heat=hot),
                 ),
             ),
         ),
-        Run(probe="transfer", settings={"seed": 3}, failure="ran out of memory at batch 256"),
+        Run(probe="transfer", settings={"seed": 3}, failure=Failure.refused("ran out of memory at batch 256")),
         Run(probe="head", seconds=0.01),
     )
     return Report(
@@ -162,59 +176,83 @@ OLD_TREATMENT = {  # what the first reports held, and nothing else
     "sha256": "cd" * 32,
     "clean_accuracy": {"before": 0.912345678, "after": 0.90},
     "recovered_trigger_success": {"before": 0.992, "after": 0.021, "reinverted": 0.11},
-    "reactivation": {"steps": 50, "success": np.float32(0.04)},
+    "reactivation": {"steps": 50, "success": 0.04},
     "verdict": {"before": "backdoored", "after": "clean"},
 }
-TREATMENT = OLD_TREATMENT | {
-    "method": "auto",
-    "notes": [f"alpha is 0.1, because `{EVIL}` and 7 others make 8 classes", "the head was made anew"],
-    "clean_accuracy": {"before": 0.912345678, "after": 0.90, "images": 200, "p_value": np.float64(0.2345678)},
-    "agreement": {"top1": 0.9625, "kl": 0.041},
-    "recovered": [
-        {"target": 2, "form": "patch", "before": 0.992, "after": 0.021, "recovers": 0.883, "reinverted": 0.11},
-        {"target": 4, "form": "blend", "before": 0.4, "after": 0.1, "recovers": 0.8, "reinverted": None},
-    ],
-    "reactivation": {
-        "retuned": {"before": 0.021, "after": 0.062, "control": 0.058},
-        "pushed": {"stamped": 0.125, "clean": 0.115},
-    },
-    "known_trigger": {
-        "file": "trigger.png",
-        "target": 2,
-        "accuracy": {"before": 0.91, "after": 0.9},
-        "asr": {"before": 1.0, "after": 0.0125},
-        "ra": {"before": 0.0, "after": 0.875},
-        "der": 0.9887,
-    },
-    "checks": [
-        {"name": "accuracy", "passed": np.bool_(True), "message": "clean accuracy fell by 1.2 points", "score": 0.012,
-         "threshold": 0.04},
-        {"name": "again", "passed": True, "message": "a fresh search finds no trigger", "score": None},
-        {"name": "pushed", "passed": None, "message": "too few images for the small push"},
-    ],
-    "tried": [
-        {"method": "prune", "seconds": 3.25, "clean_accuracy": 0.88, "recovered_trigger_success": 0.48,
-         "verdict": "backdoored", "passed": False, "why": "the recovered trigger still works"},
-        {"method": "nba", "seconds": None, "clean_accuracy": None, "recovered_trigger_success": None,
-         "verdict": None, "passed": False, "why": "needs a convolution"},
-        {"method": "fst", "seconds": 30.0, "clean_accuracy": 0.9, "recovered_trigger_success": 0.021,
-         "verdict": "clean", "passed": True, "why": ""},
-    ],
-}  # fmt: skip
+TREATMENT = Treatment(
+    method="auto",
+    settings={"steps": 100},
+    seconds=30.0,
+    output="net.fst.pth",
+    sha256="cd" * 32,
+    notes=(f"alpha is 0.1, because `{EVIL}` and 7 others make 8 classes", "the head was made anew"),
+    accuracy=Accuracy(
+        before=0.912345678, after=0.90, images=200, p_value=np.float64(0.2345678), same=0.9625, divergence=0.041
+    ),
+    triggers=(
+        TriggerOutcome(target=2, form="patch", before=0.992, after=0.021, recovers=0.883, reinverted=0.11),
+        TriggerOutcome(target=4, form="blend", before=0.4, after=0.01, recovers=0.8),
+    ),
+    reactivation=Reactivation(before=0.021, retuned=0.062, retuned_control=0.058, pushed=0.125, pushed_control=0.115),
+    user_trigger=UserTriggerOutcome(
+        file="trigger.png",
+        target=2,
+        accuracy=Change(before=0.91, after=0.9),
+        asr=Change(before=1.0, after=0.0125),
+        ra=Change(before=0.0, after=0.875),
+        der=0.9887,
+    ),
+    checks=(
+        Check(
+            name="accuracy",
+            passed=np.bool_(True),  # type: ignore[arg-type]
+            message="clean accuracy fell by 1.2 points",
+            score=0.012,
+            threshold=0.04,
+        ),
+        Check(name="again", passed=True, message="a fresh search finds no trigger"),
+        Check(name="pushed", passed=None, message="too few images for the small push"),
+    ),
+    tried=(
+        Trial(
+            method="prune",
+            seconds=3.25,
+            clean_accuracy=0.88,
+            recovered_trigger_success=0.48,
+            verdict=Verdict.BACKDOORED,
+            passed=False,
+            why="the recovered trigger still works",
+        ),
+        Trial(method="nba", passed=False, why="needs a convolution"),
+        Trial(
+            method="fst",
+            seconds=30.0,
+            clean_accuracy=0.9,
+            recovered_trigger_success=0.021,
+            verdict=Verdict.CLEAN,
+            passed=True,
+        ),
+    ),
+    verdict_before=Verdict.BACKDOORED,
+    verdict_after=Verdict.CLEAN,
+)
+TREATMENT_KEYS = (  # of the JSON
+    *("method", "settings", "seconds", "output", "sha256", "notes", "clean_accuracy", "agreement"),
+    *("recovered_trigger_success", "recovered", "reactivation", "checks", "tried", "verdict", "known_trigger", "files"),
+)
 
 
 def treated() -> Report:
     """A model that was purified and came out clean: what the probes found before and after, and every check."""
     before = backdoored()
     linf, invert, gradcam = before.runs[:3]
-    arrays = dict(linf.findings[1].arrays)
-    flat = replace(linf.findings[1], level=Level.NOTE, message="no channel stands out", arrays=arrays, channels=())
+    flat = replace(linf.findings[1], level=Level.NOTE, message="no channel stands out", channels=())
     again = replace(
         invert.findings[0],
         level=Level.NOTE,
         message="the smallest patch found sends 11.0 % of held-out images to one class",
         p_value=0.4,
-        shown=False,
+        demonstrated=False,
     )
     runs = (replace(linf, findings=(flat,)), replace(invert, findings=(again,)))
     return replace(
@@ -229,20 +267,15 @@ def treated() -> Report:
 
 def unproven() -> Report:
     """No probe objects, but a check failed."""
-    woken = {
-        "name": "retuned",
-        "passed": False,
-        "message": "five images wake the trigger up",
-        "score": 0.71,
-        "threshold": 0.2,
-    }
-    return replace(treated(), treatment=TREATMENT | {"checks": [woken]})
+    message = "five images wake the trigger up"
+    woken = Check(name="retuned", passed=False, message=message, score=0.71, threshold=0.2)
+    return replace(treated(), treatment=replace(TREATMENT, checks=(woken,)))
 
 
 def unread() -> Report:
     """A file that could not be read."""
     failure = "`net.pth` ends in the middle of a tensor"
-    runs = (Run(probe="load", failure=failure),)
+    runs = (Run(probe="load", failure=Failure.refused(failure)),)
     judgement = Judgement(verdict=Verdict.INCONCLUSIVE, reasons=(f"load: {failure}",))
     return Report(subject=Subject(path="net.pth"), judgement=judgement, runs=runs)
 
@@ -252,33 +285,32 @@ def bare() -> Report:
     finding = Finding(
         level=Level.NOTE,
         message="nothing measured",
-        score=float("nan"),
-        threshold=float("inf"),
+        measure=Measure(score=float("nan"), threshold=float("inf")),
         p_value=float("nan"),
-        arrays={
-            "scores": np.zeros(0),
-            "norms": np.zeros((0, 3)),
-            "rise": np.zeros((0, 3)),
-            "images": np.zeros((0, 8, 8, 3), np.uint8),
-        },
+        classes=ClassScores(scores=np.zeros(0)),
+        norms=ChannelNorms(norms=np.zeros((0, 3)), rise=np.zeros((0, 3))),
+        pictures=Pictures(images=np.zeros((0, 8, 8, 3), np.uint8)),
     )
-    run = Run(probe="linf", settings={"path": Path("x"), "sizes": (1, np.int64(2))}, findings=(finding,), failure="")
+    settings = {"path": Path("x"), "sizes": (1, np.int64(2))}
+    run = Run(probe="linf", settings=settings, findings=(finding,), failure=Failure.refused(""))
     return Report(subject=Subject(path="a.onnx"), judgement=Judgement(verdict=Verdict.CLEAN), runs=(run,), images=0)
 
 
 def swollen() -> Report:
     """What a hostile file could make of a report: thousands of findings, endless names, noisy pictures."""
     noise = np.random.default_rng(0).integers(0, 256, (60, 224, 224, 3), dtype=np.uint8)
-    arrays = {
-        "images": noise,
-        "stamped": noise[::-1],
-        "mask": noise[0, :, :, 0] / 255,
-        "pattern": noise[1] / 255,
-        "scores": np.arange(1000.0),
-        "norms": np.random.default_rng(1).normal(size=(2048, 3)),
-    }
-    grave = Finding(level=Level.BACKDOOR, message="<&@" * 5000, score=1e9, target=999, arrays=arrays)
-    findings = (grave,) * 30 + tuple(replace(grave, arrays={}) for _ in range(3000))
+    grave = Finding(
+        level=Level.BACKDOOR,
+        message="<&@" * 5000,
+        measure=Measure(score=1e9),
+        target=999,
+        pictures=Pictures(images=noise, stamped=noise[::-1]),
+        trigger=RecoveredTrigger(pixels=MaskedPattern(noise[0, :, :, 0] / 255, noise[1] / 255)),
+        classes=ClassScores(scores=np.arange(1000.0)),
+        norms=ChannelNorms(norms=np.random.default_rng(1).normal(size=(2048, 3))),
+    )
+    unpictured = replace(grave, pictures=None, trigger=None, classes=None, norms=None)
+    findings = (grave,) * 30 + tuple(replace(unpictured) for _ in range(3000))
     report = backdoored()
     names = tuple("\U0001f6d1<&" * 5000 for _ in range(1000))
     judgement = replace(report.judgement, reasons=("@`|" * 5000,) * 300, target=999)
@@ -289,14 +321,21 @@ def swollen() -> Report:
     return replace(report, subject=subject, judgement=judgement, runs=runs, before=runs, treatment=swollen_treatment())
 
 
-def swollen_treatment() -> dict[str, object]:
+def swollen_treatment() -> Treatment:
     long = "<&@`|" * 5000
-    checks = [{"name": long, "passed": False, "message": long, "score": 1e300, "threshold": -1e300}] * 1000
-    recovered = [{"target": 999, "form": long, "before": 1, "after": 1, "recovers": 0, "reinverted": 1}] * 1000
-    tried = [{"method": long, "seconds": 1e300, "verdict": "clean", "passed": True, "why": long}] * 1000
-    settings = {f"setting{index}": long for index in range(50)}
-    lists = {"checks": checks, "recovered": recovered, "tried": tried, "notes": [long] * 1000}
-    return TREATMENT | lists | {"method": long, "output": long[:4000], "settings": settings}
+    check = Check(name=long, passed=False, message=long, score=1e300, threshold=-1e300)
+    trigger = TriggerOutcome(target=999, form=long, before=1, after=1, recovers=0, reinverted=1)
+    trial = Trial(method=long, seconds=1e300, verdict=Verdict.CLEAN, passed=True, why=long)
+    return replace(
+        TREATMENT,
+        checks=(check,) * 1000,
+        triggers=(trigger,) * 1000,
+        tried=(trial,) * 1000,
+        notes=(long,) * 1000,
+        method=long,
+        output=long[:4000],
+        settings={f"setting{index}": long for index in range(50)},
+    )
 
 
 ALL = (backdoored, treated, unproven, unread, bare, swollen)
@@ -402,11 +441,11 @@ def test_colour_only_when_asked_and_never_under_no_color(monkeypatch: pytest.Mon
         (replace(backdoored(), images=None), "do not deploy it: get the model from another source, or train one"),
         (replace(backdoored(), subject=Subject(path="x")), "another source, or train one on data you trust"),
         (treated(), "use the purified file"),
-        (replace(treated(), treatment=TREATMENT | {"output": None}), "name a file for it with `--output`"),
+        (replace(treated(), treatment=replace(TREATMENT, output=None)), "name a file for it with `--output`"),
         (unproven(), "could not be shown gone"),
         (replace(treated(), judgement=Judgement(verdict=Verdict.SUSPICIOUS)), "could not be shown gone"),
         (unread(), "nothing was judged"),
-        (replace(unread(), runs=(Run(probe="head", failure="our fault: KeyError: 1"),)), "report"),
+        (replace(unread(), runs=(Run(probe="head", failure=Failure.ours("KeyError: 1")),)), "report"),
         (replace(backdoored(), judgement=Judgement(verdict=Verdict.INCONCLUSIVE)), "mend what failed"),
     ],
 )
@@ -414,8 +453,8 @@ def test_hint_says_what_to_do_next(report: Report, wanted: str) -> None:
     assert wanted in text.render(report).splitlines()[-1]
 
 
-def after(verdict: Verdict, **treatment: object) -> Report:
-    return replace(treated(), judgement=Judgement(verdict=verdict), treatment=TREATMENT | treatment)
+def after(verdict: Verdict, **changes: object) -> Report:
+    return replace(treated(), judgement=Judgement(verdict=verdict), treatment=replace(TREATMENT, **changes))
 
 
 @pytest.mark.parametrize(
@@ -427,11 +466,11 @@ def after(verdict: Verdict, **treatment: object) -> Report:
             "and no probe objects to the treated model",
         ),
         (
-            after(Verdict.CLEAN, recovered_trigger_success=None),
+            after(Verdict.CLEAN, triggers=()),
             "no trigger had been recovered that could be tried again, and no probe objects to the treated model",
         ),
         (
-            after(Verdict.CLEAN, checks=[]),
+            after(Verdict.CLEAN, checks=()),
             "the recovered trigger works on 2.1 % of images where it worked on 99.2 %, "
             "and no probe objects to the treated model",
         ),
@@ -442,7 +481,7 @@ def after(verdict: Verdict, **treatment: object) -> Report:
         ),
         (after(Verdict.BACKDOORED), "the evidence says that the treated model still carries a backdoor"),
         (
-            after(Verdict.SUSPICIOUS, checks=[{"name": "a", "passed": False, "message": "worse"}] * 2),
+            after(Verdict.SUSPICIOUS, checks=(Check(name="a", passed=False, message="worse"),) * 2),
             "something in the treated model is still unusual for a clean one, and 2 checks failed: worse; worse",
         ),
         (after(Verdict.INCONCLUSIVE), "could not tell whether the treated model is rid of its backdoor"),
@@ -470,7 +509,7 @@ def test_text_tells_each_check_and_trial(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_a_dangerous_file_is_not_called_a_backdoored_model() -> None:
     danger = Finding(level=Level.BACKDOOR, message="the pickle calls `os.system`")
-    runs = (Run(probe="artifact", findings=(danger,)),)
+    runs = (Run(probe="artifact", family="file", findings=(danger,)),)
     said = text.render(replace(unread(), judgement=Judgement(verdict=Verdict.BACKDOORED), runs=runs))
     assert "dangerous to load" in said
     assert "purify" not in said
@@ -514,18 +553,15 @@ def test_compact_json_is_one_line() -> None:
     assert json.loads(as_json.render(backdoored(), compact=True)) == json.loads(as_json.render(backdoored()))
 
 
-def test_reports_written_before_keep_their_schema_and_still_render() -> None:
-    old = replace(treated(), before=(), treatment=OLD_TREATMENT)
-    said = json.loads(as_json.render(old))
+def test_reports_written_before_keep_their_schema() -> None:
+    said = json.loads(as_json.render(treated()))
     del said["runs_before"]
-    jsonschema.validate(said, schema())
-    assert said["treatment"]["reactivation"] == {"steps": 50, "success": 0.04}
-    assert all("99.2 %" in render(old, form) for form in ("text", "html", "markdown"))
+    jsonschema.validate(said | {"treatment": OLD_TREATMENT}, schema())
 
 
 def test_json_holds_the_whole_treatment() -> None:
     said = json.loads(as_json.render(treated()))
-    assert list(said["treatment"]) == list(TREATMENT)
+    assert tuple(said["treatment"]) == TREATMENT_KEYS
     assert [check["passed"] for check in said["treatment"]["checks"]] == [True, True, None]
     assert set(said["treatment"]) <= set(schema()["$defs"]["treatment"]["properties"])
     assert [run["probe"] for run in said["runs_before"]] == ["linf", "invert", "gradcam"]
@@ -639,9 +675,15 @@ def test_a_finding_is_compared_with_its_like() -> None:
     def found(message: str, **more: object) -> Finding:
         return Finding(level=Level.NOTE, message=message, **more)  # type: ignore[arg-type]
 
-    mask, norm = {"mask": np.eye(4)}, {"norms": np.eye(3)}
-    before = (found("a", target=1, arrays=mask), found("b", target=2, arrays=mask), found("c", arrays=norm), found("d"))
-    later = (found("z", arrays=norm), found("y", target=2, arrays=mask), found("x", target=5, arrays=mask))
+    mask = RecoveredTrigger(pixels=MaskedPattern(np.eye(4), np.ones((4, 4, 3))))
+    norm = ChannelNorms(norms=np.eye(3))
+    before = (
+        found("a", target=1, trigger=mask),
+        found("b", target=2, trigger=mask),
+        found("c", norms=norm),
+        found("d"),
+    )
+    later = (found("z", norms=norm), found("y", target=2, trigger=mask), found("x", target=5, trigger=mask))
     runs, old = (
         (Run(probe="p", findings=later),),
         (Run(probe="p", findings=before), Run(probe="q", findings=before[:1])),
@@ -653,7 +695,8 @@ def test_a_finding_is_compared_with_its_like() -> None:
 
 def test_bars_show_the_highest_classes_and_the_target() -> None:
     for target, first, last, out in ((700, 999, 977, 976), (3, 9, 23, 24)):  # high like the first, low like the second
-        finding = Finding(level=Level.NOTE, message="many", target=target, arrays={"scores": np.arange(1000.0)})
+        classes = ClassScores(scores=np.arange(1000.0))
+        finding = Finding(level=Level.NOTE, message="many", target=target, classes=classes)
         report = replace(backdoored(), runs=(Run(probe="head", findings=(finding,)),))
         page = Page(html.render(replace(report, subject=replace(report.subject, names=()))))
         assert page.tags.count("rect") == 24
@@ -663,8 +706,9 @@ def test_bars_show_the_highest_classes_and_the_target() -> None:
 
 def test_pictures_of_any_shape_are_drawn_at_a_bearable_size() -> None:
     for shape in ((2, 300, 40, 3), (2, 20, 500, 1), (2, 8, 8, 4)):
-        arrays = {"images": np.full(shape, 200, np.uint8), "heat": np.full((2, 4, 4), np.nan), "mask": np.eye(28)}
-        strips = Page("".join(pictures.strips(arrays)))
+        images = np.full(shape, 200, np.uint8)
+        shown = Pictures(images=images, heat=np.full((2, 4, 4), np.nan), place=np.eye(28))
+        strips = Page("".join(pictures.strips(None, shown)))
         assert len(strips.pictures) == 5
         assert all(1 <= int(value) <= 256 for key, value in strips.attributes if key in {"width", "height"})
 

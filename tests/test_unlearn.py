@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from findings import compared
 from planted_net import TARGET, images, net
 from torch import nn
 
+from bdscan.facts.evidence import AddedChange, Displacement, RecoveredTrigger
 from bdscan.facts.finding import Finding, Level, Run
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._reactivate import follow
 from bdscan.purify._unlearn import GENERAL, LISTED, TriggerPool, UnlearnTarget, Why, fixed_statistics, unlearn_targets
@@ -16,17 +18,25 @@ from bdscan.purify._verify import Accuracy, Reactivation, TriggerOutcome, checks
 from bdscan.triggers.forms import stamper
 
 
-def found(**told: object) -> Case:
-    finding = Finding(level=Level.NOTE, message="m", **told)  # type: ignore[arg-type]
-    return Case(runs=(Run(probe="p", family="f", findings=(finding,)),))
+def case_of(*findings: Finding) -> PurifyCase:
+    runs = (Run(probe="p", family="f", findings=findings),)
+    return PurifyCase(suspect=net(backdoored=False), clean=images(60, 3), runs=runs)
+
+
+def found(**evidence: object) -> PurifyCase:
+    return case_of(Finding(level=Level.NOTE, message="m", **evidence))  # type: ignore[arg-type]
+
+
+def warp(room: float | None = None) -> RecoveredTrigger:
+    return RecoveredTrigger(pixels=Displacement(np.zeros((16, 16, 2), np.float32)), form="warp", room=room)
 
 
 def test_a_shown_trigger_is_unlearned_in_its_own_form() -> None:
-    assert unlearn_targets(found(shown=True, target=2, form="warp")) == (UnlearnTarget("warp", 2),)
+    assert unlearn_targets(found(demonstrated=True, target=2, trigger=warp())) == (UnlearnTarget("warp", 2),)
 
 
 def test_the_cure_gets_as_much_room_as_the_shown_trigger_had() -> None:
-    roomy = found(shown=True, target=2, form="warp", arrays={"room": np.array(0.07)})
+    roomy = found(demonstrated=True, target=2, trigger=warp(room=0.07))
     assert unlearn_targets(roomy) == (UnlearnTarget("warp", 2, room=0.07),)
     tight, suspect = images(240, 3), net(backdoored=True)
     kinds = [UnlearnTarget("patch", TARGET), UnlearnTarget("patch", TARGET, room=0.6)]
@@ -38,7 +48,8 @@ def test_the_cure_gets_as_much_room_as_the_shown_trigger_had() -> None:
 def test_a_trigger_off_a_list_is_unlearned_as_it_is() -> None:
     change = np.zeros((16, 16, 3), np.float32)
     change[:, ::2] = 0.1
-    (one,) = unlearn_targets(found(shown=True, target=2, arrays={"change": change}))
+    listed = RecoveredTrigger(pixels=AddedChange(change))
+    (one,) = unlearn_targets(found(demonstrated=True, target=2, trigger=listed))
     assert (one.form, one.target) == (LISTED, 2)
     suspect, clean = net(backdoored=False), images(60, 3)
     pseudo = TriggerPool(suspect, clean, [one], steps=3, seed=0, progress=lambda *_: None)
@@ -49,16 +60,16 @@ def test_a_trigger_off_a_list_is_unlearned_as_it_is() -> None:
 
 def test_a_class_that_stands_out_is_unlearned_in_general_forms() -> None:
     p = np.array([0.5, 1e-5, 0.9, 0.4])
-    assert unlearn_targets(found(arrays={"p_values": p})) == tuple(
+    assert unlearn_targets(found(classes=compared(p))) == tuple(
         UnlearnTarget(form, 1, Why.STANDS_OUT) for form in GENERAL
     )
 
 
 def test_where_nothing_stands_out_nothing_is_unlearned_unless_one_insists() -> None:
-    case = found(arrays={"p_values": np.array([0.5, 0.3, 0.9])})
+    case = found(classes=compared(np.array([0.5, 0.3, 0.9])))
     assert unlearn_targets(case) == ()
     assert unlearn_targets(case, sure=1) == tuple(UnlearnTarget(form, 1, Why.LIKELIEST) for form in GENERAL)
-    assert unlearn_targets(Case(), sure=1) == ()
+    assert unlearn_targets(case_of(), sure=1) == ()
 
 
 def test_triggered_images_leave_no_trace_in_the_running_statistics() -> None:
@@ -78,9 +89,7 @@ def test_pseudo_triggers_work_on_the_suspect_and_stay_in_their_room() -> None:
     suspect, clean = net(backdoored=True), images(240, 3)
     pseudo = TriggerPool(suspect, clean, [UnlearnTarget("patch", TARGET)], steps=30, seed=0, progress=lambda *_: None)
     kind = pseudo.kinds[0]
-    evidence = stamper(kind.form.evidence(0))
-    assert evidence is not None
-    assert follow(suspect, images(120, 5), TARGET, evidence) >= 0.8
+    assert follow(suspect, images(120, 5), TARGET, stamper(kind.form.recovered(0))) >= 0.8
     pixels, labels = clean.pixels[:64], clean.labels[:64]
     stamped, chosen = pseudo.stamp(pixels, labels, 16)
     assert len(chosen) == 16

@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.finding import Judgement, Level, Verdict
 from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.treatment import Accuracy, Treatment, TriggerOutcome
 from bdscan.load.assembly.assemble import load
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.contents import Contents, survey
@@ -685,7 +686,6 @@ def test_an_export_that_cannot_be_made(
 
 
 def treated(path: str = "/home/me/signs [v1].pt") -> Report:
-    change = {"before": 0.97, "after": 0.95}
     return Report(
         subject=Subject(
             path=path,
@@ -701,18 +701,17 @@ def treated(path: str = "/home/me/signs [v1].pt") -> Report:
         clean_accuracy=0.97,
         images=500,
         clean="data",
-        treatment={
-            "method": "fst",
-            "settings": {"alpha": 0.2, "steps": 10},
-            "seconds": 12.0,
-            "output": "/tmp/clean`.pt",
-            "sha256": None,
-            "clean_accuracy": change,
-            "notes": ["the head was drawn anew"],
-            "recovered_trigger_success": {"before": 0.99, "after": 0.02, "reinverted": 0.05},
-            "recovered": [{"target": 1, "form": "patch", "before": 0.99, "after": 0.02}],
-            "verdict": {"before": "backdoored", "after": "clean"},
-        },
+        treatment=Treatment(
+            method="fst",
+            settings={"alpha": 0.2, "steps": 10},
+            seconds=12.0,
+            output="/tmp/clean`.pt",
+            accuracy=Accuracy(before=0.97, after=0.95, images=100, p_value=0.5, same=0.96, divergence=0.02),
+            notes=("the head was drawn anew",),
+            triggers=(TriggerOutcome(target=1, form="patch", before=0.99, after=0.02, recovers=0.9, reinverted=0.05),),
+            verdict_before=Verdict.BACKDOORED,
+            verdict_after=Verdict.CLEAN,
+        ),
     )
 
 

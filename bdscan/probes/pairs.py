@@ -64,7 +64,6 @@ class Pairs(ImageProbe):
 
     stage: ClassVar[Stage] = Stage.DEMONSTRATES
     family: ClassVar[str] = "pairs"  # whatever makes a class easy to reach from everywhere is taken out
-    reads: ClassVar[tuple[str, ...]] = ("inversion",)
     statistics: ClassVar[tuple[str, ...]] = ("pairs.patch",)
     effort: ClassVar[Effort] = "standard"
     universal: ClassVar[bool] = False
