@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from planted_net import images
 
-from bdscan.bench.labels import beside
+from bdscan.bench.labels import read_label
 from bdscan.bench.plant import plant_net
 from bdscan.bench.plant.plant_job import PlantJob
-from bdscan.bench.plant.run_plant import kind_of
+from bdscan.bench.plant.run_plant import parse_plant
 from bdscan.bench.purify import purify_net
-from bdscan.bench.purify.purify_job import Purification
+from bdscan.bench.purify.purify_job import PurifyJob
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 
@@ -39,7 +39,7 @@ from typing import ClassVar, Literal
 
 import torch
 
-from bdscan.method.case import Case
+from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
 from bdscan.net.training_plan import plan_for
@@ -53,7 +53,7 @@ class NewHead(Purifier):
 
     presets: ClassVar[Presets] = {"paper": {"epochs": 6}}
 
-    def __call__(self, case: Case) -> Purified:
+    def __call__(self, case: PurifyCase) -> Purified:
         cleaned = case.suspect.clone()
         with torch.no_grad():
             cleaned.module(cleaned.head).weight.zero_()
@@ -131,7 +131,7 @@ def test_a_dropped_in_method_is_listed_and_configured(bdscan) -> None:  # type: 
     with pytest.raises(Problem, match="did you mean `cosine`") as caught:
         registry.configure("purify", "new_head", {"schedule": "cosin"})
     assert caught.value.status == USAGE
-    assert kind_of("edge:width=2").settings == ("width=2",)
+    assert parse_plant("edge:width=2").settings == ("width=2",)
 
 
 @pytest.mark.usefixtures("methods")
@@ -154,9 +154,9 @@ def test_a_dropped_in_plant_is_planted_and_a_dropped_in_purifier_measured_by_it(
     planting = PlantJob(**asked, **course, plant="edge", settings=("width=2",))  # type: ignore[arg-type]
     label = plant_net.do(planting)["label"]
     assert (label["attack"], label["target"]) == ("edge", 4) and label["asr"] >= 0.9
-    assert beside(model).attack == "edge"
+    assert read_label(model).attack == "edge"
     settings = ("new_head.epochs=6", "inversion.forms=patch", "inversion.relabel=")
-    job = Purification(**asked, purifier="new_head", images=240, probes=("inversion",), settings=settings)  # type: ignore[arg-type]
+    job = PurifyJob(**asked, purifier="new_head", images=240, probes=("inversion",), settings=settings)  # type: ignore[arg-type]
     outcome = purify_net.do(job)
     treatment, measured = outcome["report"]["treatment"], outcome["measured"]
     assert treatment["method"] == "new_head" and treatment["settings"] == {"epochs": 6, "schedule": "constant"}

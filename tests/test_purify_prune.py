@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import corner_net
 import numpy as np
@@ -55,7 +56,7 @@ def obeys(suspect: Classifier, stamped: Tensor, labels: Tensor, target: int) -> 
 
 
 @pytest.mark.parametrize("layers", ["all", "last"])
-def test_the_channel_that_answers_the_trigger_goes_and_no_other(layers: str) -> None:
+def test_the_channel_that_answers_the_trigger_goes_and_no_other(layers: Literal["all", "last"]) -> None:
     case = corner()
     assert case.suspect is not None
     treated = replace(BARE, layers=layers)(case)
@@ -140,14 +141,14 @@ def test_unknown_layers() -> None:
 def test_a_net_without_channels() -> None:
     flat = Normalised(nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, 5)), [0.5] * 3, [0.5] * 3)
     with pytest.raises(Problem, match="no channels to prune"):
-        Prune()(corner(suspect=Classifier(flat, (3, 12, 12), 5)))
+        Prune()(replace(corner(), suspect=Classifier(flat, (3, 12, 12), 5)))
 
 
 def test_one_image_a_class_leaves_none_for_selection() -> None:
     clean = corner_net.images(200)
     one = torch.stack([(clean.labels == label).nonzero()[0, 0] for label in clean.labels.unique()])
     with pytest.raises(Problem, match="too few images"):
-        Prune()(corner(clean=clean.take(one)))
+        Prune()(replace(corner(), clean=clean.take(one)))
 
 
 class Residual(nn.Module):
@@ -202,6 +203,6 @@ def test_a_transformer_has_its_neurons_pruned() -> None:
 
 
 def test_selection_never_sees_the_images_that_are_kept_back() -> None:
-    """`held_out` is `None` for a purifier; what it sets apart, it takes from its own."""
-    treated = BARE(corner(held_out=None))
+    """A purifier is not given them; what it sets apart, it takes from its own."""
+    treated = BARE(corner())
     assert "on 50 images" in treated.notes[1]
