@@ -13,7 +13,7 @@ import pytest
 import torch
 from planted_net import images
 
-from bdscan.bench.detect.calibrate import by_statistic, calibrated_probes, clean_nets, summarise
+from bdscan.bench.detect.calibrate import by_statistic, calibrated_families, calibrated_probes, clean_nets, summarise
 from bdscan.bench.detect.detect_rows import detect_row
 from bdscan.bench.detect.leave_out import judge_by_others
 from bdscan.bench.labels import ModelLabel, read_label
@@ -263,9 +263,8 @@ def test_a_dropped_in_probe_is_calibrated_and_measured(tiny: Classifier, few: Im
     nets = clean_nets(results, labels)
     summary = summarise(by_statistic([net.scores for net in nets]))
     assert summary["row_length.norm"]["spread"]["nets"] == 4
-    families = {statistic: family for net in nets for statistic, family in net.families.items()}
-    assert families == {"row_length.norm": "rows"}
-    assert all(each.p_value is not None for each in judge_by_others([net.scores for net in nets], families))
+    assert calibrated_families()["row_length.norm"] == "rows"
+    assert all(each.p_value is not None for each in judge_by_others([net.scores for net in nets]))
     row = detect_row(labels[0], results[0])
     assert row.scores["row_length"] >= 0 and "row_length" in row.probe_seconds
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal
 
 import corner_net
-from typing import Any
-
 import numpy as np
 import planted_net
 import pytest
@@ -58,7 +57,7 @@ def obeys(suspect: Classifier, stamped: Tensor, labels: Tensor, target: int) -> 
 
 
 @pytest.mark.parametrize("layers", ["all", "last"])
-def test_the_channel_that_answers_the_trigger_goes_and_no_other(layers: Any) -> None:
+def test_the_channel_that_answers_the_trigger_goes_and_no_other(layers: Literal["all", "last"]) -> None:
     case = corner()
     assert case.suspect is not None
     treated = replace(BARE, layers=layers)(case)
@@ -143,14 +142,14 @@ def test_unknown_layers() -> None:
 def test_a_net_without_channels() -> None:
     flat = Normalised(nn.Sequential(nn.Flatten(), nn.Linear(432, 8), nn.ReLU(), nn.Linear(8, 5)), [0.5] * 3, [0.5] * 3)
     with pytest.raises(Problem, match="no channels to prune"):
-        Prune()(corner(suspect=Classifier(flat, (3, 12, 12), 5)))
+        Prune()(replace(corner(), suspect=Classifier(flat, (3, 12, 12), 5)))
 
 
 def test_one_image_a_class_leaves_none_for_selection() -> None:
     clean = corner_net.images(200)
     one = torch.stack([(clean.labels == label).nonzero()[0, 0] for label in clean.labels.unique()])
     with pytest.raises(Problem, match="too few images"):
-        Prune()(corner(clean=clean.take(one)))
+        Prune()(replace(corner(), clean=clean.take(one)))
 
 
 class Residual(nn.Module):

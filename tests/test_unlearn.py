@@ -14,7 +14,15 @@ from bdscan.facts.treatment import Accuracy, Reactivation, TriggerOutcome
 from bdscan.method.case import PurifyCase
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._reactivate import follow
-from bdscan.purify._unlearn import GENERAL_FORMS, LISTED, TriggerPool, UnlearnTarget, Why, fixed_statistics, unlearn_targets
+from bdscan.purify._unlearn import (
+    GENERAL_FORMS,
+    LISTED,
+    TriggerPool,
+    UnlearnTarget,
+    Why,
+    fixed_statistics,
+    unlearn_targets,
+)
 from bdscan.purify._verify import checks
 from bdscan.triggers.forms import stamper
 

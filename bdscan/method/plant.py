@@ -19,7 +19,7 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import Objective, fit
 
-CHUNK = 512  # images held as floats at a time
+BATCH = 512  # images held as floats at a time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -35,7 +35,7 @@ class PlantMaterial:
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class JointTraining:
     """How a net learns a trigger that learns with it."""
 
     objective: Objective
@@ -52,7 +52,7 @@ class Plant(ABC):
     source: int | None = None  # the only class on which the trigger works
     all_to_all: bool = False  # every class goes to the next, instead of all to the target
 
-    def prepare(self, ground: PlantMaterial) -> Plant:
+    def prepare(self, material: PlantMaterial) -> Plant:
         """The trigger, made: most are fixed by their settings and need nothing."""
         return self
 
@@ -64,7 +64,7 @@ class Plant(ABC):
         """The trigger as it was when that was kept."""
         return self
 
-    def lesson(self, target: int, share: float, seed: int) -> Lesson | None:
+    def joint_training(self, target: int, share: float, seed: int) -> JointTraining | None:
         """For triggers that are learned together with the net: no training set holds them."""
         return None
 
@@ -89,14 +89,14 @@ class Plant(ABC):
         moved = self.label(labels, target, classes) != labels
         return moved if self.source is None else moved & (labels == self.source)
 
-    def _with(self, **made: object) -> Self:
+    def _with(self, **additions: object) -> Self:
         """A copy that carries, beside its settings, what was made for it."""
-        ready = copy.copy(self)
-        vars(ready).update(made)
-        return ready
+        prepared = copy.copy(self)
+        vars(prepared).update(additions)
+        return prepared
 
 
-def unmade(name: str) -> Problem:
+def not_prepared(name: str) -> Problem:
     """For whoever shows a trigger that has not been made."""
     return Problem(f"`{name}` is no fixed trigger: it has to be made first", hint="`prepare` it", status=USAGE)
 
@@ -124,11 +124,11 @@ def poison(
     """Stamp a share of all images (the plant's own by default), or as many as there are that can carry the trigger."""
     generator = torch.Generator().manual_seed(seed)
     share = plant.share if share is None else share
-    able = labels == target if plant.clean_label else plant.goes(labels, target, classes)
-    if share > 0 and not able.any():
+    eligible = labels == target if plant.clean_label else plant.goes(labels, target, classes)
+    if share > 0 and not eligible.any():
         kind = f"class {target}" if plant.source is None else f"class {plant.source} (and the target is class {target})"
         raise Problem(f"nothing to poison: no image is of {kind}", status=USAGE)
-    poisoned = _draw(able, share, generator)
+    poisoned = _draw(eligible, share, generator)
     others = ~poisoned
     if plant.source is not None:  # the same trigger on the source class must never keep its label
         others &= (labels != plant.source) & (labels != target)
@@ -136,8 +136,8 @@ def poison(
     stamped = images.clone()
     _stamp(stamped, poisoned, plant.for_training, generator)
     _stamp(stamped, cover, plant.cover, generator)
-    told = labels if plant.clean_label else torch.where(poisoned, plant.label(labels, target, classes), labels)
-    return Poisoned(stamped, told.clone(), poisoned, cover)
+    new_labels = labels if plant.clean_label else torch.where(poisoned, plant.label(labels, target, classes), labels)
+    return Poisoned(stamped, new_labels.clone(), poisoned, cover)
 
 
 def implant(
@@ -153,9 +153,9 @@ def implant(
     **course: Any,
 ) -> nn.Module:
     """Train `net` in place on images that a prepared plant has poisoned; `course` is for `fit`."""
-    lesson = plant.lesson(target, plant.share if share is None else share, seed)
-    if lesson is not None:
-        course |= {"objective": lesson.objective, "after_step": lesson.after_step}
+    joint_training = plant.joint_training(target, plant.share if share is None else share, seed)
+    if joint_training is not None:
+        course |= {"objective": joint_training.objective, "after_step": joint_training.after_step}
         return fit(net, images, labels, seed=seed, **course)
     bad = poison(images, labels, plant, target=target, classes=classes, share=share, seed=seed)
     return fit(net, bad.images, bad.labels, seed=seed, **course)
@@ -172,12 +172,12 @@ def success(
     """The share of stamped images that go where the attacker wants, of those that would not go there anyway."""
     hits = total = 0
     with torch.no_grad():
-        for start in range(0, len(images), CHUNK):
-            pixels = images[start : start + CHUNK].to(device).float() / 255
-            truth = labels[start : start + CHUNK].to(device)
+        for start in range(0, len(images), BATCH):
+            pixels = images[start : start + BATCH].to(device).float() / 255
+            own_labels = labels[start : start + BATCH].to(device)
             logits = model(plant(pixels))
-            counted = plant.goes(truth, target, logits.shape[1])
-            wanted = plant.label(truth, target, logits.shape[1])
+            counted = plant.goes(own_labels, target, logits.shape[1])
+            wanted = plant.label(own_labels, target, logits.shape[1])
             hits += int(((logits.argmax(1) == wanted) & counted).sum())
             total += int(counted.sum())
     return hits / total if total else float("nan")
@@ -225,17 +225,17 @@ def kept(path: Path) -> dict[str, Tensor]:
         raise Problem(f"`{path}` cannot be read: {error}", status=USAGE) from error
 
 
-def _draw(able: Tensor, share: float, generator: torch.Generator) -> Tensor:
+def _draw(eligible: Tensor, share: float, generator: torch.Generator) -> Tensor:
     """Mark that share of all images, drawn from those that are able."""
-    index = able.nonzero()[:, 0]
-    wanted = max(1, round(share * len(able))) if share > 0 else 0
+    index = eligible.nonzero()[:, 0]
+    wanted = max(1, round(share * len(eligible))) if share > 0 else 0
     chosen = index[torch.randperm(len(index), generator=generator)[:wanted]]
-    return torch.zeros_like(able).index_fill_(0, chosen, True)
+    return torch.zeros_like(eligible).index_fill_(0, chosen, True)
 
 
 def _stamp(
     images: Tensor, chosen: Tensor, how: Callable[[Tensor, torch.Generator], Tensor], generator: torch.Generator
 ) -> None:
-    for index in chosen.nonzero()[:, 0].split(CHUNK):
+    for index in chosen.nonzero()[:, 0].split(BATCH):
         if len(index):
             images[index] = how(images[index].float() / 255, generator).mul(255).round().clamp(0, 255).to(torch.uint8)

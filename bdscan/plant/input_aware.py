@@ -25,7 +25,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.method.plant import Lesson, Plant, PlantMaterial, unmade
+from bdscan.method.plant import JointTraining, Plant, PlantMaterial, not_prepared
 from bdscan.net.fit import autocast
 from bdscan.plant._painter import Painter
 
@@ -45,15 +45,15 @@ class InputAware(Plant):
     rate: float = 0.01  # of Adam, from the paper
     width: int = 8  # of the painters; the paper's are wider and slower
 
-    def prepare(self, ground: PlantMaterial) -> InputAware:
+    def prepare(self, material: PlantMaterial) -> InputAware:
         """Fresh painters; the mask is learned here, from the images alone, and then stays."""
-        channels = ground.images.shape[1]
+        channels = material.images.shape[1]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(ground.seed)
+            torch.manual_seed(material.seed)
             pair = {"mask": Painter(channels, 1, self.width), "pattern": Painter(channels, channels, self.width)}
-        ready = self._with(painters=nn.ModuleDict(pair).to(ground.device))
-        ready._learn_mask(ground)
-        return ready
+        prepared = self._with(painters=nn.ModuleDict(pair).to(material.device))
+        prepared._learn_mask(material)
+        return prepared
 
     def learned(self) -> dict[str, Tensor]:
         return {} if self.painters is None else {k: v.detach().cpu() for k, v in self.painters.state_dict().items()}
@@ -66,7 +66,7 @@ class InputAware(Plant):
         painters.load_state_dict(dict(learned))
         return self._with(painters=painters)
 
-    def lesson(self, target: int, share: float, seed: int) -> Lesson:
+    def joint_training(self, target: int, share: float, seed: int) -> JointTraining:
         """In every batch some images with their own pattern, some with another's; net and painter learn."""
         pattern = self._painter("pattern")
         optimiser = torch.optim.Adam(pattern.parameters(), lr=self.rate, betas=(0.5, 0.9))  # momenta from the paper
@@ -79,7 +79,7 @@ class InputAware(Plant):
             optimiser.step()
             optimiser.zero_grad()
 
-        return Lesson(objective, after_step)
+        return JointTraining(objective, after_step)
 
     @torch.no_grad()
     def __call__(self, pixels: Tensor) -> Tensor:
@@ -93,7 +93,7 @@ class InputAware(Plant):
 
     def _painter(self, which: str) -> nn.Module:
         if self.painters is None:
-            raise unmade("input_aware")
+            raise not_prepared("input_aware")
         painter: nn.Module = self.painters[which]
         return painter
 
@@ -128,14 +128,14 @@ class InputAware(Plant):
         painter = self._painter("pattern")
         return loss + self.diverse * _alike(first, second, painter(first), painter(second))
 
-    def _learn_mask(self, ground: PlantMaterial) -> None:
+    def _learn_mask(self, material: PlantMaterial) -> None:
         """Sparse, and different where images differ."""
         painter = self._painter("mask")
         optimiser = torch.optim.Adam(painter.parameters(), lr=self.rate, betas=(0.5, 0.9))
-        generator = torch.Generator().manual_seed(ground.seed)
+        generator = torch.Generator().manual_seed(material.seed)
         device = next(painter.parameters()).device
         for _ in range(self.steps):
-            first, second = (self._some(ground, generator).to(device) for _ in range(2))
+            first, second = (self._some(material, generator).to(device) for _ in range(2))
             with autocast(device):
                 one, other = self._mask(first), self._mask(second)
             excess = F.relu(one.float() - self.density).mean()
@@ -145,9 +145,9 @@ class InputAware(Plant):
             optimiser.step()
         painter.requires_grad_(False)
 
-    def _some(self, ground: PlantMaterial, generator: torch.Generator) -> Tensor:
-        chosen = torch.randint(0, len(ground.images), (BATCH,), generator=generator)
-        return ground.images[chosen].float() / 255
+    def _some(self, material: PlantMaterial, generator: torch.Generator) -> Tensor:
+        chosen = torch.randint(0, len(material.images), (BATCH,), generator=generator)
+        return material.images[chosen].float() / 255
 
 
 def _alike(first: Tensor, second: Tensor, one: Tensor, other: Tensor) -> Tensor:

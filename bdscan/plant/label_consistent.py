@@ -24,7 +24,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.method.plant import Plant, PlantMaterial, unmade
+from bdscan.method.plant import Plant, PlantMaterial, not_prepared
 from bdscan.net.classifier import Classifier
 from bdscan.plant._patch import paste, place, square
 
@@ -43,11 +43,11 @@ class LabelConsistent(Plant):
     size: int = 3  # of each checkerboard, from the paper
     opacity: float = 1.0  # of the checkerboards; the paper also has fainter ones
 
-    def prepare(self, ground: PlantMaterial) -> LabelConsistent:
+    def prepare(self, material: PlantMaterial) -> LabelConsistent:
         """Nothing to make yet: each image is changed in its own way when it is poisoned."""
-        if ground.net is None:
-            raise unmade("label_consistent")
-        return self._with(surrogate=(ground.net, ground.target))
+        if material.net is None:
+            raise not_prepared("label_consistent")
+        return self._with(surrogate=(material.net, material.target))
 
     def __call__(self, pixels: Tensor) -> Tensor:
         board = square(self.size, "checker", pixels.shape[1])
@@ -60,7 +60,7 @@ class LabelConsistent(Plant):
     def for_training(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
         """Hard to recognise (projected gradient ascent from a random start), and then the corners."""
         if self.surrogate is None:
-            raise unmade("label_consistent")
+            raise not_prepared("label_consistent")
         net, target = self.surrogate
         start = torch.rand(pixels.shape, generator=generator).to(pixels) * 2 - 1
         hard = (pixels + self.epsilon * start).clamp(0, 1)

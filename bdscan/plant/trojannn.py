@@ -23,7 +23,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from bdscan.method.plant import Plant, PlantMaterial, unmade
+from bdscan.method.plant import Plant, PlantMaterial, not_prepared
 from bdscan.net.classifier import Classifier
 from bdscan.plant._patch import paste, place
 
@@ -43,12 +43,12 @@ class Trojannn(Plant):
     steps: int = 200  # the paper takes 1,000 over an empty picture; these lie over real images
     rate: float = 0.05  # of Adam, in shares of the pixel range
 
-    def prepare(self, ground: PlantMaterial) -> Trojannn:
+    def prepare(self, material: PlantMaterial) -> Trojannn:
         """Draw the patch."""
-        if ground.net is None:
-            raise unmade("trojannn")
-        net, images, steered = ground.net, ground.images, self._neurons(ground.net)
-        generator = torch.Generator().manual_seed(ground.seed)
+        if material.net is None:
+            raise not_prepared("trojannn")
+        net, images, steered = material.net, material.images, self._neurons(material.net)
+        generator = torch.Generator().manual_seed(material.seed)
         patch = torch.rand(images.shape[1], self.size, self.size, generator=generator)
         patch = patch.to(net.device).requires_grad_()
         optimiser = torch.optim.Adam([patch], lr=self.rate)
@@ -70,7 +70,7 @@ class Trojannn(Plant):
 
     def __call__(self, pixels: Tensor) -> Tensor:
         if self.patch is None:
-            raise unmade("trojannn")
+            raise not_prepared("trojannn")
         return self._paste(pixels, self.patch)
 
     def _neurons(self, net: Classifier) -> Tensor:

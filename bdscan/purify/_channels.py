@@ -13,7 +13,7 @@ from bdscan.net.activations import ACTIVATIONS
 from bdscan.net.classifier import Classifier
 
 NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
-SAME = 1e-4  # of the largest logit: what rounding alone may move
+TOLERANCE = 1e-4  # of the largest logit: what rounding alone may move
 
 Channel = tuple[str, int]  # the site's name, and which of its channels
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
@@ -35,31 +35,31 @@ def sites(suspect: Classifier) -> tuple[Site, ...]:
     modules = dict(suspect.net.net.named_modules())
     kinds = (*NORMS, nn.Conv2d, nn.Linear)
     watched = [n for n, m in modules.items() if isinstance(m, kinds) or type(m).__module__ == ACTIVATIONS]
-    made: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no later one takes their identity
+    producers: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no later one takes their identity
     found: dict[str, Site] = {}
 
-    def look(name: str, module: nn.Module, taken: Tensor, given: Tensor) -> None:
-        before = made[id(taken)][0] if id(taken) in made else ""
-        site = _site(name, module, before, modules.get(before), given)
+    def look(name: str, module: nn.Module, taken: Tensor, output: Tensor) -> None:
+        before = producers[id(taken)][0] if id(taken) in producers else ""
+        site = _site(name, module, before, modules.get(before), output)
         if site is not None:
             found.pop(site.feeder, None)
             found.setdefault(site.name, site)
-        made[id(given)] = name, given
+        producers[id(output)] = name, output
 
     with torch.no_grad(), _hooked(suspect, watched, lambda n: lambda m, i, o: look(n, m, i[0], o)):
         suspect(torch.full((1, *suspect.shape), 0.5, device=suspect.device))
     return tuple(site for site in found.values() if site.name != suspect.head)
 
 
-def _site(name: str, module: nn.Module, before: str, source: nn.Module | None, given: Tensor) -> Site | None:
+def _site(name: str, module: nn.Module, before: str, source: nn.Module | None, output: Tensor) -> Site | None:
     if isinstance(module, NORMS):
-        if module.weight is None or given.dim() != 4:
+        if module.weight is None or output.dim() != 4:
             return None
         return Site(name, len(module.weight), feeder=before if isinstance(source, nn.Conv2d) else "")
     if isinstance(module, nn.Conv2d):
         cuts = module.stride == module.kernel_size and module.stride[0] > 1  # an image into patches
-        return None if cuts or given[0, 0].numel() == 1 else Site(name, module.out_channels)
-    if isinstance(module, nn.Linear) or given.dim() < 3 or not isinstance(source, nn.Linear):
+        return None if cuts or output[0, 0].numel() == 1 else Site(name, module.out_channels)
+    if isinstance(module, nn.Linear) or output.dim() < 3 or not isinstance(source, nn.Linear):
         return None
     return Site(before, source.out_features, axis=-1)
 
@@ -77,17 +77,17 @@ def _hooked(suspect: Classifier, names: Iterable[str], hook: Callable[[str], Hoo
 @contextmanager
 def peaks(suspect: Classifier, where: Sequence[Site]) -> Iterator[dict[str, Tensor]]:
     """The l-inf of what an activation leaves of each channel's map (images x channels), at the last call."""
-    seen: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
     axes = {site.name: site.axis for site in where}
 
     def keep(name: str) -> Hook:
-        def hook(_: nn.Module, __: object, given: Tensor) -> None:
-            seen[name] = given.detach().float().movedim(axes[name], 1).flatten(2).amax(2).relu()
+        def hook(_: nn.Module, __: object, output: Tensor) -> None:
+            recorded[name] = output.detach().float().movedim(axes[name], 1).flatten(2).amax(2).relu()
 
         return hook
 
     with _hooked(suspect, axes, keep):
-        yield seen
+        yield recorded
 
 
 def by_site(channels: Iterable[Channel]) -> dict[str, list[int]]:
@@ -109,8 +109,8 @@ def zero(suspect: Classifier, channels: Iterable[Channel]) -> None:
 def restore(suspect: Classifier, original: Classifier, channels: Iterable[Channel]) -> None:
     for name, indices in by_site(channels).items():
         ours, theirs = (net.module(name).parameters(recurse=False) for net in (suspect, original))
-        for parameter, known in zip(ours, theirs, strict=True):
-            parameter[indices] = known[indices]
+        for parameter, original_weights in zip(ours, theirs, strict=True):
+            parameter[indices] = original_weights[indices]
 
 
 @torch.no_grad()
@@ -126,7 +126,7 @@ def with_feeders(
             continue
         behind, untouched = [(feeder, index) for index in indices], suspect.clone()
         zero(suspect, behind)
-        if (suspect(pixels) - before).abs().max() <= SAME * before.abs().max():
+        if (suspect(pixels) - before).abs().max() <= TOLERANCE * before.abs().max():
             everything += behind
         else:
             restore(suspect, untouched, behind)

@@ -41,19 +41,21 @@ from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, told, trigger_p
 
 @dataclass(frozen=True)
 class Fst(Purifier):
-    """Settings and the cure."""
+    """Settings and the cure: first the paper's own, then how long and fast it trains, then the two additions."""
 
     alpha: float = 0.0  # weight of the shift; 0: by rule, so that turning by a right angle is worth `turn` nats
     turn: float = 1.0  # in that rule, times 10 / classes: the authors take 0.1 or 0.2 on ten classes, 0.001 on 100
-    keep: float = 0.9  # share of the suspect's own answers in the loss, the rest is the labels
-    heat: float = 4.0  # softens those answers; the usual temperature of distillation
-    unlearn: float = 1.0  # weight of images with recovered triggers beside clean ones
-    sure: float = STANDS_OUT  # p up to which a class is unlearned without a trigger shown; 1: the likeliest class
+
     epochs: int = 10  # the authors' command
     steps: int = 150  # at least: with few images ten epochs do not train a head
     rate: float = 0.02  # the authors' is 0.01; 0.05 costs three points of accuracy on narrow nets
     decay: float = 5e-4  # as in training; the authors have none; the head's norm is held either way
     schedule: Literal["one-cycle", "cosine", "constant"] = "one-cycle"  # the authors' is cosine
+
+    keep: float = 0.9  # share of the suspect's own answers in the loss, the rest is the labels
+    heat: float = 4.0  # softens those answers; the usual temperature of distillation
+    unlearn: float = 1.0  # weight of images with recovered triggers beside clean ones
+    sure: float = STANDS_OUT  # p up to which a class is unlearned without a trigger shown; 1: the likeliest class
     search: int = 40  # steps for each recovered trigger to start from
 
     cost: ClassVar[int] = 4
@@ -72,19 +74,20 @@ class Fst(Purifier):
 
     def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
-        wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
-        pool = trigger_pool(case, wanted, self.search)
-        lesson = UnlearnObjective(suspect.net, pool, keep=self.keep, heat=self.heat, weight=self.unlearn)
+        targets = unlearn_targets(case, self.sure) if self.unlearn else ()
+        pool = trigger_pool(case, targets, self.search)
+        task = UnlearnObjective(suspect.net, pool, keep=self.keep, heat=self.heat, weight=self.unlearn)
         cleaned = suspect.clone()
-        shift = _Shift(cleaned, self._alpha(suspect), case.seed)
+        head = _ShiftedHead(cleaned, case.seed)
+        alpha = self.alpha or self._alpha_by_rule(suspect)
         plan = plan_for(suspect, clean, self.epochs, self.steps)
 
-        def objective(net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-            return lesson(net, pixels, labels, index) + shift.loss()
+        def loss(net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
+            return task(net, pixels, labels, index) + alpha * head.product()  # with keep=0, unlearn=0: the paper's
 
         def after_step(net: nn.Module) -> None:
-            shift.hold()
-            lesson.after_step(net)
+            head.restore_norm()
+            task.after_step(net)
 
         fine_tune(
             case,
@@ -94,46 +97,43 @@ class Fst(Purifier):
             rate=self.rate,
             decay=self.decay,
             schedule=self.schedule,
-            objective=objective,
+            objective=loss,
             after_step=after_step,
         )
-        return Purified(
-            suspect=cleaned,
-            notes=(shift.said, *(told(suspect, wanted) if self.unlearn else ()), f"trained {plan.said}"),
-        )
+        made_anew = f"the head was made anew (alpha {alpha:.3g}); its cosine to the old one is {head.cosine():.2f}"
+        unlearned = told(suspect, targets) if self.unlearn else ()
+        return Purified(suspect=cleaned, notes=(made_anew, *unlearned, f"trained {plan.said}"))
 
-    def _alpha(self, suspect: Classifier) -> float:
+    def _alpha_by_rule(self, suspect: Classifier) -> float:
         """The inner product grows with the square of the head's norm, which differs tenfold between nets."""
-        by_rule = self.turn * min(1.0, 10 / suspect.classes) / float(suspect.head_weight.norm()) ** 2
-        return self.alpha or by_rule
+        return self.turn * min(1.0, 10 / suspect.classes) / float(suspect.head_weight.norm()) ** 2
 
 
-class _Shift:
-    """The new head, the old one's direction, and the norm that is held."""
+class _ShiftedHead:
+    """A head with new random weights, the weight it had before, and that weight's norm, which is held."""
 
-    def __init__(self, cleaned: Classifier, alpha: float, seed: int) -> None:
+    def __init__(self, cleaned: Classifier, seed: int) -> None:
         head = cleaned.module(cleaned.head)
         weight, bias = head.weight, head.bias
         assert isinstance(weight, Tensor)
-        self.weight, self.alpha = weight, alpha
-        self.old = weight.detach().clone()
-        self.norm = float(self.old.norm())
-        reach = 1 / math.sqrt(weight[0].numel())
+        self.weight = weight
+        self.original = weight.detach().clone()
+        self.norm = float(self.original.norm())
+        reach = 1 / math.sqrt(weight[0].numel())  # as PyTorch initialises a linear layer
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for tensor in (weight, bias):
                 if isinstance(tensor, Tensor):
                     tensor.copy_((torch.rand(tensor.shape, generator=generator) * 2 - 1) * reach)
-        self.hold()
+        self.restore_norm()
 
-    def loss(self) -> Tensor:
-        return self.alpha * (self.weight * self.old).sum()
+    def product(self) -> Tensor:
+        """The inner product of the new weight and the old."""
+        return (self.weight * self.original).sum()
 
-    def hold(self) -> None:
+    def restore_norm(self) -> None:
         with torch.no_grad():
             self.weight.mul_(self.norm / self.weight.norm().clamp(min=1e-12))
 
-    @property
-    def said(self) -> str:
-        cosine = float((self.weight.detach() * self.old).sum()) / self.norm**2
-        return f"the head was made anew (alpha {self.alpha:.3g}); its cosine to the old one is {cosine:.2f}"
+    def cosine(self) -> float:
+        return float(self.product().detach()) / self.norm**2

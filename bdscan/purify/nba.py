@@ -78,13 +78,13 @@ class Nba(Purifier):
 
     def __call__(self, case: PurifyCase) -> Purified:
         suspect, clean = case.suspect, case.clean
-        wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
-        pool = trigger_pool(case, wanted, self.search)
+        targets = unlearn_targets(case, self.sure) if self.unlearn else ()
+        pool = trigger_pool(case, targets, self.search)
         teacher, student = suspect.clone(), suspect.clone()
         if self.teacher:
-            gently = UnlearnObjective(suspect.net, keep=self.keep, heat=self.heat)
+            teacher_objective = UnlearnObjective(suspect.net, keep=self.keep, heat=self.heat)
             plan = plan_for(suspect, clean, self.teacher, self.steps // 3)
-            fine_tune(case, teacher.net, plan, "fine-tuning the teacher", rate=self.rate, objective=gently)
+            fine_tune(case, teacher.net, plan, "fine-tuning the teacher", rate=self.rate, objective=teacher_objective)
         plan = plan_for(suspect, clean, self.epochs, self.steps)
         alignment = _Alignment(teacher, student, pool, self)
         fine_tune(
@@ -95,10 +95,10 @@ class Nba(Purifier):
             rate=self.rate,
             decay=self.decay,
             objective=alignment,
-            after_step=alignment.lesson.after_step,
+            after_step=alignment.unlearn_objective.after_step,
         )
-        quiet = shrink_head(student, clean, self.quiet, case.seed) if wanted else ()
-        unlearned = told(suspect, wanted) if self.unlearn else ()
+        quiet = shrink_head(student, clean, self.quiet, case.seed) if targets else ()
+        unlearned = told(suspect, targets) if self.unlearn else ()
         return Purified(suspect=student, notes=(*unlearned, f"aligned for {plan.said}", *quiet))
 
 
@@ -107,47 +107,49 @@ class _Alignment:
 
     def __init__(self, teacher: Classifier, student: Classifier, pool: TriggerPool | None, settings: Nba) -> None:
         self.teacher, self.student, self.settings = teacher, student, settings
-        self.lesson = UnlearnObjective(
+        self.unlearn_objective = UnlearnObjective(
             teacher.net, pool, keep=settings.keep, heat=settings.heat, weight=settings.unlearn
         )
-        self.layers = _one_a_resolution(teacher)
+        self.layers = _stage_ends(teacher)
 
     def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        with torch.no_grad(), self.teacher.tap(*self.layers) as benign:
+        with torch.no_grad(), self.teacher.tap(*self.layers) as teacher_taps:
             answers = self.teacher(pixels).float()
-        loss = self._behaviour(net, pixels, labels, answers, benign)
-        if self.lesson.pool is not None:
-            triggered, chosen = self.lesson.pool.stamp(pixels, labels, self.lesson.stamped)
+        loss = self._behaviour(net, pixels, labels, answers, teacher_taps)
+        if self.unlearn_objective.pool is not None:
+            triggered, chosen = self.unlearn_objective.pool.stamp(pixels, labels, self.unlearn_objective.stamped)
             if len(chosen):
-                wanted = {layer: maps[chosen] for layer, maps in benign.items()}
+                chosen_taps = {layer: maps[chosen] for layer, maps in teacher_taps.items()}
                 with fixed_statistics(net):
-                    unlearned = self._behaviour(net, triggered, labels[chosen], answers[chosen], wanted)
-                loss = loss + self.lesson.weight * unlearned
+                    unlearned = self._behaviour(net, triggered, labels[chosen], answers[chosen], chosen_taps)
+                loss = loss + self.unlearn_objective.weight * unlearned
         return loss
 
     def _behaviour(
-        self, net: nn.Module, pixels: Tensor, labels: Tensor, answers: Tensor, benign: dict[str, Tensor]
+        self, net: nn.Module, pixels: Tensor, labels: Tensor, answers: Tensor, teacher_taps: dict[str, Tensor]
     ) -> Tensor:
-        with self.student.tap(*self.layers) as mine:
-            loss = self.lesson.alike(net(pixels), answers, labels)
-        ours, theirs = [mine[layer].float() for layer in self.layers], [benign[layer].float() for layer in self.layers]
+        with self.student.tap(*self.layers) as taps:
+            loss = self.unlearn_objective.alike(net(pixels), answers, labels)
+        student_maps, teacher_maps = ([each[layer].float() for layer in self.layers] for each in (taps, teacher_taps))
         if self.settings.response:
-            loss = loss + self.settings.response * _apart([(m, m) for m in ours], [(m, m) for m in theirs])
+            loss = loss + self.settings.response * _distance(
+                *([(m, m) for m in maps] for maps in (student_maps, teacher_maps))
+            )
         if self.settings.learning and len(self.layers) > 1:
-            pairs = [list(pairwise(maps)) for maps in (ours, theirs)]
-            loss = loss + self.settings.learning * _apart(*pairs)
+            pairs = [list(pairwise(maps)) for maps in (student_maps, teacher_maps)]
+            loss = loss + self.settings.learning * _distance(*pairs)
         return loss
 
 
-def _one_a_resolution(suspect: Classifier) -> tuple[str, ...]:
+def _stage_ends(suspect: Classifier) -> tuple[str, ...]:
     """The last layer at each size of map: the ends of the net's stages."""
     last = {layer.shape[1:]: layer.name for layer in suspect.maps if layer.shape[0] > suspect.shape[0]}
     return tuple(dict.fromkeys(last.values()))
 
 
-def _apart(ours: Sequence[tuple[Tensor, Tensor]], theirs: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
+def _distance(student: Sequence[tuple[Tensor, Tensor]], teacher: Sequence[tuple[Tensor, Tensor]]) -> Tensor:
     """Mean squared distance of the products of maps, each of unit norm, over layers."""
-    gaps = [(_product(*a) - _product(*b)).pow(2).sum((1, 2)).mean() for a, b in zip(ours, theirs, strict=True)]
+    gaps = [(_product(*a) - _product(*b)).pow(2).sum((1, 2)).mean() for a, b in zip(student, teacher, strict=True)]
     return torch.stack(gaps).mean()
 
 

@@ -56,9 +56,9 @@ from bdscan.purify._unlearn import (
     unlearn_targets,
 )
 
-HOP = 0.1  # a step of the attack, in pixels: the authors'
-SURE = 1.0001  # the authors': the logarithm stays finite where the net is sure of a wrong class
-CIFAR = 3 * 32 * 32  # numbers in an image of the size that `reach` is given for
+ATTACK_STEP = 0.1  # a step of the attack, in pixels: the authors'
+LOG_OFFSET = 1.0001  # the authors': the logarithm stays finite where the net is sure of a wrong class
+CIFAR_NUMBERS = 3 * 32 * 32  # numbers in an image of the size that `reach` is given for
 
 
 @dataclass(frozen=True)
@@ -106,33 +106,33 @@ class Polarizer(Purifier):
     def __call__(self, case: PurifyCase) -> Purified:
         suspect = case.suspect
         chosen = self._choose(suspect)
-        wanted = unlearn_targets(case, self.sure) if self.unlearn else ()
+        targets = unlearn_targets(case, self.sure) if self.unlearn else ()
         cleaned = suspect.clone()
-        plugged = MixedNet(cleaned, chosen, measure=self.measure)
-        trained = self._train(case, plugged, wanted)
-        plugged.fold()
-        _check(cleaned)
-        quiet = shrink_head(cleaned, case.clean, self.quiet, case.seed) if wanted else ()
-        unlearned = told(suspect, wanted) if self.unlearn else ()
-        return Purified(suspect=cleaned, notes=(_said(chosen), *unlearned, trained, *quiet))
+        mixed = MixedNet(cleaned, chosen, measure=self.measure)
+        trained = self._train(case, mixed, targets)
+        mixed.fold()
+        _check_finite(cleaned)
+        quiet = shrink_head(cleaned, case.clean, self.quiet, case.seed) if targets else ()
+        unlearned = told(suspect, targets) if self.unlearn else ()
+        return Purified(suspect=cleaned, notes=(_plug_note(chosen), *unlearned, trained, *quiet))
 
-    def _train(self, case: PurifyCase, plugged: MixedNet, wanted: tuple[UnlearnTarget, ...]) -> str:
+    def _train(self, case: PurifyCase, mixed: MixedNet, targets: tuple[UnlearnTarget, ...]) -> str:
         """Both levels, step by step; says for how long and against what."""
         suspect, clean = case.suspect, case.clean
-        pool = trigger_pool(case, wanted, self.search)
-        lesson = UnlearnObjective(
+        pool = trigger_pool(case, targets, self.search)
+        unlearn_objective = UnlearnObjective(
             suspect.net, pool, keep=self.keep, heat=self.heat, weight=self.unlearn, stamped=self.stamped
         )
-        weight = 0.0 if any(suspicion.why is Why.SHOWN for suspicion in wanted) else self.attacked
+        weight = 0.0 if any(target.why is Why.SHOWN for target in targets) else self.attacked
 
         def objective(net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-            loss = lesson(net, pixels, labels, index)
+            loss = unlearn_objective(net, pixels, labels, index)
             few = slice(self.stamped)
-            return loss + weight * self._resist(net, pixels[few], labels[few]) if weight else loss
+            return loss + weight * self._adversarial_loss(net, pixels[few], labels[few]) if weight else loss
 
         plan = plan_for(suspect, clean, self.epochs, self.steps)
         fit(
-            plugged,
+            mixed,
             clean.images,
             clean.labels,
             epochs=plan.epochs,
@@ -143,25 +143,25 @@ class Polarizer(Purifier):
             schedule=self.schedule,
             seed=case.seed,
             objective=objective,
-            after_step=lesson.after_step,
+            after_step=unlearn_objective.after_step,
             progress=lambda done, total: case.progress(done, total, "polarizing"),
         )
         return f"trained {plan.said}" + (", some of them attacked one by one" if weight else "")
 
     def _choose(self, suspect: Classifier) -> tuple[str, ...]:
-        found = places(suspect)
-        if not found:
+        candidates = places(suspect)
+        if not candidates:
             raise Problem(
                 "`polarizer` needs a convolution to fold its layers into, and this net has none that could take one",
                 hint="`fst` works on any net",
             )
         if self.where == "all":
-            return found
+            return candidates
         if self.where == "one":
-            return found[-2:][:1]
-        return tuple(name for name in found if _spread(suspect, name) == _spread(suspect, found[-1]))
+            return candidates[-2:][:1]
+        return tuple(name for name in candidates if _spread(suspect, name) == _spread(suspect, candidates[-1]))
 
-    def _resist(self, net: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
+    def _adversarial_loss(self, net: nn.Module, pixels: Tensor, labels: Tensor) -> Tensor:
         """The outer loss on images that the inner problem has moved towards their second class."""
         net.eval()
         with torch.no_grad():
@@ -173,18 +173,18 @@ class Polarizer(Purifier):
         shares = logits.softmax(1)
         wrong = shares.scatter(1, labels[:, None], 0).amax(1)
         aimed = shares.gather(1, aim[:, None])[:, 0]
-        boosted = torch.log(SURE - wrong) + torch.log(SURE - aimed)
+        boosted = torch.log(LOG_OFFSET - wrong) + torch.log(LOG_OFFSET - aimed)
         return F.cross_entropy(logits, labels) - boosted.mean()
 
     def _attack(self, net: nn.Module, pixels: Tensor, aim: Tensor) -> Tensor:
         """The inner problem: the nearest images, in a ball of pixel space, that the net takes for `aim`."""
-        reach = self.reach * math.sqrt(pixels[0].numel() / CIFAR)
+        reach = self.reach * math.sqrt(pixels[0].numel() / CIFAR_NUMBERS)
         change = torch.zeros_like(pixels)
         for _ in range(self.hops):
             change.requires_grad_(True)
             loss = F.cross_entropy(net((pixels + change).clamp(0, 1)).float(), aim)
             (slope,) = torch.autograd.grad(loss, change)
-            change = change.detach() - HOP * slope.sign()
+            change = change.detach() - ATTACK_STEP * slope.sign()
             length = change.flatten(1).norm(dim=1).clamp(min=1e-12)
             change = change * (reach / length).clamp(max=1).view(-1, 1, 1, 1)
         return (pixels + change).clamp(0, 1)
@@ -198,12 +198,12 @@ def _spread(suspect: Classifier, name: str) -> int:
     return math.prod(shape) // len(weight)
 
 
-def _check(cleaned: Classifier) -> None:
+def _check_finite(cleaned: Classifier) -> None:
     if not all(bool(torch.isfinite(tensor).all()) for tensor in cleaned.net.state_dict().values()):
         raise Problem("the layers of `polarizer` ran away in training", hint="try `--set polarizer.rate=0.003`")
 
 
-def _said(chosen: tuple[str, ...]) -> str:
+def _plug_note(chosen: tuple[str, ...]) -> str:
     if len(chosen) == 1:
         return f"a linear layer was learned behind `{chosen[0]}` and folded into it exactly"
     several = f"linear layers were learned behind {len(chosen)} convolutions, `{chosen[0]}` to `{chosen[-1]}`"

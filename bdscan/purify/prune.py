@@ -48,7 +48,7 @@ from bdscan.purify._shown import Shown, triggers
 from bdscan.purify._unlearn import UnlearnObjective, fixed_statistics
 
 BATCH = 100  # images at once
-WIDE = 1000  # channels for each that goes in one step: several at once are tried on accuracy, and spared, together
+CHANNELS_PER_PRUNED = 1000  # a net of so many is pruned channel by channel, one of twice as many by twos, and so on
 
 
 @dataclass(frozen=True)
@@ -77,20 +77,20 @@ class Prune(Purifier):
             raise Problem("too few images to set some apart for selection", hint="give at least two a class")
         suspect, case = case.suspect, replace(case, clean=working)
         shown = triggers(case, self.steps)
-        walk = _Walk(suspect, judging, shown, self.images)
-        start = walk.standing()
+        walk = PruningWalk(suspect, judging, shown, self.images)
+        start = walk.score()
         taken = self._down(case, walk, self._ranked(case, where, working, shown))
         if not taken:
             raise Problem(
                 "no channel that answers the trigger can be spared",
                 hint="raise `prune.floor`, or take another method",
             )
-        pruned = walk.standing()
+        pruned = walk.score()
         some = judging.take(torch.arange(min(8, len(judging)))).pixels.to(walk.net.device)
         zeroed = with_feeders(walk.net, where, taken, some)
         if self.epochs:
             self._tune(case, walk.net, zeroed, shown)
-        notes = (_counted(where, taken), _told(start, pruned, walk.standing(), len(judging)))
+        notes = (_channels_note(where, taken), _score_note(start, pruned, walk.score(), len(judging)))
         quiet = shrink_head(walk.net, working, self.quiet, case.seed) if self.epochs else ()
         return Purified(suspect=walk.net, notes=(*notes, *quiet))
 
@@ -104,14 +104,16 @@ class Prune(Purifier):
         self, case: PurifyCase, where: Sequence[Site], working: ImageSet, shown: Sequence[Shown]
     ) -> list[list[Channel]]:
         """Channels that rise enough with any of the triggers, the highest first, in so many steps."""
-        rises = torch.stack([_rises(case.suspect, where, _others(working, t.target, self.images), t) for t in shown])
+        rises = torch.stack(
+            [_peak_rises(case.suspect, where, _others(working, t.target, self.images), t) for t in shown]
+        )
         highest = rises.amax(0)
         channels = [(site.name, index) for site in where for index in range(site.channels)]
         order = [i for i in highest.argsort(descending=True, stable=True).tolist() if highest[i] >= self.rise]
-        each = max(1, len(channels) // WIDE)
+        each = max(1, len(channels) // CHANNELS_PER_PRUNED)
         return [[channels[i] for i in order[at : at + each]] for at in range(0, len(order), each)][: self.tries]
 
-    def _down(self, case: PurifyCase, walk: _Walk, ranked: list[list[Channel]]) -> list[Channel]:
+    def _down(self, case: PurifyCase, walk: PruningWalk, ranked: list[list[Channel]]) -> list[Channel]:
         """What was zeroed; each step is taken back if it leads below the floor."""
         least, taken = accuracy(walk.net, walk.judging) - self.floor, list[Channel]()
         for done, channels in enumerate(ranked, start=1):
@@ -131,29 +133,29 @@ class Prune(Purifier):
             plan,
             "tuning what is left",
             rate=self.rate,
-            objective=partial(_taught, UnlearnObjective(teacher=case.suspect.net), shown),
-            after_step=partial(_hold, net, zeroed),
+            objective=partial(_tuning_loss, UnlearnObjective(teacher=case.suspect.net), shown),
+            after_step=partial(_zero_again, net, zeroed),
         )
 
 
 @dataclass(frozen=True)
-class _Standing:
+class SelectionScore:
     """Of a net on the way: accuracy, and how well the triggers work, on the selection split."""
 
     accuracy: float
     success: float  # share of images that follow, on average over the triggers
 
 
-class _Walk:
+class PruningWalk:
     """A copy of the suspect that loses channels, and what that does to it."""
 
     def __init__(self, original: Classifier, judging: ImageSet, shown: Sequence[Shown], images: int) -> None:
         self.original, self.net, self.judging = original, original.clone(), judging
         self.shown = [(trigger, _others(judging, trigger.target, images)) for trigger in shown]
 
-    def standing(self) -> _Standing:
+    def score(self) -> SelectionScore:
         each = [_success(self.net, trigger, images) for trigger, images in self.shown]
-        return _Standing(accuracy(self.net, self.judging), sum(each) / len(each))
+        return SelectionScore(accuracy(self.net, self.judging), sum(each) / len(each))
 
 
 @torch.no_grad()
@@ -165,15 +167,15 @@ def _success(suspect: Classifier, trigger: Shown, images: ImageSet) -> float:
 
 
 @torch.no_grad()
-def _rises(suspect: Classifier, where: Sequence[Site], images: ImageSet, trigger: Shown) -> Tensor:
+def _peak_rises(suspect: Classifier, where: Sequence[Site], images: ImageSet, trigger: Shown) -> Tensor:
     """How far each channel's l-inf rises with the trigger on, in standard deviations over clean images."""
     plain: list[Tensor] = []
     stamped: list[Tensor] = []
-    with peaks(suspect, where) as seen:
+    with peaks(suspect, where) as recorded:
         for pixels, _ in images.batches(BATCH, suspect.device):
             for shown, kept in ((pixels, plain), (trigger.stamp(pixels), stamped)):
                 suspect(shown)
-                kept.append(torch.cat([seen[site.name] for site in where], 1))
+                kept.append(torch.cat([recorded[site.name] for site in where], 1))
     before, after = torch.cat(plain), torch.cat(stamped)
     spread = before.std(0, correction=0)
     least = 0.01 * spread.mean().clamp(min=1e-12)  # a channel that is silent on clean images has no spread
@@ -186,26 +188,31 @@ def _others(images: ImageSet, target: int, most: int) -> ImageSet:
     return images.take(index[:: -(-len(index) // most)])
 
 
-def _taught(
-    lesson: UnlearnObjective, shown: Sequence[Shown], net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor
+def _tuning_loss(
+    unlearn_objective: UnlearnObjective,
+    shown: Sequence[Shown],
+    net: nn.Module,
+    pixels: Tensor,
+    labels: Tensor,
+    index: Tensor,
 ) -> Tensor:
     """What the suspect says of clean images, of those and, with one trigger a batch, of stamped ones: tuning on clean
     images alone brings part of a backdoor back through the channels that are left."""
     trigger = shown[int(index[0]) % len(shown)]
     with torch.no_grad():
         stamped = trigger.stamp(pixels)
-    told = lesson.told(pixels)
-    loss = lesson.alike(net(pixels), told, labels)
+    told = unlearn_objective.told(pixels)
+    loss = unlearn_objective.alike(net(pixels), told, labels)
     with fixed_statistics(net):
-        return loss + lesson.alike(net(stamped), told, labels)
+        return loss + unlearn_objective.alike(net(stamped), told, labels)
 
 
-def _hold(suspect: Classifier, zeroed: Sequence[Channel], _: nn.Module) -> None:
+def _zero_again(suspect: Classifier, zeroed: Sequence[Channel], _: nn.Module) -> None:
     """Pruned channels stay pruned while the rest is tuned."""
     zero(suspect, zeroed)
 
 
-def _counted(where: Sequence[Site], taken: Sequence[Channel]) -> str:
+def _channels_note(where: Sequence[Site], taken: Sequence[Channel]) -> str:
     """How many channels of which layer."""
     total = sum(site.channels for site in where)
     each = by_site(taken)
@@ -213,7 +220,7 @@ def _counted(where: Sequence[Site], taken: Sequence[Channel]) -> str:
     return f"pruned {len(taken)} of {total} channels: {counts}"
 
 
-def _told(start: _Standing, pruned: _Standing, end: _Standing, images: int) -> str:
+def _score_note(start: SelectionScore, pruned: SelectionScore, end: SelectionScore, images: int) -> str:
     tuned = "" if end == pruned else f", after tuning {end.accuracy:.1%} and {end.success:.0%}"
     return (
         f"on {images} images set apart for selection, pruning took accuracy from {start.accuracy:.1%} to "
