@@ -38,18 +38,18 @@ def norms_of(maps: Tensor, *, rectify: bool) -> Tensor:
 @contextmanager
 def measured(suspect: Classifier, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """The norms of each layer's channels at the last call; taken as the net runs, so that no map is kept."""
-    seen: dict[str, Tensor] = {}
+    recorded: dict[str, Tensor] = {}
     handles = []
     for layer in layers:
         module = suspect.module(layer)
         rectify = type(module).__module__ != ACTIVATIONS
 
         def keep(_: nn.Module, __: object, maps: Tensor, layer: str = layer, rectify: bool = rectify) -> None:
-            seen[layer] = norms_of(maps.detach().float(), rectify=rectify)
+            recorded[layer] = norms_of(maps.detach().float(), rectify=rectify)
 
         handles.append(module.register_forward_hook(keep))
     try:
-        yield seen
+        yield recorded
     finally:
         for handle in handles:
             handle.remove()

@@ -71,16 +71,16 @@ class Classifier:
     @contextmanager
     def tap(self, *layers: str, inputs: bool = False) -> Iterator[dict[str, Tensor]]:
         """What the layers put out (or took in) at the last call; the hooks are gone when the block ends."""
-        seen: dict[str, Tensor] = {}
+        recorded: dict[str, Tensor] = {}
         handles = []
         for layer in layers:
 
             def keep(_: nn.Module, taken: tuple[Tensor, ...], given: Tensor, layer: str = layer) -> None:
-                seen[layer] = taken[0] if inputs else given
+                recorded[layer] = taken[0] if inputs else given
 
             handles.append(self.module(layer).register_forward_hook(keep))
         try:
-            yield seen
+            yield recorded
         finally:
             for handle in handles:
                 handle.remove()
@@ -137,9 +137,9 @@ class Classifier:
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the head sees: images x features (averaged over positions where the head is a convolution)."""
-        with self.tap(self.head, inputs=True) as seen:
+        with self.tap(self.head, inputs=True) as recorded:
             self.net(pixels)
-        return pooled(seen[self.head])
+        return pooled(recorded[self.head])
 
     def clone(self) -> Classifier:
         """A copy to change; the original is evidence."""

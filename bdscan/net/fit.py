@@ -102,12 +102,12 @@ def fit(
     for index in _batches(state, len(images), batch, each, done, epochs):
         for group in optimiser.param_groups:
             group["lr"] = rate * _share_of_rate(schedule, done, steps)
-        pixels, truth = images[index].to(device).float().div_(255), labels[index].to(device)
+        pixels, batch_labels = images[index].to(device).float().div_(255), labels[index].to(device)
         if augment is not None:
             pixels = augment(pixels, generator)
         pixels = pixels.contiguous(memory_format=torch.channels_last)
         with autocast(device, half):
-            value = (objective or cross_entropy)(net, pixels, truth, index)
+            value = (objective or cross_entropy)(net, pixels, batch_labels, index)
         optimiser.zero_grad(set_to_none=True)
         value.backward()
         optimiser.step()
@@ -134,7 +134,7 @@ class _State:
         buffers = [self.optimiser.state[weight].get("momentum_buffer") for weight in weights]
         return {
             **{f"net.{name}": tensor.detach().clone() for name, tensor in self.net.state_dict().items()},
-            **{f"momentum.{i}": held.clone() for i, held in enumerate(buffers) if held is not None},
+            **{f"momentum.{i}": state.clone() for i, state in enumerate(buffers) if state is not None},
             "begun": self.begun,
             "drawn": self.generator.get_state(),
         }
@@ -142,13 +142,13 @@ class _State:
     def taken_up(self, kept: tuple[int, dict[str, Tensor]] | None) -> int:
         if kept is None:
             return 0
-        done, held = kept
-        self.net.load_state_dict({name[4:]: value for name, value in held.items() if name.startswith("net.")})
+        done, state = kept
+        self.net.load_state_dict({name[4:]: value for name, value in state.items() if name.startswith("net.")})
         for i, weight in enumerate(self.optimiser.param_groups[0]["params"]):
-            if f"momentum.{i}" in held:
-                buffer = torch.empty_like(weight).copy_(held[f"momentum.{i}"])
+            if f"momentum.{i}" in state:
+                buffer = torch.empty_like(weight).copy_(state[f"momentum.{i}"])
                 self.optimiser.state[weight]["momentum_buffer"] = buffer
-        self.begun, self.drawn = held["begun"], held["drawn"]
+        self.begun, self.drawn = state["begun"], state["drawn"]
         return done
 
 

@@ -10,8 +10,8 @@ from torch.func import functional_call
 
 from bdscan.net.classifier import Classifier
 
-WEAKEST = 0.1  # of a layer's strongest direction: what it hardly puts out is not learned any faster for that
-FAINT = 1e-9  # of the strongest, squared: below lies rounding
+MIN_STRENGTH = 0.1  # of a layer's strongest direction: what it hardly puts out is not learned any faster for that
+ROUNDING = 1e-9  # of the strongest, squared: below lies rounding
 _FORWARDS = (nn.Conv2d.forward, nn.Linear.forward)  # a kind with one of its own may not use its weight as it stands
 
 
@@ -60,7 +60,7 @@ class ChannelMix(nn.Module):
         assert isinstance(weight, Tensor)
         flat = weight.detach().double().flatten(1)
         strengths, axes = _axes(flat)
-        directions = axes.T / strengths.clamp(min=WEAKEST * float(strengths.max()))[:, None]
+        directions = axes.T / strengths.clamp(min=MIN_STRENGTH * float(strengths.max()))[:, None]
         self.register_buffer("directions", directions.to(weight.dtype), persistent=False)
         self.register_buffer("weight", (directions @ flat).to(weight.dtype), persistent=False)
         self.learned = nn.Parameter(torch.zeros(len(flat), len(directions), dtype=weight.dtype, device=weight.device))
@@ -97,7 +97,7 @@ def _axes(flat: Tensor) -> tuple[Tensor, Tensor]:
     a layer that widens a map has few."""
     tall = flat.shape[0] > flat.shape[1]
     squares, axes = torch.linalg.eigh(flat.T @ flat if tall else flat @ flat.T)
-    used = squares > FAINT * float(squares[-1])
+    used = squares > ROUNDING * float(squares[-1])
     used[-1] = True
     strengths = squares[used].clamp(min=torch.finfo(flat.dtype).tiny).sqrt()
     return strengths, flat @ axes[:, used] / strengths if tall else axes[:, used]

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.net.classifier import Classifier
 
-FINEST = 7  # positions a side that a map should have: what a 224-pixel ResNet's last stage offers
-COARSEST = 4  # below this a map shows little more than the quadrant
+FINE_SIDE = 7  # positions a side that a map should have: what a 224-pixel ResNet's last stage offers
+COARSE_SIDE = 4  # below this a map shows little more than the quadrant
 
 
 def grad_cam_layer(suspect: Classifier) -> str:
@@ -21,7 +21,7 @@ def grad_cam_layer(suspect: Classifier) -> str:
     maps = _modules_with_maps(suspect)
     if not maps:
         raise Problem("the net has no maps: Grad-CAM needs a layer of channels x height x width")
-    for least in (FINEST, COARSEST):
+    for least in (FINE_SIDE, COARSE_SIDE):
         fine = [name for name, side in maps.items() if side >= least]
         if fine:
             return fine[-1]
@@ -58,9 +58,9 @@ def grad_cam(suspect: Classifier, pixels: Tensor, targets: Tensor, layer: str) -
     """
     if layer not in dict(suspect.net.net.named_modules()):
         raise Problem(f"the net has no layer `{layer}`", hint="layers are named as in the file's tensors", status=USAGE)
-    with torch.enable_grad(), suspect.tap(layer) as seen:
+    with torch.enable_grad(), suspect.tap(layer) as recorded:
         logits = suspect(pixels.detach().requires_grad_())
-        maps = _maps(seen, layer)
+        maps = _maps(recorded, layer)
         (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), maps)
     raw = (gradient.mean((2, 3), keepdim=True) * maps.detach()).sum(1, keepdim=True).relu()
     low, high = raw.amin((2, 3), keepdim=True), raw.amax((2, 3), keepdim=True)
@@ -69,9 +69,9 @@ def grad_cam(suspect: Classifier, pixels: Tensor, targets: Tensor, layer: str) -
     return resized[:, 0].clamp(0, 1)
 
 
-def _maps(seen: dict[str, Tensor], layer: str) -> Tensor:
-    if layer not in seen or seen[layer].dim() != 4:
+def _maps(recorded: dict[str, Tensor], layer: str) -> Tensor:
+    if layer not in recorded or recorded[layer].dim() != 4:
         raise Problem(
             f"`{layer}` puts out no maps", hint="`layer` must name a convolution or what follows one", status=USAGE
         )
-    return seen[layer]
+    return recorded[layer]

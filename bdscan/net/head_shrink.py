@@ -11,8 +11,8 @@ from bdscan.net.classifier import Classifier
 STRENGTH = (
     1.0  # of the mean variance of a feature; by measurement: at a third of it the probes still see the old target
 )
-WEAKER = (1.0, 0.3, 0.1)  # of it, where more would cost too much accuracy
-SPARED = 0.01  # accuracy that may be lost on images whose features were not looked at
+STRENGTH_SHARES = (1.0, 0.3, 0.1)  # of it, where more would cost too much accuracy
+MAX_ACCURACY_LOSS = 0.01  # accuracy that may be lost on images whose features were not looked at
 BATCH = 250  # images at once
 
 
@@ -27,9 +27,9 @@ def shrink_head(suspect: Classifier, clean: ImageSet, strength: float, seed: int
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     first, second = order.tensor_split(2)
     before = _right(features[second], labels[second], *_head(suspect))
-    for share in WEAKER if strength else ():
+    for share in STRENGTH_SHARES if strength else ():
         tried = _shrunk(features[first], *_head(suspect), strength * share, centred=_has_bias(suspect))
-        if before - _right(features[second], labels[second], *tried) <= SPARED:
+        if before - _right(features[second], labels[second], *tried) <= MAX_ACCURACY_LOSS:
             _put(suspect, *_shrunk(features, *_head(suspect), strength * share, centred=_has_bias(suspect)))
             return (f"the head was quietened where clean images do not need it (strength {strength * share:g})",)
     return ()

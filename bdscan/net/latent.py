@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bdscan.net.classifier import Classifier
 
-CLOSE = 0.01  # of the largest logit: how nearly the lead must be reached
+TOLERANCE = 0.01  # of the largest logit: how nearly the lead must be reached
 
 
 def smallest_shift(
@@ -43,7 +43,7 @@ def smallest_shift(
         pull, momentum = after, faster
     moved = _moved(start, pull, weight, ceiling)
     short = (_missing(moved, weight, bias, margin) * rivals).amax(2)
-    return moved - start, short <= CLOSE * (moved @ weight.T + bias).abs().amax()
+    return moved - start, short <= TOLERANCE * (moved @ weight.T + bias).abs().amax()
 
 
 def _moved(start: Tensor, pull: Tensor, weight: Tensor, ceiling: Tensor | None) -> Tensor:
@@ -68,9 +68,9 @@ def implied_features(suspect: Classifier) -> tuple[Tensor, Tensor] | None:
     if not norms:
         return None
     noise = torch.rand((4, *suspect.shape), generator=torch.Generator().manual_seed(0)).to(suspect.device)
-    with torch.no_grad(), suspect.tap(norms[-1]) as seen:
+    with torch.no_grad(), suspect.tap(norms[-1]) as recorded:
         features = suspect.features(noise)
-    rectified = seen[norms[-1]].relu().mean((2, 3))
+    rectified = recorded[norms[-1]].relu().mean((2, 3))
     if rectified.shape != features.shape or not torch.allclose(rectified, features, atol=1e-4):
         return None
     norm = suspect.module(norms[-1])

@@ -12,9 +12,9 @@ from bdscan.images.image_set import ImageSet, at_once
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import Augment, crop_and_flip
 
-BATCHES = 3  # an epoch has at least so many; smaller ones make for noisier steps and worse batch statistics
-LARGEST, SMALLEST = 128, 16
-MIRRORED = 0.05  # accuracy that a net may lose on mirrored images and still have been trained on such
+MIN_BATCHES = 3  # an epoch has at least so many; smaller ones make for noisier steps and worse batch statistics
+MAX_BATCH, MIN_BATCH = 128, 16
+MAX_MIRROR_LOSS = 0.05  # accuracy that a net may lose on mirrored images and still have been trained on such
 CROP = 8  # a shift of at most side / 8: four pixels of 32, as CIFAR nets are trained
 
 
@@ -32,14 +32,14 @@ class TrainingPlan:
         return partial(crop_and_flip, flip=self.flip, pad=self.pad)
 
     @property
-    def said(self) -> str:
+    def description(self) -> str:
         moved = "shifted and mirrored" if self.flip else "shifted, not mirrored (the net tells left from right)"
         return f"{self.epochs} epochs in batches of {self.batch}, images {moved}"
 
 
 def plan_for(suspect: Classifier, clean: ImageSet, epochs: int, steps: int) -> TrainingPlan:
     """At least so many epochs and so many steps."""
-    batch = max(SMALLEST, min(at_once(suspect.shape, LARGEST), len(clean) // BATCHES))
+    batch = max(MIN_BATCH, min(at_once(suspect.shape, MAX_BATCH), len(clean) // MIN_BATCHES))
     each = max(1, len(clean) // batch)
     return TrainingPlan(
         batch=batch,
@@ -63,4 +63,4 @@ def _mirrors(suspect: Classifier, clean: ImageSet) -> bool:
     """Whether the net knows mirrored images as well: signs and digits have a left and a right."""
     some = clean if len(clean) <= 500 else clean.split(500 / len(clean), 0)[0]
     plain = accuracy(suspect, some)
-    return accuracy(suspect, some, mirror=True) >= plain - MIRRORED
+    return accuracy(suspect, some, mirror=True) >= plain - MAX_MIRROR_LOSS

@@ -42,4 +42,4 @@ class Finetune(Purifier):
         plan = plan_for(case.suspect, case.clean, self.epochs, self.steps)
         cleaned = case.suspect.clone()
         fine_tune(case, cleaned.net, plan, "fine-tuning", rate=self.rate, decay=self.decay)
-        return Purified(suspect=cleaned, notes=(f"fine-tuned for {plan.said}",))
+        return Purified(suspect=cleaned, notes=(f"fine-tuned for {plan.description}",))

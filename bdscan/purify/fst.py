@@ -102,7 +102,7 @@ class Fst(Purifier):
         )
         made_anew = f"the head was made anew (alpha {alpha:.3g}); its cosine to the old one is {head.cosine():.2f}"
         unlearned = told(suspect, targets) if self.unlearn else ()
-        return Purified(suspect=cleaned, notes=(made_anew, *unlearned, f"trained {plan.said}"))
+        return Purified(suspect=cleaned, notes=(made_anew, *unlearned, f"trained {plan.description}"))
 
     def _alpha_by_rule(self, suspect: Classifier) -> float:
         """The inner product grows with the square of the head's norm, which differs tenfold between nets."""

@@ -99,7 +99,7 @@ class Nba(Purifier):
         )
         quiet = shrink_head(student, clean, self.quiet, case.seed) if targets else ()
         unlearned = told(suspect, targets) if self.unlearn else ()
-        return Purified(suspect=student, notes=(*unlearned, f"aligned for {plan.said}", *quiet))
+        return Purified(suspect=student, notes=(*unlearned, f"aligned for {plan.description}", *quiet))
 
 
 class _Alignment:

@@ -146,7 +146,7 @@ class Polarizer(Purifier):
             after_step=unlearn_objective.after_step,
             progress=lambda done, total: case.progress(done, total, "polarizing"),
         )
-        return f"trained {plan.said}" + (", some of them attacked one by one" if weight else "")
+        return f"trained {plan.description}" + (", some of them attacked one by one" if weight else "")
 
     def _choose(self, suspect: Classifier) -> tuple[str, ...]:
         candidates = places(suspect)
