@@ -25,7 +25,7 @@ def prepared_plant(name: str, ground: PlantMaterial) -> Plant:
     """The trigger as an attacker would have it; one that learns with its net learns with a small one."""
     plant: Plant = registry.configure("plant", name, {})
     plant = plant.prepare(ground)
-    if plant.lesson(ground.target, 0.1, 0) is not None:
+    if plant.joint_training(ground.target, 0.1, 0) is not None:
         classes = int(ground.labels.max()) + 1
         torch.manual_seed(0)
         course: dict[str, Any] = {"epochs": 10, "batch": 32, "rate": 0.05}
