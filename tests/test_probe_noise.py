@@ -79,7 +79,7 @@ def test_it_says_why_it_did_not_look() -> None:
 
 
 def test_of_too_many_classes_the_largest_margins_enter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(noise, "MOST", 4)
+    monkeypatch.setattr(noise, "MAX_CLASSES", 4)
     suspect, clean = planted_net.net(backdoored=True), planted_net.images(150, 2)
     scores = ClassScores(scores=np.array([0, 0, 5.0, 0, 9.0, np.nan]))
     margins = Finding(level=Level.NOTE, message="margins", classes=scores)

@@ -92,7 +92,7 @@ def test_of_many_classes_those_are_taken_that_earlier_probes_point_to(monkeypatc
     from bdscan.facts.finding import Run
     from bdscan.probes import pairs
 
-    monkeypatch.setattr(pairs, "MOST", 4)
+    monkeypatch.setattr(pairs, "MAX_CLASSES", 4)
     p = np.array([0.5, 0.5, 0.01, 0.5, 0.5, 0.02])
     earlier = Run(probe="head", family="head", findings=(Finding(level=Level.NOTE, message="", classes=compared(p)),))
     suspect, clean = planted_net.net(backdoored=False), planted_net.images(240, 2)

@@ -39,7 +39,7 @@ IDS = [
 def dangerous() -> Report:
     """A pickle that would run code."""
     danger = Finding(level=Level.BACKDOOR, message="the pickle calls `os.system`")
-    run = Run(probe="artifact", findings=(danger,))
+    run = Run(probe="artifact", family="file", findings=(danger,))
     return replace(unread(), judgement=Judgement(verdict=Verdict.BACKDOORED, reasons=("artifact: code",)), runs=(run,))
 
 
