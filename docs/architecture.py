@@ -1,4 +1,5 @@
-"""Draws the picture and the table of rooms in ARCHITECTURE.md from the imports: `make architecture`.
+"""Draws the picture and the table of rooms in ARCHITECTURE.md from the imports, and the tables of methods in the pages
+that show them from the methods' first lines: `make architecture`.
 
 The floors below are the house's one law of imports; tests/test_floors.py holds every import to it.
 """
@@ -15,6 +16,9 @@ ROOT = Path(__file__).parent.parent
 HOME = ROOT / "bdscan"
 PAGE = ROOT / "ARCHITECTURE.md"
 DRAWN = re.compile(r"(<!-- drawn by docs/architecture.py -->\n).*?(<!-- end -->)", re.DOTALL)
+
+METHODS = {"probes": "docs/usage.md", "purify": "docs/purify.md", "train": "docs/train.md"}
+METHOD_ROWS = re.compile(r"(\| Method \|[^\n]*\n\|---\|---\|\n)(?:\|[^\n]*\n)*")
 
 # Each room's floor. A new room must be given one here: that is where one decides what it may import, which is what lies
 # on lower floors and nothing else.
@@ -128,5 +132,16 @@ def drawn(page: str) -> str:
     return DRAWN.sub(lambda marks: f"{marks[1]}\n{next(parts)}\n\n{marks[2]}", page)
 
 
+def methods(page: str, room: str) -> str:
+    """The page with a row for each method of the room."""
+    files = sorted(path for path in (HOME / room).glob("[!_]*.py"))
+    manuals = {path.stem: ast.get_docstring(TREES[module_name(path)]) or "" for path in files}
+    rows = [f"| `{name}` | {manual.splitlines()[0]} |\n" for name, manual in manuals.items()]
+    return METHOD_ROWS.sub(lambda table: table[1] + "".join(rows), page)
+
+
 if __name__ == "__main__":
+    for room_of, name in METHODS.items():
+        methods_page = ROOT / name
+        methods_page.write_text(methods(methods_page.read_text(encoding="utf-8"), room_of), encoding="utf-8")
     PAGE.write_text(drawn(PAGE.read_text(encoding="utf-8")), encoding="utf-8")

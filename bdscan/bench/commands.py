@@ -17,11 +17,7 @@ from bdscan.bench.train.run_train import train
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.net.device import Device
 
-app = typer.Typer(
-    no_args_is_help=True,
-    rich_markup_mode=None,
-    help="Measures bdscan on models whose truth is known.",
-)
+app = typer.Typer(rich_markup_mode=None)  # what `--help` says of all of them stands in `bdscan.cli`
 
 
 @app.callback()

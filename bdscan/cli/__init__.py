@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from bdscan import __version__
-from bdscan.bench.commands import app as bench
 from bdscan.cli.console import say, say_crash
 from bdscan.cli.exit_status import FOUND, OUR_FAULT
 from bdscan.cli.inspect import inspect
@@ -33,7 +33,38 @@ app.command()(inspect)
 app.command()(purify)
 app.command()(train)
 app.command()(methods)
-app.add_typer(bench, name="bench")
+
+
+class _Bench(TyperGroup):
+    """The bench's commands, imported when one of them is wanted: `bdscan --help` need not wait for them."""
+
+    def list_commands(self, ctx: Any) -> list[str]:
+        return _bench().list_commands(ctx)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:
+        return _bench().get_command(ctx, cmd_name)
+
+
+def _bench() -> Any:
+    from bdscan.bench.commands import app
+
+    return typer.main.get_command(app)
+
+
+_BENCH = typer.Typer(
+    cls=_Bench,
+    no_args_is_help=True,
+    rich_markup_mode=None,
+    help="Measures bdscan on models whose truth is known.",
+)
+
+
+@_BENCH.callback()
+def _bench_root() -> None:
+    pass
+
+
+app.add_typer(_BENCH, name="bench")
 
 
 def _version(wanted: bool) -> None:

@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 
 from bdscan.cli.choices import FailOn
 from bdscan.facts.failure import FailureKind
-from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import COULD_NOT_TELL
 
 if TYPE_CHECKING:
+    from bdscan.facts.finding import Verdict
     from bdscan.report import Report
 
 FOUND = 1
@@ -19,6 +19,8 @@ GRAVEST_FIRST = (OUR_FAULT, FOUND, COULD_NOT_TELL, 0)
 
 def least_verdict(fail_on: FailOn) -> Verdict:
     """The least that is a finding."""
+    from bdscan.facts.finding import Verdict  # a dozen dataclasses, which `--help` does without
+
     return Verdict.SUSPICIOUS if fail_on is FailOn.suspicious else Verdict.BACKDOORED
 
 

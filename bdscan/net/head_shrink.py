@@ -8,9 +8,8 @@ from torch import Tensor
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 
-STRENGTH = (
-    1.0  # of the mean variance of a feature; by measurement: at a third of it the probes still see the old target
-)
+# Of the mean variance of a feature; by measurement: at a third of it the probes still see the old target.
+STRENGTH = 1.0
 STRENGTH_SHARES = (1.0, 0.3, 0.1)  # of it, where more would cost too much accuracy
 MAX_ACCURACY_LOSS = 0.01  # accuracy that may be lost on images whose features were not looked at
 BATCH = 250  # images at once

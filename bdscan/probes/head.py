@@ -52,9 +52,8 @@ from bdscan.verdict.statistics import leave_one_out, robust_z
 
 MAX_CHANNELS = 5  # channels named in a finding
 MAX_PRODUCT = 8e6  # numbers in the largest product of a step of the latent shift: a second or two for all steps
-MIN_IMAGES_A_FEATURE = (
-    1.5  # clean images for each feature: with fewer most directions are quiet only because nobody went there
-)
+# Clean ones: with fewer most directions are quiet only because nobody went there.
+MIN_IMAGES_A_FEATURE = 1.5
 MAX_CLASSES = 300  # classes for which the latent shift is worth its time: it grows with the square of their number
 
 
@@ -80,22 +79,25 @@ class Head(NetProbe):
         weight, bias = suspect.head_weight.float(), suspect.head_bias.float()
         weight = weight - weight.mean(0)  # softmax sees differences only
         yield from _rows(suspect, weight, bias)
-        if clean is not None:
-            features, labels = self._features(case, suspect, clean)
-            yield _quiet(suspect, weight, features, labels, self.ridge, self.threshold)
-            if suspect.classes <= MAX_CLASSES:
-                present = labels.unique()
-                means = torch.stack([features[labels == label].mean(0) for label in present])
-                ceiling = self.headroom * features.amax(0) if bool((features >= 0).all()) else None
-                yield self._shift(case, suspect, means, present, ceiling)
+        if clean is None:
+            yield self._shift_without_images(case)
             return
-        implied = implied_features(suspect)
+        features, labels = self._features(case, suspect, clean)
+        yield _quiet(suspect, weight, features, labels, self.ridge, self.threshold)
+        if suspect.classes <= MAX_CLASSES:
+            present = labels.unique()
+            means = torch.stack([features[labels == label].mean(0) for label in present])
+            ceiling = self.headroom * features.amax(0) if bool((features >= 0).all()) else None
+            yield self._shift(case, suspect, means, present, ceiling)
+
+    def _shift_without_images(self, case: NetCase) -> Finding:
+        """From the features that batch norm implies."""
+        suspect, implied = case.suspect, implied_features(case.suspect)
         if implied is None or suspect.classes > MAX_CLASSES:
             message = "no latent shift: there are no clean images, and no batch norm tells what the last layer sees"
-            yield Finding(level=Level.NOTE, message=message, layer=suspect.head)
-            return
+            return Finding(level=Level.NOTE, message=message, layer=suspect.head)
         answered = suspect.head_weight.float() @ implied[0] + suspect.head_bias.float()
-        yield self._shift(case, suspect, implied[0][None], answered.argmax()[None], implied[1])
+        return self._shift(case, suspect, implied[0][None], answered.argmax()[None], implied[1])
 
     def _features(self, case: NetCase, suspect: Classifier, clean: ImageSet) -> tuple[Tensor, Tensor]:
         taken: list[Tensor] = []

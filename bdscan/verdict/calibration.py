@@ -14,12 +14,10 @@ import numpy as np
 from bdscan.facts.finding import Array
 from bdscan.verdict.statistics import MIN_SCORES, student_tail
 
-MIN_OTHERS = (
-    7  # classes beside the one in question: the reference nets have nine and more, and with fewer each is easier
-)
-MAX_SPREAD_RATIO = (
-    2.2  # the 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance
-)
+# Classes beside the one in question: the reference nets have nine and more, and with fewer each is easier.
+MIN_OTHERS = 7
+# The 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance.
+MAX_SPREAD_RATIO = 2.2
 STATISTICS = Path(__file__).with_name("calibration.json")
 
 
