@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bdscan.load.assembly.tensors import Weights, tree
-from bdscan.load.assembly.unwrap import Rebuild, strip
+from bdscan.load.assembly.tensors import tree
+from bdscan.load.assembly.unwrap import Rebuild, Weights, strip
 from bdscan.load.contents import Contents
 from bdscan.load.pickle.effects import quoted
 from bdscan.load.pickle.records import mapping

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from bdscan.load.arch.match import FilledNet, fit
 from bdscan.load.assembly.loaded import Loaded
-from bdscan.load.assembly.tensors import Weights, read
+from bdscan.load.assembly.tensors import read
+from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import survey
 from bdscan.load.nets.candidate import Candidate
 from bdscan.net.classifier import Classifier, Normalised

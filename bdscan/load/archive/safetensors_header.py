@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from mmap import mmap
 
@@ -11,20 +12,28 @@ from bdscan.facts.problem import Problem
 from bdscan.load.danger import Danger
 
 _MAX_HEADER = 25 << 20  # bytes; a net of ten thousand tensors needs one megabyte, the library's own limit is 100 MB
-_WIDTHS = {
-    "F64": 64,
-    "I64": 64,
-    "U64": 64,
-    "C64": 64,
-    "F32": 32,
-    "I32": 32,
-    "U32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "I16": 16,
-    "U16": 16,
+TYPES = {  # name in the file -> bits of a value, and torch's name; none where torch has no arithmetic for it
+    "F64": (64, "float64"),
+    "F32": (32, "float32"),
+    "F16": (16, "float16"),
+    "BF16": (16, "bfloat16"),
+    "C64": (64, "complex64"),
+    "I64": (64, "int64"),
+    "I32": (32, "int32"),
+    "I16": (16, "int16"),
+    "I8": (8, "int8"),
+    "U64": (64, "uint64"),
+    "U32": (32, "uint32"),
+    "U16": (16, "uint16"),
+    "U8": (8, "uint8"),
+    "BOOL": (8, "bool"),
+    "F8_E4M3": (8, "float8_e4m3fn"),
+    "F8_E5M2": (8, "float8_e5m2"),
+    "F8_E8M0": (8, "float8_e8m0fnu"),
+    "F6_E2M3": (6, ""),
+    "F6_E3M2": (6, ""),
+    "F4": (4, ""),
 }
-_WIDTHS |= {"I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
 class _DuplicateName(ValueError):
@@ -107,7 +116,5 @@ def _shape_fits(entry: object, size: int) -> bool:
     shape, dtype = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, dict) else (None, None)
     if not isinstance(shape, list) or len(shape) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
         return False
-    bits = _WIDTHS.get(dtype, 0) if isinstance(dtype, str) else 0
-    for n in shape:
-        bits *= n
-    return bits == size * 8 and dtype in _WIDTHS
+    bits = TYPES[dtype][0] if isinstance(dtype, str) and dtype in TYPES else 0
+    return bits > 0 and bits * math.prod(shape) == size * 8

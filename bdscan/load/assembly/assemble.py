@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
-import torch
 from torch import nn
 
 from bdscan.facts.problem import USAGE, Problem
@@ -18,7 +16,8 @@ from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.choose import Choice, Option, choose, guess
 from bdscan.load.assembly.loaded import Loaded
-from bdscan.load.assembly.tensors import Weights, read
+from bdscan.load.assembly.tensors import read
+from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import Contents
 from bdscan.load.nets.candidate import Candidate
 from bdscan.net.classifier import Classifier, Normalised
@@ -96,9 +95,8 @@ def _loaded(
 
 
 def _weights(contents: Contents, spec: str) -> _FileContents:
-    weights: Weights = read(contents)
-    if weights.nonfinite:
-        _not_finite(contents.path, weights.nonfinite)
+    weights = read(contents)
+    _check_finite(contents.path, weights)
     nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
     count = len(weights.tensors)
     notes = (f"read as {weights.described}",)
@@ -114,9 +112,7 @@ def _graph(contents: Contents, spec: str) -> _FileContents:
     if spec != "auto":
         raise Problem("an ONNX file brings its own architecture", hint="leave `--arch` out", status=USAGE)
     net, loaded, total, shape = rebuild(contents.weights)
-    nonfinite = tuple(name for name, value in net.state_dict().items() if not bool(torch.isfinite(value).all()))
-    if nonfinite:
-        _not_finite(contents.path, nonfinite)
+    _check_finite(contents.path, Weights(net.state_dict()))
     candidate = Candidate(
         name="onnx graph", build=lambda: net, sizes=(32, 224, 28, 64, 299), fixed_size=shape is not None
     )
@@ -124,9 +120,10 @@ def _graph(contents: Contents, spec: str) -> _FileContents:
     return _FileContents([FilledNet(net, candidate)], loaded, total, shape=shape, notes=(note,) if note else ())
 
 
-def _not_finite(path: Path, names: tuple[str, ...]) -> NoReturn:
-    more = f" and {len(names) - 1} more tensors hold" if len(names) > 1 else " holds"
-    raise Problem(f"`{names[0]}`{more} NaN or infinity in `{path}`: such a net answers nothing")
+def _check_finite(path: Path, weights: Weights) -> None:
+    if names := weights.nonfinite:
+        more = f" and {len(names) - 1} more tensors hold" if len(names) > 1 else " holds"
+        raise Problem(f"`{names[0]}`{more} NaN or infinity in `{path}`: such a net answers nothing")
 
 
 def _shape(parts: _FileContents, contents: Contents, images: Source | None) -> tuple[tuple[int, int, int], int]:
