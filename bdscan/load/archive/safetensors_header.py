@@ -74,7 +74,7 @@ def dangers(header: Mapping[str, object], size: int) -> Iterator[Danger]:
     """What a reader would accept, though no writer does it."""
     entry = header.get("__metadata__", {})
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        yield Danger(level=Level.SUSPECT, message="its metadata are not plain text", where="header")
+        yield Danger(Level.SUSPECT, "its metadata are not plain text", "header")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:

@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+DTYPES = {  # storage class -> torch dtype, bytes a value
+    "Double": ("float64", 8),
+    "Float": ("float32", 4),
+    "Half": ("float16", 2),
+    "BFloat16": ("bfloat16", 2),
+    "Long": ("int64", 8),
+    "Int": ("int32", 4),
+    "Short": ("int16", 2),
+    "Char": ("int8", 1),
+    "Byte": ("uint8", 1),
+    "Bool": ("bool", 1),
+    "ComplexDouble": ("complex128", 16),
+    "ComplexFloat": ("complex64", 8),
+    "Untyped": ("uint8", 1),
+    "QInt8": ("qint8", 1),
+    "QUInt8": ("quint8", 1),
+    "QInt32": ("qint32", 4),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class GlobalName:
@@ -16,18 +35,14 @@ class GlobalName:
         return f"{self.module}.{self.name}"
 
 
+@dataclass(slots=True, eq=False)
 class CallRecord:
     """An object as the pickle describes it: who would make it, from what, and what is put into it afterwards."""
 
-    __slots__ = ("arguments", "keywords", "maker", "members", "pairs", "state")
-
-    def __init__(self, maker: object, arguments: object, keywords: object = None) -> None:
-        self.maker = maker
-        self.arguments = arguments
-        self.keywords = keywords
-        self.state: object = None
-        self.pairs: dict[object, object] | None = None
-        self.members: list[object] | None = None
+    maker: object
+    arguments: object
+    state: object = None
+    pairs: dict[object, object] | None = None
 
     def build(self, state: object) -> None:
         """BUILD: a second state adds to the first, as `__dict__.update` would."""
@@ -40,11 +55,6 @@ class CallRecord:
         if self.pairs is None:
             self.pairs = {}
         self.pairs[key] = value
-
-    def add(self, value: object) -> None:
-        if self.members is None:
-            self.members = []
-        self.members.append(value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,3 +108,27 @@ def _listed(arguments: object) -> dict[object, object]:
     return {
         row[0]: row[1] for row in rows if isinstance(row, list | tuple) and len(row) == 2 and isinstance(row[0], str)
     }
+
+
+@dataclass(frozen=True, slots=True)
+class StorageAddress:
+    """Where the values are to be found, and of what kind they are said to be."""
+
+    key: str
+    dtype: str
+    width: int  # bytes a value
+    count: int  # values it is said to hold
+
+
+def storage_address(stored: PersistentId) -> StorageAddress | None:
+    """('storage', torch.FloatStorage, key, device, count); None where it is nothing of the kind."""
+    pid = stored.pid
+    if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+        return None
+    if len(pid) > 5 and pid[5] is not None:
+        return None  # a view of another storage, as PyTorch before 0.4 wrote it
+    kind, key, count = pid[1], pid[2], pid[4]
+    if not isinstance(kind, GlobalName) or not isinstance(count, int) or count < 0:
+        return None
+    dtype, width = DTYPES.get(kind.name.removesuffix("Storage"), ("", 0))
+    return StorageAddress(str(key), dtype, width, count) if dtype and isinstance(key, str | int) else None

@@ -57,14 +57,14 @@ def _inside(folder: Path) -> ModelFiles:
             f"the folder `{folder}` holds no `model.safetensors` and no `pytorch_model.bin`",
             hint="name the model file itself",
         )
-    dangers = []
-    for other in weight_files[1:]:
-        message = f"the folder also holds `{other.name}`, which was not looked at"
-        dangers.append(Danger(level=Level.NOTE, message=message, where=str(other)))
+    dangers = [
+        Danger(Level.NOTE, f"the folder also holds `{other.name}`, which was not looked at", str(other))
+        for other in weight_files[1:]
+    ]
     config = _config(folder / "config.json")
     if "auto_map" in config:
         message = "`config.json` asks for Python files of its own (`auto_map`), which are ignored here"
-        dangers.append(Danger(level=Level.SUSPECT, message=message, where="config.json"))
+        dangers.append(Danger(Level.SUSPECT, message, "config.json"))
     return ModelFiles(weight_files[0], config, tuple(dangers), _shards(weight_files[0]))
 
 
