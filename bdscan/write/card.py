@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePath
 
 from bdscan import __version__
-from bdscan.report import Report, treatment_text, treatment_words, words
+from bdscan.report import Report, Subject, treatment_text, treatment_words, words
 from bdscan.report.numbers import plain
 
 TAG = "backdoor-purified"
@@ -29,69 +29,54 @@ _NOT_SHOWN = (
 
 def card(report: Report) -> str:
     """What was done to which file, what changed, how to load the result, and what all this does not show."""
-    treatment = report.treatment
+    treatment, subject = report.treatment, report.subject
     if treatment is None:
         raise ValueError("nothing was treated, so there is nothing to put on a card")
+    digest = [f"base_model_sha256: {_quoted(subject.sha256)}"] if subject.sha256 else []
+    sentence = words.sentence(report)
+    notes = [f"- {prose(note)}" for note in treatment_words.notes(report)]
+    checks = ((check.word, check.message) for check in treatment_text.checks(report))
     parts = [
-        *_front(report),
+        *front(TAG, f"base_model: {_quoted(_stem(report))}", "base_model_relation: finetune", *digest),
         f"# {code(_stem(report))}, purified",
         "",
         f"bdscan {__version__} purified this image classifier with "
         f"{code(treatment.method)}. The weights are new, the architecture is that of the original.",
         "",
-        f"{prose(_begun(words.sentence(report)))}.",
+        f"{prose(sentence[:1].upper() + sentence[1:])}.",
         "",
-        *_original(report),
-        *_changes(report),
-        *_settings(treatment.settings),
+        *("## Original", "", f"- name: {code(PurePath(subject.path).name)}"),
+        *([f"- sha256: {code(subject.sha256)}"] if subject.sha256 else []),
+        f"- form: {code(subject.format or 'unknown')}",
+        f"- model: {code(words.model(report))}",
+        f"- clean images to work with and to judge by: {report.images or 'unknown'}",  # their path is private
+        "",
+        *table("Before and after", ("", "before", "after"), treatment_words.measured(report)),
+        *(("## What was done", "", *notes, "") if notes else ()),
+        *table("Checks", ("", "check"), checks),
+        *settings(treatment.settings.items()),
         *_loading(report),
-        "## What this does not show",
-        "",
-        *(f"- {text}" for text in _NOT_SHOWN),
     ]
-    return "\n".join(parts) + "\n"
+    return ended(parts, _NOT_SHOWN)
 
 
-def _front(report: Report) -> Iterator[str]:
+def front(tag: str, *more: str) -> Sequence[str]:
     """YAML; every text in it is quoted the JSON way, which YAML reads too. No licence: it is not ours to give."""
-    yield "---"
-    yield "tags:"
-    yield "- bdscan"
-    yield f"- {TAG}"
-    yield "- image-classification"
-    yield "pipeline_tag: image-classification"
-    yield f"base_model: {_quoted(_stem(report))}"
-    yield "base_model_relation: finetune"
-    if report.subject.sha256:
-        yield f"base_model_sha256: {_quoted(report.subject.sha256)}"
-    yield "---"
-    yield ""
+    kind = "image-classification"
+    return ["---", "tags:", "- bdscan", f"- {tag}", f"- {kind}", f"pipeline_tag: {kind}", *more, "---", ""]
 
 
-def _original(report: Report) -> Iterator[str]:
-    subject = report.subject
-    yield "## Original"
-    yield ""
-    yield f"- name: {code(PurePath(subject.path).name)}"
-    if subject.sha256:
-        yield f"- sha256: {code(subject.sha256)}"
-    yield f"- form: {code(subject.format or 'unknown')}"
-    yield f"- model: {code(words.model(report))}"
-    yield f"- clean images to work with and to judge by: {report.images or 'unknown'}"  # their path is private
-    yield ""
+def ended(parts: Sequence[str], not_shown: Iterable[str]) -> str:
+    return "\n".join([*parts, "## What this does not show", "", *(f"- {text}" for text in not_shown)]) + "\n"
 
 
-def _changes(report: Report) -> Iterator[str]:
-    yield from table("Before and after", ("", "before", "after"), treatment_words.measured(report))
-    notes = treatment_words.notes(report)
-    if notes:
-        yield from ("## What was done", "", *(f"- {prose(note)}" for note in notes), "")
-    yield from table("Checks", ("", "check"), ((check.word, check.message) for check in treatment_text.checks(report)))
+def settings(rows: Iterable[tuple[str, object]]) -> Iterator[str]:
+    return table("Settings", ("setting", "value"), ((f"`{name}`", str(value)) for name, value in rows))
 
 
-def _settings(settings: Mapping[str, object]) -> Iterator[str]:
-    rows = ((f"`{name}`", str(value)) for name, value in settings.items())
-    yield from table("Settings", ("setting", "value"), rows)
+def takes(subject: Subject) -> str:
+    size = "x".join(map(str, subject.input)) if subject.input else "unknown"
+    return f"Input: {size} (channels, height, width), normalisation {code(subject.normalize or 'unknown')}."
 
 
 def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
@@ -102,21 +87,22 @@ def table(title: str, head: Sequence[str], rows: Iterable[Sequence[str]]) -> Ite
         yield from (*(f"| {row} |" for row in shown), "")
 
 
-def _loading(report: Report) -> Iterator[str]:
+def _loading(report: Report) -> Sequence[str]:
     subject, output = report.subject, report.treatment.output if report.treatment else None
     name = PurePath(str(output)).name if output else "MODEL"
     snippet = next((text for form, text in _LOADING.items() if (subject.format or "").startswith(form)), _TORCH)
-    yield "## How to load it"
-    yield ""
-    yield "Its tensors have the names, types and shapes of the original's, so the code that loads those loads these."
-    yield ""
-    yield "```python"
-    yield snippet.format(name=re.sub(r'[\\"`]', "_", plain(name, 200)))
-    yield "```"
-    yield ""
-    size = "x".join(map(str, subject.input)) if subject.input else "unknown"
-    yield f"Input: {size} (channels, height, width), normalisation {code(subject.normalize or 'unknown')}."
-    yield ""
+    return [
+        "## How to load it",
+        "",
+        "Its tensors have the names, types and shapes of the original's, so the code that loads those loads these.",
+        "",
+        "```python",
+        snippet.format(name=re.sub(r'[\\"`]', "_", plain(name, 200))),
+        "```",
+        "",
+        takes(subject),
+        "",
+    ]
 
 
 def _stem(report: Report) -> str:
@@ -126,10 +112,6 @@ def _stem(report: Report) -> str:
 
 def _quoted(text: str) -> str:
     return json.dumps(plain(text, 300))
-
-
-def _begun(sentence: str) -> str:
-    return sentence[:1].upper() + sentence[1:]
 
 
 def code(value: object) -> str:

@@ -7,9 +7,9 @@ from pathlib import PurePath
 
 from bdscan import __version__
 from bdscan.facts.training_record import DataRecord
-from bdscan.report import Report, training_text, words
+from bdscan.report import Report, Subject, training_text, words
 from bdscan.report.numbers import plain
-from bdscan.write.card import TAG_TRAINED, code, prose, table
+from bdscan.write.card import TAG_TRAINED, code, ended, front, prose, settings, table, takes
 
 _NOT_SHOWN = (
     "That no backdoor is in it. What is said above holds for the probes and settings of the report; a trigger of "
@@ -25,29 +25,18 @@ def card(report: Report) -> str:
     training = report.training
     if training is None:
         raise ValueError("nothing was trained, so there is nothing to put on a card")
-    settings = training_text.settings(training)
     parts = [
-        "---",
-        "tags:",
-        "- bdscan",
-        f"- {TAG_TRAINED}",
-        "- image-classification",
-        "pipeline_tag: image-classification",
-        "---",
-        "",
+        *front(TAG_TRAINED),
         f"# {code(PurePath(report.subject.path).stem)}",
         "",
         f"bdscan {__version__} trained this image classifier with {code(training.method)}. "
         f"Looked at afterwards: {prose(words.sentence(report))}.",
         "",
         *table("Training", ("", ""), _lines(report, training.data)),
-        *table("Settings", ("setting", "value"), ((f"`{name}`", value) for name, value in settings)),
-        *_loading(report),
-        "## What this does not show",
-        "",
-        *(f"- {text}" for text in _NOT_SHOWN),
+        *settings(training_text.settings(training)),
+        *_loading(report.subject),
     ]
-    return "\n".join(parts) + "\n"
+    return ended(parts, _NOT_SHOWN)
 
 
 def _lines(report: Report, data: DataRecord) -> Iterator[tuple[str, str]]:
@@ -59,19 +48,13 @@ def _lines(report: Report, data: DataRecord) -> Iterator[tuple[str, str]]:
             yield label, line
 
 
-def _loading(report: Report) -> Iterator[str]:
-    subject = report.subject
+def _loading(subject: Subject) -> Iterator[str]:
     name, arch = plain(PurePath(subject.path).name, 200).replace('"', "_"), plain(subject.arch or "", 200)
-    yield from ("## How to load it", "", "```python")
-    yield "from safetensors.torch import load_file"
+    yield from ("## How to load it", "", "```python", "from safetensors.torch import load_file")
     if subject.classes and subject.input and '"' not in arch:
-        yield "from bdscan.load.arch.fresh import fresh"
-        yield ""
+        yield from ("from bdscan.load.arch.fresh import fresh", "")
         yield f'net = fresh("{arch}", {subject.classes}, {tuple(subject.input)}).eval()'
-    yield f'net.load_state_dict(load_file("{name}"))'
-    yield from ("```", "")
-    size = "x".join(map(str, subject.input or ()))
-    yield f"Input: {size} (channels, height, width), normalisation {code(subject.normalize)}."
+    yield from (f'net.load_state_dict(load_file("{name}"))', "```", "", takes(subject))
     names = ", ".join(code(name) for name in subject.names[:100])
     yield f"Classes, in the order of the logits: {names}{' ...' if len(subject.names) > 100 else ''}."
     yield ""

@@ -7,14 +7,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
+
+from torch import nn
 
 from bdscan.facts.problem import USAGE, Problem
+from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.contents import Contents
 from bdscan.write.card import TAG, TAG_TRAINED
-
-if TYPE_CHECKING:
-    from bdscan.load.assembly.loaded import Loaded
 
 _SUFFIXES = {  # what the tools that read a file expect of its name; torch.load goes by it too
     ".safetensors": "safetensors",
@@ -36,7 +35,7 @@ def card_place(contents: Contents, output: Path) -> Path:
 
 
 def check(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -> None:
-    """See `bdscan.write.cleaned.ready`."""
+    """Raises `Problem` for what the files and folders tell would keep a cleaned model from being written there."""
     if contents.shards:
         message = f"the weights in `{contents.path}` are split over several files, and cleaned ones are written as one"
         raise Problem(message, hint="save them as one `model.safetensors` first", status=USAGE)
@@ -49,18 +48,17 @@ def check(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -
         _check_card(card_place(contents, output), output)
     if onnx is not None:
         _check_export(contents, output, onnx)
-    _check_space(contents, loaded, output, onnx)
+    _check_spaces(contents, loaded, output, onnx)
 
 
-def check_new(output: Path, size: int) -> None:
-    """The same for a model that came from no file, of so many bytes."""
+def check_new(net: nn.Module, output: Path) -> None:
+    """The same for a net that came from no file."""
     if output.suffix.lower() != ".safetensors":
         hint = f"name it `{output.with_suffix('.safetensors').name}`"
         raise Problem(f"`{output}` would hold safetensors, which its name does not say", hint=hint, status=USAGE)
     _check_file(output, "safetensors")
     _check_card(output.with_suffix(".md"), output)
-    _check_writable(output.absolute().parent)
-    _check_free_space(output.absolute().parent, size + _RESERVE, "model")
+    _check_space(output.absolute().parent, _size_of(net) + _RESERVE, "model")
 
 
 def _check_not_input(contents: Contents, place: Path) -> None:
@@ -74,9 +72,8 @@ def _check_not_input(contents: Contents, place: Path) -> None:
 
 def _check_folder(output: Path) -> None:
     if _SUFFIXES.get(output.suffix.lower()) or output.is_file():
-        raise Problem(
-            f"`{output}` is a file, but the input is a folder and is written as one", hint="name a folder", status=USAGE
-        )
+        message = f"`{output}` is a file, but the input is a folder and is written as one"
+        raise Problem(message, hint="name a folder", status=USAGE)
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
         raise Problem(f"`{output}` is there already and not an empty folder", hint="name a new folder", status=USAGE)
 
@@ -119,26 +116,21 @@ def _check_export(contents: Contents, output: Path, onnx: Path) -> None:
         raise Problem(NO_EXPORTER, hint=EXPORTER, status=USAGE)
 
 
-def _check_space(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -> None:
-    state = loaded.suspect.net.net.state_dict().values()
-    plain = sum(tensor.numel() * tensor.element_size() for tensor in state)
+def _check_spaces(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -> None:
+    plain = _size_of(loaded.suspect.net.net)
     needs = {output.absolute().parent: max(contents.size, plain) + _RESERVE}
     if onnx is not None:
         folder = onnx.absolute().parent
         needs[folder] = needs.get(folder, 0) + plain + _RESERVE
     for folder, need in needs.items():
-        _check_writable(folder)
-        _check_free_space(folder, need, "cleaned model")
+        _check_space(folder, need, "cleaned model")
 
 
-def _check_free_space(folder: Path, need: int, what: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        message = f"`{folder}` has {free >> 20:,} MB free, the {what} needs {-(-need >> 20):,} MB"
-        raise Problem(message, hint="make room or name another place", status=USAGE)
+def _size_of(net: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
 
 
-def _check_writable(folder: Path) -> None:
+def _check_space(folder: Path, need: int, what: str) -> None:
     """Tried, not asked: permissions do not tell of disks mounted read-only."""
     if not folder.is_dir():
         raise Problem(f"there is no folder `{folder}`", hint="make it, or name another place", status=USAGE)
@@ -148,6 +140,9 @@ def _check_writable(folder: Path) -> None:
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise Problem(
-            f"nothing can be written to `{folder}`: {error.strerror}", hint="name another place", status=USAGE
-        ) from None
+        message = f"nothing can be written to `{folder}`: {error.strerror}"
+        raise Problem(message, hint="name another place", status=USAGE) from None
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        message = f"`{folder}` has {free >> 20:,} MB free, the {what} needs {-(-need >> 20):,} MB"
+        raise Problem(message, hint="make room or name another place", status=USAGE)
