@@ -25,8 +25,7 @@ def find(spec: str, tensors: dict[str, Tensor], config: Facts | None, metadata: 
     if fitting:
         return fitting
     if not misfits:
-        message = f"the tensors in `{path}` are not those of {spec}"
-        raise Problem(message, hint="`--arch auto` says what they look like")
+        raise Problem(f"the tensors in `{path}` are not those of {spec}", hint="`--arch auto` says what they look like")
     candidate, difference = min(misfits, key=lambda pair: len(pair[1]))
     message = f"the tensors in `{path}` are not those of {candidate.name}: {difference.described}"
     raise Problem(message, hint="a net is loaded whole or not at all: check the file and `--arch`")
@@ -99,7 +98,5 @@ def _stated_classes(facts: Facts) -> int | None:
 
 
 def _stated_name(metadata: Facts) -> str | None:
-    return next(
-        (str(metadata[key]) for key in ("model_name", "arch", "architecture") if isinstance(metadata.get(key), str)),
-        None,
-    )
+    names = (metadata.get(key) for key in ("model_name", "arch", "architecture"))
+    return next((name for name in names if isinstance(name, str)), None)

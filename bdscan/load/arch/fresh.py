@@ -9,7 +9,7 @@ from torch import nn
 
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.arch import from_file, from_timm, from_torchvision
-from bdscan.load.arch.match import count_outputs, resized
+from bdscan.load.arch.match import count_outputs, keep_maps, resized
 from bdscan.load.nets import families
 from bdscan.load.nets.candidate import outline_of
 
@@ -53,15 +53,9 @@ def _timm(name: str, classes: int, shape: Shape) -> nn.Module:
     candidate = from_timm.named(name, {})
     library = from_timm.library()
     settings: dict[str, int | bool] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
-    if library.is_model(name) and _has_positions(name):
+    if getattr(library.get_pretrained_cfg(name), "fixed_input_size", False):  # only these are built with an `img_size`
         settings["img_size"] = shape[1]
     return _built(lambda: library.create_model(name, **settings), candidate.name)
-
-
-def _has_positions(name: str) -> bool:
-    """Whether the net is made for one size of image: timm builds those, and only those, with an `img_size`."""
-    size = from_timm.library().get_pretrained_cfg(name)
-    return bool(size and getattr(size, "fixed_input_size", False))
 
 
 def _built(build: Callable[[], nn.Module], name: str) -> nn.Module:
@@ -100,7 +94,5 @@ def _checked(net: nn.Module, spec: str, classes: int, shape: Shape) -> nn.Module
         raise Problem(f"`{spec}` takes no images of {size} (channels, height, width)", status=USAGE)
     if answers != classes:
         raise Problem(f"`{spec}` answers with {answers} logits, but the data have {classes} classes", status=USAGE)
-    for module in net.modules():
-        if getattr(module, "inplace", False):  # it would overwrite the maps that probes look at
-            module.inplace = False  # type: ignore[assignment]
+    keep_maps(net)
     return net.train()
