@@ -14,7 +14,7 @@ from typing import BinaryIO, cast
 
 from PIL import Image
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.images.decode import MAX_FILE_BYTES, UNREADABLE, is_picture, open_picture
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
@@ -36,9 +36,9 @@ class PictureList:
         names = {*self.classes, *self.empty}
         if names and names <= _SPLITS:
             message = f"`{spec}` holds the splits {', '.join(sorted(names))}, not classes"
-            raise Problem(message, hint=f"give one of them, such as `{spec}/{min(names)}`", status=USAGE)
+            raise unusable(message, f"give one of them, such as `{spec}/{min(names)}`")
         if not self.files:
-            raise Problem(f"no images in `{spec}`", hint=_LAYOUT, status=USAGE)
+            raise unusable(f"no images in `{spec}`", _LAYOUT)
         return self
 
 
@@ -61,7 +61,7 @@ def list_folder(root: Path) -> PictureList:
         if not pictures:
             listing.empty.add(folder.name)
     if not listing.files and any(is_picture(entry.name) for entry in entries):
-        raise Problem(f"`{root}` holds images without class folders", hint=_LAYOUT, status=USAGE)
+        raise unusable(f"`{root}` holds images without class folders", _LAYOUT)
     return listing.checked(str(root))
 
 
@@ -113,12 +113,12 @@ def list_tar(path: Path) -> tuple[PictureList, list[tuple[int, int]]]:
     try:
         names, places, left_out = _headers(path)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise Problem(f"`{path}` cannot be read as a tar: {error}", status=USAGE) from error
+        raise unusable(f"`{path}` cannot be read as a tar: {error}") from error
     split = [PurePosixPath(name).parts for name in names]
     while split and min(map(len, split)) > 2 and len({parts[0] for parts in split}) == 1:
         split = [parts[1:] for parts in split]
     if split and min(map(len, split)) < 2:
-        raise Problem(f"`{path}` holds images without class folders", hint=_LAYOUT, status=USAGE)
+        raise unusable(f"`{path}` holds images without class folders", _LAYOUT)
     listing = PictureList([parts[0] for parts in split], names)
     if left_out:
         message = f"{left_out} entries of the tar were ignored: links, devices or paths that lead out of it"

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.images import arrays, folders
 from bdscan.images.classes import by_model
 from bdscan.images.decode import UNREADABLE, PictureReader, channels, fit_to
@@ -111,14 +111,14 @@ def open_images(spec: str, *, training: bool = False) -> Source:
     if path.is_dir():
         return _folder(spec, path)
     if not path.is_file():
-        hint = f"a folder, .npz, .tar, or one of {', '.join(_SETS)} followed by `:ROOT`"
-        raise Problem(f"no images at `{spec}`: there is no such file or folder", hint=hint, status=USAGE)
+        message = f"no images at `{spec}`: there is no such file or folder"
+        raise unusable(message, f"a folder, .npz, .tar, or one of {', '.join(_SETS)} followed by `:ROOT`")
     if path.suffix == ".npz":
         return _of_arrays(spec, arrays.npz(path))
     if path.name.endswith((".tar", ".tar.gz", ".tgz")):
         listing, places = folders.list_tar(path)
         return _source(spec, listing, partial(folders.read_tar, path, places))
-    raise Problem(f"`{spec}` is no form of images that bdscan reads", hint="a folder, .npz or .tar", status=USAGE)
+    raise unusable(f"`{spec}` is no form of images that bdscan reads", "a folder, .npz or .tar")
 
 
 def _folder(spec: str, path: Path) -> Source:
@@ -128,7 +128,7 @@ def _folder(spec: str, path: Path) -> Source:
 
 def _data_set(spec: str, kind: str, root: Path, training: bool) -> Source:
     if not root.is_dir():
-        raise Problem(f"no images at `{spec}`: `{root}` is not a folder", hint="nothing is downloaded", status=USAGE)
+        raise unusable(f"no images at `{spec}`: `{root}` is not a folder", "nothing is downloaded")
     try:
         if kind == "imagefolder":
             return _folder(spec, root)
@@ -141,7 +141,7 @@ def _data_set(spec: str, kind: str, root: Path, training: bool) -> Source:
     except (OSError, RuntimeError, KeyError, ValueError, IndexError, ImportError) as error:
         part = "training" if training else "test"
         message = f"`{root}` does not hold the {part} images of {_SETS[kind]}: {error}"
-        raise Problem(message, hint="the layout is the one torchvision downloads", status=USAGE) from error
+        raise unusable(message, "the layout is the one torchvision downloads") from error
 
 
 _SETS = {

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from bdscan.facts.atomic_files import AtomicFiles
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import Contents, survey
@@ -103,7 +103,7 @@ def explained(output: Path, remedy: str) -> Iterator[None]:
         yield
     except OSError as error:
         message = f"`{output}` cannot be written: {error.strerror or type(error).__name__}"
-        raise Problem(message, hint=f"nothing was left behind; {remedy}", status=USAGE) from error
+        raise unusable(message, f"nothing was left behind; {remedy}") from error
 
 
 def _weights(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:

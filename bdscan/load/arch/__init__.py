@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.load import nets
 from bdscan.load.arch import from_file, from_timm, from_torchvision, from_transformers
 from bdscan.load.arch.match import Difference, FilledNet, fit, no_match
@@ -45,18 +45,14 @@ def _named_candidates(
     family = families.named(spec, outline)
     if family is not None:
         return nets.candidates_of(family, outline)
-    raise Problem(
-        f"`--arch {spec}` is none of the forms that bdscan knows",
-        hint="auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory",
-        status=USAGE,
-    )
+    message = f"`--arch {spec}` is none of the forms that bdscan knows"
+    raise unusable(message, "auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory")
 
 
 def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts, path: str) -> list[FilledNet]:
     outline = outline_of(tensors)
     if config and "architecture" in config:
-        described = from_timm.from_config(config, outline)
-        sources: list[Iterable[Candidate]] = [[described] if described else []]
+        sources = [from_timm.from_config(config, outline)]
     elif config and "architectures" in config:
         sources = [from_transformers.candidates(config, tensors)]
     else:
@@ -76,7 +72,7 @@ def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts
 
 
 def _try(
-    candidates: Iterable[Candidate], tensors: dict[str, Tensor], *, first: bool = False
+    candidates: Iterator[Candidate], tensors: dict[str, Tensor], *, first: bool = False
 ) -> tuple[list[FilledNet], list[tuple[Candidate, Difference]]]:
     """Those that fit (with `first`, only the first of them) and those that do not."""
     fitting: list[FilledNet] = []

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from torch import nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.load.arch import from_file, from_timm, from_torchvision
 from bdscan.load.arch.match import count_outputs, keep_maps, resized
 from bdscan.load.nets import families
@@ -34,7 +34,7 @@ def _built_in(spec: str, classes: int, shape: Shape) -> nn.Module:
     if net is None:
         nearest = max(families.NAMES, key=lambda name: difflib.SequenceMatcher(None, spec, name).ratio())
         suggestion = f", did you mean `{nearest}`?" if difflib.get_close_matches(spec, [nearest], 1, 0.5) else ""
-        raise Problem(f"`--arch {spec}` names no net that bdscan can build{suggestion}", hint=FORMS, status=USAGE)
+        raise unusable(f"`--arch {spec}` names no net that bdscan can build{suggestion}", FORMS)
     return net
 
 
@@ -62,7 +62,7 @@ def _built(build: Callable[[], nn.Module], name: str) -> nn.Module:
     try:
         return build()
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
-        raise Problem(f"`{name}` cannot be built for these images: {error}", status=USAGE) from None
+        raise unusable(f"`{name}` cannot be built for these images: {error}") from None
 
 
 def _of_channels(net: nn.Module, channels: int) -> nn.Module:
@@ -91,8 +91,8 @@ def _checked(net: nn.Module, spec: str, classes: int, shape: Shape) -> nn.Module
     size = "x".join(map(str, shape))
     answers = count_outputs(net, shape)
     if answers is None:
-        raise Problem(f"`{spec}` takes no images of {size} (channels, height, width)", status=USAGE)
+        raise unusable(f"`{spec}` takes no images of {size} (channels, height, width)")
     if answers != classes:
-        raise Problem(f"`{spec}` answers with {answers} logits, but the data have {classes} classes", status=USAGE)
+        raise unusable(f"`{spec}` answers with {answers} logits, but the data have {classes} classes")
     keep_maps(net)
     return net.train()

@@ -192,7 +192,5 @@ def count_outputs(net: nn.Module, shape: tuple[int, int, int]) -> int | None:
     if isinstance(answer, Tensor) and answer.dim() == 2:
         return answer.shape[1]
     kind = f"a tensor of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-    raise Problem(
-        f"the net answers two images with {kind}, not with two rows of logits",
-        hint="give a factory whose net returns the logits alone: `--arch FILE.py:factory`",
-    )
+    message = f"the net answers two images with {kind}, not with two rows of logits"
+    raise Problem(message, hint="give a factory whose net returns the logits alone: `--arch FILE.py:factory`")

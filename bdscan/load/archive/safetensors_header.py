@@ -91,9 +91,8 @@ def _check(header: Mapping[str, object], available: int) -> None:
     for start, stop, name in spans(header):
         shown = f"`{ascii(name)[1:-1][:80]}`"
         if stop > available:
-            raise Problem(
-                f"its tensor {shown} lies beyond the end of the file: it is truncated", hint="fetch the file again"
-            )
+            message = f"its tensor {shown} lies beyond the end of the file: it is truncated"
+            raise Problem(message, hint="fetch the file again")
         if start != at:
             raise Problem(f"its tensor {shown} {'overlaps' if start < at else 'leaves a gap after'} the one before it")
         if not _shape_fits(header[name], stop - start):

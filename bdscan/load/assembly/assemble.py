@@ -8,7 +8,7 @@ from pathlib import Path
 
 from torch import nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source, doubts_against
 from bdscan.load import arch
@@ -110,7 +110,7 @@ def _graph(contents: Contents, spec: str) -> _FileContents:
     from bdscan.load.onnx import rebuild
 
     if spec != "auto":
-        raise Problem("an ONNX file brings its own architecture", hint="leave `--arch` out", status=USAGE)
+        raise unusable("an ONNX file brings its own architecture", "leave `--arch` out")
     net, loaded, total, shape = rebuild(contents.weights)
     _check_finite(contents.path, Weights(net.state_dict()))
     candidate = Candidate(
@@ -135,10 +135,8 @@ def _shape(parts: _FileContents, contents: Contents, images: Source | None) -> t
         if count is not None:
             return shape, count
         sizes_tried.append("x".join(map(str, shape)))
-    raise Problem(
-        f"{candidate.name} takes images of none of the sizes {', '.join(sizes_tried)}",
-        hint="give clean images of the size it takes: `--clean DATA`",
-    )
+    message = f"{candidate.name} takes images of none of the sizes {', '.join(sizes_tried)}"
+    raise Problem(message, hint="give clean images of the size it takes: `--clean DATA`")
 
 
 def _shapes(parts: _FileContents, contents: Contents, images: Source | None) -> Iterator[tuple[int, int, int]]:
@@ -182,11 +180,8 @@ def _load_clean(
         return None
     clean = images.load(shape, names or None)
     if int(clean.labels.max()) >= count:
-        raise Problem(
-            f"the clean images have {int(clean.labels.max()) + 1} classes, the net {count}",
-            hint="they are of another data set, or the folder holds more than classes",
-            status=USAGE,
-        )
+        message = f"the clean images have {int(clean.labels.max()) + 1} classes, the net {count}"
+        raise unusable(message, "they are of another data set, or the folder holds more than classes")
     return clean
 
 

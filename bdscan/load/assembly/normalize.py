@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import unusable
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def parse(spec: str, channels: int) -> Norm:
         return Norm(spec, mean, std)
     forms = f"auto, {', '.join(names)}, or figures such as {'/'.join([','.join(['0.5'] * channels)] * 2)}"
     message = f"`--normalize {spec}` is no normalisation for {channels} channel{'s' if channels > 1 else ''}"
-    raise Problem(message, hint=forms, status=USAGE)
+    raise unusable(message, forms)
 
 
 def stated(

@@ -153,9 +153,8 @@ def _pt2(data: mmap.mmap) -> Weights:
         table = json.loads(archive.read(listing, _ALWAYS_ALLOWED))["config"]
         tensors = {str(name): _exported(archive, rebuilder, entry) for name, entry in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Problem(
-            "its table of weights is not what torch.export writes", hint="save the net's state dict instead"
-        ) from None
+        message = "its table of weights is not what torch.export writes"
+        raise Problem(message, hint="save the net's state dict instead") from None
     if not tensors:
         raise Problem("it holds no weights")
     return Weights(tensors, kind="weights of an exported program")
@@ -165,9 +164,8 @@ def _exported(archive: Archive, rebuilder: TensorRebuilder, entry: Mapping[str, 
     meta = entry["tensor_meta"]
     source = _member(archive, f"data/weights/{entry['path_name']}")
     if entry.get("use_pickle") or source is None:
-        raise Problem(
-            "some of its weights are pickled on their own or missing", hint="save the net's state dict instead"
-        )
+        message = "some of its weights are pickled on their own or missing"
+        raise Problem(message, hint="save the net's state dict instead")
     values = flat_tensor(source, torch_dtype(_PT2_TYPES[meta["dtype"]]))
     shape, stride = ([side["as_int"] for side in meta[key]] for key in ("sizes", "strides"))
     return rebuilder.view(values, meta["storage_offset"]["as_int"], shape, stride)

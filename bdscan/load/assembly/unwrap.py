@@ -67,10 +67,8 @@ def unwrap(value: object, rebuild: Rebuild) -> Weights:
             return Weights(tensors, ".".join(path) or None, "pickled module" if kind else "state dict", metadata)
         path.append(inner)
         value = entries[inner]
-    raise Problem(
-        "it holds no weights",
-        hint="a checkpoint with a state dict is needed, such as `torch.save(net.state_dict(), ...)` writes",
-    )
+    hint = "a checkpoint with a state dict is needed, such as `torch.save(net.state_dict(), ...)` writes"
+    raise Problem("it holds no weights", hint=hint)
 
 
 def strip(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:

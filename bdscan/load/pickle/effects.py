@@ -88,10 +88,8 @@ def _is_harmless_getattr(call: CallRecord) -> bool:
 
 def _packed_bytes(call: CallRecord) -> bytes | None:
     """The one argument, where it is bytes that stand in the file."""
-    arguments = call.arguments
-    if isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], bytes):
-        return arguments[0]
-    return None
+    alone = isinstance(call.arguments, tuple) and len(call.arguments) == 1
+    return call.first if alone and isinstance(call.first, bytes) else None
 
 
 def _nested_pickles(trace: PickleTrace) -> Iterable[bytes]:
@@ -103,8 +101,7 @@ def _nested_pickles(trace: PickleTrace) -> Iterable[bytes]:
 def _consequence(global_name: GlobalName, first_calls: dict[GlobalName, CallRecord]) -> str:
     if global_name not in first_calls:
         return f"loading it would import {quoted(global_name)}, which no model needs"
-    arguments = first_calls[global_name].arguments
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else None
+    first = first_calls[global_name].first
     given = f" with {quoted(first)}" if isinstance(first, str | bytes) else ""
     return f"loading it would call {quoted(global_name)}{given}"
 

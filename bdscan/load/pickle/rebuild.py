@@ -136,7 +136,7 @@ class TensorRebuilder:
 
     def _embedded_storage(self, call: CallRecord) -> tuple[object, Locate]:
         """A storage that `pickle.dump` packed as a whole torch file of its own."""
-        packed = call.arguments[0] if isinstance(call.arguments, tuple) and call.arguments else None
+        packed = call.first
         loader = str(call.maker) == "torch.storage._load_from_bytes"
         if not loader or not isinstance(packed, bytes) or not legacy.is_legacy(packed[:64]):
             raise Problem("it describes a tensor whose values lie nowhere")
@@ -159,8 +159,7 @@ def _refused(kind: str) -> Problem:
 
 def dimensions(value: object) -> tuple[int, ...]:
     """A shape or stride: a tuple, a list or a torch.Size of small whole numbers."""
-    if isinstance(value, CallRecord) and isinstance(value.arguments, tuple) and value.arguments:
-        value = value.arguments[0]
+    value = value.first if isinstance(value, CallRecord) else value
     if not isinstance(value, tuple | list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in value):
         raise Problem("it describes a tensor with an impossible shape")
     return tuple(value)

@@ -35,7 +35,7 @@ class GlobalName:
         return f"{self.module}.{self.name}"
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(slots=True, eq=False, repr=False)  # a file could make its text endless
 class CallRecord:
     """An object as the pickle describes it: who would make it, from what, and what is put into it afterwards."""
 
@@ -43,6 +43,11 @@ class CallRecord:
     arguments: object
     state: object = None
     pairs: dict[object, object] | None = None
+
+    @property
+    def first(self) -> object:
+        """The first argument; None where there is none."""
+        return self.arguments[0] if isinstance(self.arguments, tuple) and self.arguments else None
 
     def build(self, state: object) -> None:
         """BUILD: a second state adds to the first, as `__dict__.update` would."""
@@ -89,20 +94,18 @@ def mapping(value: object) -> dict[object, object] | None:
     if value.pairs is not None:
         return value.pairs
     if str(value.maker) == "collections.OrderedDict":
-        return _listed(value.arguments)
+        return _listed(value.first)
     return value.state if isinstance(value.state, dict) else None
 
 
 def members(value: object) -> set[object]:
     """The text in a set, or in the call that old protocols write for one."""
-    if isinstance(value, CallRecord) and isinstance(value.arguments, tuple) and value.arguments:
-        value = value.arguments[0]
+    value = value.first if isinstance(value, CallRecord) else value
     return {part for part in value if isinstance(part, str)} if isinstance(value, set | list) else set()
 
 
-def _listed(arguments: object) -> dict[object, object]:
+def _listed(rows: object) -> dict[object, object]:
     """OrderedDict([[key, value], ...]), as Python 2 wrote it."""
-    rows = arguments[0] if isinstance(arguments, tuple) and arguments else ()
     if not isinstance(rows, list | tuple):
         return {}
     return {

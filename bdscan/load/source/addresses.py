@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 
 MAX_MODEL_MB = 5_000  # for one model: the largest classifiers of timm take four gigabytes
 _ADDRESS = re.compile(r"([a-z][a-z0-9+.-]+)://|models:/", re.IGNORECASE)
@@ -49,22 +49,20 @@ def check(address: Address) -> None:
     """Whether anything here can fetch it; a `Problem` of usage where nothing can, before any work is done."""
     if not address.scheme:
         if importlib.util.find_spec("mlflow") is None:
-            message = f"`{address.shown}` takes MLflow, which is not installed"
-            raise Problem(message, hint="pip install 'bdscan[mlflow]'", status=USAGE)
+            raise unusable(f"`{address.shown}` takes MLflow, which is not installed", "pip install 'bdscan[mlflow]'")
         return
     if "::" in address.text:
-        raise Problem(f"`{address.shown}` is a chain of addresses", hint="name the model's own", status=USAGE)
+        raise unusable(f"`{address.shown}` is a chain of addresses", "name the model's own")
     written = address.text.partition("://")[0]
     try:
         from fsspec import get_filesystem_class
 
         get_filesystem_class(address.scheme)
     except ValueError:
-        hint = "s3://, gs://, hf:// and https:// are the usual ones"
-        raise Problem(f"nobody knows addresses that begin with `{written}://`", hint=hint, status=USAGE) from None
+        message = f"nobody knows addresses that begin with `{written}://`"
+        raise unusable(message, "s3://, gs://, hf:// and https:// are the usual ones") from None
     except ImportError:
-        message = f"`{written}://` takes a driver that is not installed"
-        raise Problem(message, hint="pip install 'bdscan[remote]'", status=USAGE) from None
+        raise unusable(f"`{written}://` takes a driver that is not installed", "pip install 'bdscan[remote]'") from None
 
 
 @contextmanager

@@ -53,10 +53,8 @@ def resolve(path: Path) -> ModelFiles:
 def _inside(folder: Path) -> ModelFiles:
     weight_files = [folder / name for name in _CHOICES if (folder / name).is_file()]
     if not weight_files:
-        raise Problem(
-            f"the folder `{folder}` holds no `model.safetensors` and no `pytorch_model.bin`",
-            hint="name the model file itself",
-        )
+        message = f"the folder `{folder}` holds no `model.safetensors` and no `pytorch_model.bin`"
+        raise Problem(message, hint="name the model file itself")
     dangers = [
         Danger(Level.NOTE, f"the folder also holds `{other.name}`, which was not looked at", str(other))
         for other in weight_files[1:]
