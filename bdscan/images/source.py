@@ -13,10 +13,8 @@ from bdscan.facts.problem import Problem, unusable
 from bdscan.images import arrays, folders
 from bdscan.images.classes import by_model
 from bdscan.images.decode import UNREADABLE, PictureReader, channels, fit_to
-from bdscan.images.doubts import MIN_PER_CLASS, Labels, class_doubts, copy_doubts, decoding_doubts, doubts_against
+from bdscan.images.doubts import MIN_PER_CLASS, Labels, class_doubts, copy_doubts, decoding_doubts
 from bdscan.images.image_set import ImageSet
-
-__all__ = ["Source", "doubts_against", "open_images"]
 
 MAX_IMAGES = 5000  # enough for every probe; more only costs time
 _MAX_DECODED_BYTES = 1 << 30  # decoded; 7,000 pictures of 224 x 224

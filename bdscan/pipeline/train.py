@@ -204,7 +204,7 @@ def _loaded(
 def _written(
     report: Report, model: Classifier, trained: TrainResult, training_data: TrainingData, options: TrainOptions
 ) -> Report:
-    from bdscan.write.new_card import card
+    from bdscan.write.card import new_card
     from bdscan.write.new_model import TextFile, write_new
     from bdscan.write.suspects import table
 
@@ -233,6 +233,6 @@ def _written(
         beside = (TextFile(path=options.suspects, text=table(training_data.images, found.score, found.isolated)),)
     noted = {"bdscan.trained_by": options.method, "bdscan.data": training_data.images.digest()}
     done: Written = write_new(
-        model, options.output, noted=noted, card=lambda sha256: card(settled(sha256)), beside=beside
+        model, options.output, noted=noted, card=lambda sha256: new_card(settled(sha256)), beside=beside
     )
     return settled(done.sha256)

@@ -69,21 +69,14 @@ def _calls(factory: Callable[..., Any], counts: list[int]) -> Iterator[Callable[
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # written in C
         return
-    for kind in ("named", "placed"):
-        for count in counts:
-            args, named = ((), {"num_classes": count}) if kind == "named" else ((count,), {})
-            if _allows(signature, args, named):
-                yield partial(factory, *args, **named)
-    if _allows(signature, (), {}):
-        yield factory
-
-
-def _allows(signature: inspect.Signature, args: tuple[int, ...], named: dict[str, int]) -> bool:
-    try:
-        signature.bind(*args, **named)
-    except TypeError:
-        return False
-    return True
+    ways: list[tuple[tuple[int, ...], dict[str, int]]] = [((), {"num_classes": count}) for count in counts]
+    ways += [((count,), {}) for count in counts]
+    for args, settings in (*ways, ((), {})):
+        try:
+            signature.bind(*args, **settings)
+        except TypeError:
+            continue
+        yield partial(factory, *args, **settings)
 
 
 def _counts(outline: Outline) -> list[int]:

@@ -89,13 +89,10 @@ class _PickleSearch:
             self._steps -= 0 if member.stored else member.size >> 5  # unpacking takes time too
             for trace in _traces(archive, member):
                 self._steps -= trace.steps
-                self._judge(trace, where)
-
-    def _judge(self, trace: PickleTrace, where: str) -> None:
-        self.pickles += 1
-        self.dangers_found += dangers(trace, where)
-        if trace.broken:
-            self.dangers_found.append(Danger(Level.SUSPECT, f"a pickle breaks off: {trace.broken}", where))
+                self.pickles += 1
+                self.dangers_found += dangers(trace, where)
+                if trace.broken:
+                    self.dangers_found.append(Danger(Level.SUSPECT, f"a pickle breaks off: {trace.broken}", where))
 
 
 def _traces(archive: Archive, member: Member) -> list[PickleTrace]:

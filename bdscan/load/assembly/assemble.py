@@ -9,8 +9,9 @@ from pathlib import Path
 from torch import nn
 
 from bdscan.facts.problem import Problem, unusable
+from bdscan.images.doubts import doubts_against
 from bdscan.images.image_set import ImageSet
-from bdscan.images.source import Source, doubts_against
+from bdscan.images.source import Source
 from bdscan.load import arch
 from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize

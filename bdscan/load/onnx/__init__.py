@@ -15,8 +15,6 @@ from bdscan.load.onnx.graph import graph_of, parse
 from bdscan.load.onnx.net import Operator, RebuiltNet, build, without_softmax
 from bdscan.load.onnx.shapes import reshape
 
-__all__ = ["RebuiltModel", "rebuild"]
-
 _MAX_PIXELS = 3 * 2048 * 2048  # numbers in one image; no classifier in use takes more
 # What a malformed graph makes of honest code: missing attributes, wrong shapes, wrong types.
 _MALFORMED = (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError)

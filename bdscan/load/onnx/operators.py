@@ -81,11 +81,6 @@ def _constant(a: Attributes) -> Tensor:
     return torch.tensor(a[name], dtype=torch.float32 if "float" in name else torch.int64)
 
 
-def _hard_sigmoid(a: Attributes, x: Tensor) -> Tensor:
-    alpha, beta = float(a.get("alpha", 0.2)), float(a.get("beta", 0.5))
-    return (alpha * x + beta).clamp(0, 1)
-
-
 OPERATORS: Mapping[str, Function] = {
     "Abs": _each(torch.abs),
     "Add": _together(torch.add),
@@ -106,7 +101,7 @@ OPERATORS: Mapping[str, Function] = {
     "Floor": _each(torch.floor),
     "Gather": shapes.gather,
     "Greater": _together(torch.gt),
-    "HardSigmoid": _hard_sigmoid,
+    "HardSigmoid": lambda a, x: (a.get("alpha", 0.2) * x + a.get("beta", 0.5)).clamp(0, 1),
     "Identity": _each(lambda x: x),
     "Less": _together(torch.lt),
     "Log": _each(torch.log),

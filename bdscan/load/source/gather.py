@@ -4,17 +4,27 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bdscan.facts.problem import Problem
+from bdscan.load.archive.formats import LFS
 from bdscan.load.source import addresses, remote
 from bdscan.load.source.folders import INDEX_FILES, WEIGHT_FILES, resolve
-from bdscan.load.source.recognise import MODEL_SUFFIXES, is_model
 
 _MAX_KINDS = 8  # of skipped files that are listed by name
 _VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})  # thousands of files of its own
+# Nobody gives these names to anything else: such a file is told of even where it cannot be read.
+MODEL_SUFFIXES = frozenset(
+    {".pt", ".pth", ".pt2", ".th", ".ckpt", ".ptl", ".jit", ".torchscript", ".safetensors", ".onnx"}
+)
+# These may be anything, so the first bytes are asked; a number comes from names like `epoch.10`.
+_UNCLEAR_SUFFIXES = frozenset({"", ".bin", ".tar", ".pkl", ".pickle", ".joblib", ".model", ".weights", ".zip", ".dat"})
+_HEAD = 512  # bytes
+# What stands first in the zip files that torch has written over the years.
+_FIRST_MEMBERS = frozenset({"data.pkl", "version", "byteorder", "archive_format", ".format_version", "constants.pkl"})
 
 
 class Gathered:
@@ -81,7 +91,7 @@ class Gathered:
         paths: list[Path] = []
         for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute patterns
             path = Path(match)
-            paths += self._below(path) if path.is_dir() else [path] if self._counted(path, is_model(path)) else []
+            paths += self._below(path) if path.is_dir() else [path] if self._counted(path, _is_model(path)) else []
         if not paths:
             hint = "the shell and bdscan both know `*`, `?` and `[...]`"
             self.problems.append((pattern, Problem(f"no model matches `{pattern}`", hint=hint)))
@@ -106,7 +116,7 @@ class Gathered:
                 self.skipped["linked folder"] += 1  # it may lead round in circles
             elif entry.is_dir(follow_symlinks=False):
                 yield from self._below(path)
-            elif entry.name not in reported and self._counted(path, is_model(path)):
+            elif entry.name not in reported and self._counted(path, _is_model(path)):
                 yield path
 
     def _counted(self, path: Path, model: bool) -> bool:
@@ -151,3 +161,29 @@ def _files_of_model(folder: Path) -> frozenset[str]:
     except Problem:  # then the folder's report says what is missing, and each file has one of its own
         files = []
     return frozenset({"config.json", *INDEX_FILES, *files})
+
+
+def _is_model(path: Path) -> bool:
+    """By its name and, where that says little, by its first bytes."""
+    suffix = path.suffix.lower()
+    unclear = suffix in _UNCLEAR_SUFFIXES or suffix[1:].isdecimal()
+    try:
+        special = not stat.S_ISREG(path.stat().st_mode)  # a pipe or a device is never opened
+        return not special and (suffix in MODEL_SUFFIXES or (unclear and _begins_like_one(path)))
+    except OSError:  # whoever tries to read it will say why it cannot be
+        return suffix in MODEL_SUFFIXES or unclear
+
+
+def _begins_like_one(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    pickled = head[:1] == b"\x80" and head[1:2] in (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05")
+    safetensors = head[8:9] == b"{" and head[6:8] == b"\0\0"
+    return pickled or safetensors or head.startswith(LFS) or _torch_zip(head)
+
+
+def _torch_zip(head: bytes) -> bool:
+    if head[:4] != b"PK\x03\x04":
+        return False
+    name = head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("utf-8", "replace")
+    return name.rpartition("/")[2] in _FIRST_MEMBERS and "/" in name
