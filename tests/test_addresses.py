@@ -20,7 +20,6 @@ from safetensors.torch import save_file
 
 from bdscan import pipeline
 from bdscan.facts.problem import Problem
-from bdscan.load.source import fetch
 from bdscan.load.source.addresses import parse, shown
 from bdscan.load.source.fetch import local_copy
 
@@ -310,7 +309,7 @@ def test_a_registered_model_is_found_among_its_artifacts(monkeypatch, bdscan) ->
     files = {"MLmodel": b"flavors: ...", "conda.yaml": b"x", "data/model.pth": NET, "data/pickle_module_info.txt": b"x"}
     for name, module in mlflow(files).items():
         monkeypatch.setitem(sys.modules, name, module)
-    monkeypatch.setattr(fetch.importlib.util, "find_spec", lambda _: object())  # type: ignore[attr-defined]
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     status, out, _ = bdscan("inspect", "models:/net@champion", *ASKED)
     assert status == 3
     assert json.loads(out)["subject"] | {"format": ""} == json.loads(out)["subject"] | {

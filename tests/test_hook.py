@@ -16,7 +16,7 @@ import pytest
 import yaml
 from conftest import ROOT, SAMPLES
 
-from bdscan.load.source import recognise
+from bdscan.load.source import gather
 
 HOOKS: list[dict[str, Any]] = yaml.safe_load((ROOT / ".pre-commit-hooks.yaml").read_text(encoding="utf-8"))
 CONFIG = """
@@ -80,7 +80,7 @@ def test_pre_commit_takes_the_manifest() -> None:
     (hook,) = HOOKS
     assert hook["id"] == "bdscan"
     assert hook["language"] == "python"
-    assert all(re.search(hook["files"], f"nets/a{suffix}") for suffix in recognise.MODEL_SUFFIXES)
+    assert all(re.search(hook["files"], f"nets/a{suffix}") for suffix in gather.MODEL_SUFFIXES)
     assert not re.search(hook["files"], "nets/script.py")
     assert hook["require_serial"], "else several processes at once, and the exit of each by itself"
 

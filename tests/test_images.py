@@ -18,8 +18,9 @@ import torch
 from PIL import Image
 
 from bdscan.facts.problem import Problem
+from bdscan.images.doubts import doubts_against
 from bdscan.images.image_set import ImageSet
-from bdscan.images.source import doubts_against, open_images
+from bdscan.images.source import open_images
 
 SHAPE = (3, 16, 16)
 

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
-from bdscan.load.assembly.tensors import Weights, read
+from bdscan.load.assembly.tensors import read
+from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import survey
 
 State = dict[str, Tensor]

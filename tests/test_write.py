@@ -32,8 +32,7 @@ from bdscan.load.contents import Contents, survey
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.report import Report, Subject
 from bdscan.write.card import card
-from bdscan.write.cleaned import ready, write
-from bdscan.write.written import Written
+from bdscan.write.cleaned import Written, ready, write
 
 SHAPE = (3, 16, 16)
 FACTORY = """
@@ -525,7 +524,7 @@ def test_a_failure_half_way_leaves_nothing(
     (tmp_path / "out.pt").write_bytes(b"of an earlier run")
     contents, loaded = opened(tmp_path / "net.pt", arch)
     before = sorted(tmp_path.iterdir())
-    monkeypatch.setattr(f"bdscan.write.deliver.{where}", broken)
+    monkeypatch.setattr(f"bdscan.write.cleaned.{where}", broken)
     with pytest.raises(KeyboardInterrupt):
         write(contents, loaded, cured(loaded.suspect), tmp_path / "out.pt", card="words")
     assert sorted(tmp_path.iterdir()) == before

@@ -13,3 +13,8 @@ class Problem(Exception):
     def __init__(self, message: str, *, hint: str = "", status: int = COULD_NOT_TELL) -> None:
         super().__init__(message)
         self.message, self.hint, self.status = message, hint, status
+
+
+def unusable(message: str, hint: str = "") -> Problem:
+    """What was asked for cannot be done: a problem of usage."""
+    return Problem(message, hint=hint, status=USAGE)

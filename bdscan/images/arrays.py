@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.images.decode import Pictures
 
 _MAX_ARRAY_BYTES = 4 << 30  # bytes of one array: it is held whole while the chosen pictures are taken out
@@ -49,11 +49,11 @@ def npz(path: Path) -> Arrays:
             labels = np.asarray(contents["labels"])
             names = tuple(str(name) for name in contents["names"]) if "names" in contents else ()
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise Problem(f"`{path}` cannot be read: {error}", hint=_NPZ, status=USAGE) from error
+        raise unusable(f"`{path}` cannot be read: {error}", _NPZ) from error
     if labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
-        raise Problem(f"`labels` in `{path}` are not {shape[0]} whole numbers from 0", hint=_NPZ, status=USAGE)
+        raise unusable(f"`labels` in `{path}` are not {shape[0]} whole numbers from 0", _NPZ)
     if names and len(labels) and labels.max() >= len(names):
-        raise Problem(f"`{path}` has label {labels.max()} but only {len(names)} names", status=USAGE)
+        raise unusable(f"`{path}` has label {labels.max()} but only {len(names)} names")
     return Arrays(lambda: _images(path), labels.tolist(), names)
 
 

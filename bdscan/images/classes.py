@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import unusable
 
 _MAX_CLASSES = 100_000  # classes: ImageNet-21k and room to spare; a folder called 999999999 is a mistake
 
@@ -19,7 +19,7 @@ def by_model(names: Sequence[str], model: Sequence[str] | None, spec: str) -> tu
     if not numbered:
         return list(range(len(names))), tuple(names)
     if max(numbers) >= _MAX_CLASSES:
-        raise Problem(f"the class `{max(numbers)}` in `{spec}` is out of range", status=USAGE)
+        raise unusable(f"the class `{max(numbers)}` in `{spec}` is out of range")
     return numbers, tuple(str(number) for number in range(max(numbers) + 1))
 
 
@@ -35,11 +35,8 @@ def _matched(names: Sequence[str], model: Sequence[str], numbers: list[int], spe
     if numbers and max(numbers) < len(model):
         return numbers
     shown = ", ".join(f"`{name}`" for name in unknown[:5]) + (" ..." if len(unknown) > 5 else "")
-    raise Problem(
-        f"{len(unknown)} of the {len(names)} classes in `{spec}` are none of the model's {len(model)}: {shown}",
-        hint="rename the folders, or give the model's class names in order with `--classes FILE`",
-        status=USAGE,
-    )
+    message = f"{len(unknown)} of the {len(names)} classes in `{spec}` are none of the model's {len(model)}: {shown}"
+    raise unusable(message, "rename the folders, or give the model's class names in order with `--classes FILE`")
 
 
 def _plain(name: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import struct
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -50,10 +49,6 @@ def open_picture(stream: BinaryIO) -> Image.Image:
     return picture
 
 
-def open_picture_bytes(data: bytes) -> Image.Image:
-    return open_picture(io.BytesIO(data))
-
-
 def channels(picture: Image.Image) -> int:
     return 1 if picture.mode in {"1", "L", "LA"} or picture.mode.startswith("I") else 3
 
@@ -70,8 +65,3 @@ def fit_to(picture: Image.Image, shape: tuple[int, int, int]) -> Tensor:
         picture = ImageOps.fit(picture, (width, height), Image.Resampling.BILINEAR)
     array = np.asarray(picture)
     return torch.from_numpy(array.copy()).reshape(height, width, depth).permute(2, 0, 1)
-
-
-def is_enlarged(picture: Image.Image, shape: tuple[int, int, int], times: float) -> bool:
-    """Whether filling the net's input takes more than this scale."""
-    return max(shape[1] / picture.height, shape[2] / picture.width) > times

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import os
 import tarfile
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,8 @@ from typing import BinaryIO, cast
 
 from PIL import Image
 
-from bdscan.facts.problem import USAGE, Problem
-from bdscan.images.decode import MAX_FILE_BYTES, UNREADABLE, is_picture, open_picture, open_picture_bytes
+from bdscan.facts.problem import Problem, unusable
+from bdscan.images.decode import MAX_FILE_BYTES, UNREADABLE, is_picture, open_picture
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 _LAYOUT = "give one folder a class, named after it: `cat/1.png`, `dog/2.png`"
@@ -35,9 +36,9 @@ class PictureList:
         names = {*self.classes, *self.empty}
         if names and names <= _SPLITS:
             message = f"`{spec}` holds the splits {', '.join(sorted(names))}, not classes"
-            raise Problem(message, hint=f"give one of them, such as `{spec}/{min(names)}`", status=USAGE)
+            raise unusable(message, f"give one of them, such as `{spec}/{min(names)}`")
         if not self.files:
-            raise Problem(f"no images in `{spec}`", hint=_LAYOUT, status=USAGE)
+            raise unusable(f"no images in `{spec}`", _LAYOUT)
         return self
 
 
@@ -60,25 +61,22 @@ def list_folder(root: Path) -> PictureList:
         if not pictures:
             listing.empty.add(folder.name)
     if not listing.files and any(is_picture(entry.name) for entry in entries):
-        raise Problem(f"`{root}` holds images without class folders", hint=_LAYOUT, status=USAGE)
+        raise unusable(f"`{root}` holds images without class folders", _LAYOUT)
     return listing.checked(str(root))
 
 
-@dataclass(frozen=True)
-class FolderReader:
-    root: Path
-    files: Sequence[str]
-
-    def __call__(self, index: Sequence[int]) -> Iterator[tuple[int, Image.Image | Exception]]:
-        for i in index:
-            path = self.root / self.files[i]
-            try:
-                if path.stat().st_size > MAX_FILE_BYTES or not path.is_file():
-                    raise ValueError("no ordinary picture file")
-                with path.open("rb") as stream, open_picture(stream) as picture:
-                    yield i, picture
-            except UNREADABLE as error:
-                yield i, error
+def read_folder(
+    root: Path, files: Sequence[str], index: Sequence[int]
+) -> Iterator[tuple[int, Image.Image | Exception]]:
+    for i in index:
+        path = root / files[i]
+        try:
+            if path.stat().st_size > MAX_FILE_BYTES or not path.is_file():
+                raise ValueError("no ordinary picture file")
+            with path.open("rb") as stream, open_picture(stream) as picture:
+                yield i, picture
+        except UNREADABLE as error:
+            yield i, error
 
 
 # -- inside a tar -------------------------------------------------------------
@@ -115,17 +113,16 @@ def list_tar(path: Path) -> tuple[PictureList, list[tuple[int, int]]]:
     try:
         names, places, left_out = _headers(path)
     except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise Problem(f"`{path}` cannot be read as a tar: {error}", status=USAGE) from error
+        raise unusable(f"`{path}` cannot be read as a tar: {error}") from error
     split = [PurePosixPath(name).parts for name in names]
     while split and min(map(len, split)) > 2 and len({parts[0] for parts in split}) == 1:
         split = [parts[1:] for parts in split]
     if split and min(map(len, split)) < 2:
-        raise Problem(f"`{path}` holds images without class folders", hint=_LAYOUT, status=USAGE)
+        raise unusable(f"`{path}` holds images without class folders", _LAYOUT)
     listing = PictureList([parts[0] for parts in split], names)
     if left_out:
-        listing.doubts.append(
-            f"{left_out} entries of the tar were ignored: links, devices or paths that lead out of it"
-        )
+        message = f"{left_out} entries of the tar were ignored: links, devices or paths that lead out of it"
+        listing.doubts.append(message)
     return listing.checked(str(path)), places
 
 
@@ -150,21 +147,18 @@ def _leads_out(member: tarfile.TarInfo) -> bool:
     return not (member.isfile() or member.isdir()) or member.issparse()
 
 
-@dataclass(frozen=True)
-class TarReader:
-    path: Path
-    places: Sequence[tuple[int, int]]
-
-    def __call__(self, index: Sequence[int]) -> Iterator[tuple[int, Image.Image | Exception]]:
-        """In the order of the archive: a compressed one can only be read forwards."""
-        with _unpacked(self.path) as (stream, _):
-            for i in sorted(index, key=lambda i: self.places[i]):
-                start, size = self.places[i]
-                try:
-                    if size > MAX_FILE_BYTES:
-                        raise ValueError(f"{size} bytes are too many for a picture")
-                    stream.seek(start)
-                    with open_picture_bytes(stream.read(size)) as picture:
-                        yield i, picture
-                except UNREADABLE as error:
-                    yield i, error
+def read_tar(
+    path: Path, places: Sequence[tuple[int, int]], index: Sequence[int]
+) -> Iterator[tuple[int, Image.Image | Exception]]:
+    """In the order of the archive: a compressed one can only be read forwards."""
+    with _unpacked(path) as (stream, _):
+        for i in sorted(index, key=lambda i: places[i]):
+            start, size = places[i]
+            try:
+                if size > MAX_FILE_BYTES:
+                    raise ValueError(f"{size} bytes are too many for a picture")
+                stream.seek(start)
+                with open_picture(io.BytesIO(stream.read(size))) as picture:
+                    yield i, picture
+            except UNREADABLE as error:
+                yield i, error

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.images import arrays, folders
 from bdscan.images.classes import by_model
-from bdscan.images.decode import UNREADABLE, PictureReader, channels, fit_to, is_enlarged
-from bdscan.images.doubts import MIN_PER_CLASS, Labels, class_doubts, copy_doubts, decoding_doubts, doubts_against
+from bdscan.images.decode import UNREADABLE, PictureReader, channels, fit_to
+from bdscan.images.doubts import MIN_PER_CLASS, Labels, class_doubts, copy_doubts, decoding_doubts
 from bdscan.images.image_set import ImageSet
-
-__all__ = ["Source", "doubts_against", "open_images"]
 
 MAX_IMAGES = 5000  # enough for every probe; more only costs time
 _MAX_DECODED_BYTES = 1 << 30  # decoded; 7,000 pictures of 224 x 224
@@ -52,11 +49,8 @@ class Source:
 
     def everything(self, shape: tuple[int, int, int], names: tuple[str, ...] | None = None) -> ImageSet:
         """All images, to train on: the order is the source's, and nobody vouches for them."""
-        places, names = by_model(self.names, names, self.spec)
-        images, decoded, doubts = _decode(self, list(range(self.count)), shape)
-        labels = np.asarray(places)[list(self.index)]
-        files = tuple(self.files[i] for i in decoded)
-        return ImageSet(images, torch.from_numpy(labels[decoded]), names, (*self.doubts, *doubts), files)
+        labels, names = self._labels(names)
+        return self._decoded(list(range(self.count)), shape, labels, names)
 
     def load(
         self,
@@ -68,18 +62,39 @@ class Source:
         """A class-balanced choice, decoded at the net's size, its labels in the order of the model's `names`."""
         if shape[0] not in (1, 3):
             raise Problem(f"the net takes {shape[0]} channels; images have one or three")
+        labels, names = self._labels(names)
+        if limit is None:
+            room = max(1, _MAX_DECODED_BYTES // int(np.prod(shape)))
+            limit = min(max(MAX_IMAGES, MIN_PER_CLASS * len(self.names)), room)
+        clean = self._decoded(_balanced(labels, limit, seed), shape, labels, names)
+        return replace(clean, doubts=(*clean.doubts, *class_doubts(labels, names), *copy_doubts(clean.images)))
+
+    def _labels(self, names: tuple[str, ...] | None) -> tuple[Labels, tuple[str, ...]]:
+        """Of all images, and what they are called: as the model does, where its `names` are given."""
         places, names = by_model(self.names, names, self.spec)
-        labels = np.asarray(places)[list(self.index)]
-        bound = (
-            min(max(MAX_IMAGES, MIN_PER_CLASS * len(self.names)), max(1, _MAX_DECODED_BYTES // int(np.prod(shape))))
-            if limit is None
-            else limit
-        )
-        chosen = _balanced(labels, bound, seed)
-        images, decoded, doubts = _decode(self, chosen, shape)
-        chosen_labels = torch.from_numpy(labels[decoded])
-        doubts = [*self.doubts, *doubts, *class_doubts(labels, names), *copy_doubts(images)]
-        return ImageSet(images, chosen_labels, names, tuple(doubts), tuple(self.files[i] for i in decoded))
+        return np.asarray(places)[list(self.index)], names
+
+    def _decoded(
+        self, chosen: list[int], shape: tuple[int, int, int], labels: Labels, names: tuple[str, ...]
+    ) -> ImageSet:
+        images = torch.empty((len(chosen), *shape), dtype=torch.uint8)
+        decoded, failed, small = list[int](), list[tuple[str, Exception]](), 0
+        for i, picture in self.read(chosen):
+            try:
+                if isinstance(picture, Exception):
+                    raise picture
+                images[len(decoded)] = fit_to(picture, shape)
+            except UNREADABLE as error:
+                failed.append((self.files[i], error))
+            else:
+                decoded.append(i)
+                small += max(shape[1] / picture.height, shape[2] / picture.width) > _MAX_ENLARGEMENT
+        doubts = [*self.doubts, *decoding_doubts(failed, len(chosen))]
+        if small > len(decoded) / 2:
+            size = f"{shape[2]}x{shape[1]}"
+            doubts.append(f"{small} of {len(decoded)} images are less than half the net's {size}: enlarged, blurred")
+        files = tuple(self.files[i] for i in decoded)
+        return ImageSet(images[: len(decoded)], torch.from_numpy(labels[decoded]), names, tuple(doubts), files)
 
 
 def open_images(spec: str, *, training: bool = False) -> Source:
@@ -94,37 +109,37 @@ def open_images(spec: str, *, training: bool = False) -> Source:
     if path.is_dir():
         return _folder(spec, path)
     if not path.is_file():
-        hint = f"a folder, .npz, .tar, or one of {', '.join(_SETS)} followed by `:ROOT`"
-        raise Problem(f"no images at `{spec}`: there is no such file or folder", hint=hint, status=USAGE)
+        message = f"no images at `{spec}`: there is no such file or folder"
+        raise unusable(message, f"a folder, .npz, .tar, or one of {', '.join(_SETS)} followed by `:ROOT`")
     if path.suffix == ".npz":
         return _of_arrays(spec, arrays.npz(path))
     if path.name.endswith((".tar", ".tar.gz", ".tgz")):
         listing, places = folders.list_tar(path)
-        return _source(spec, listing, folders.TarReader(path, places))
-    raise Problem(f"`{spec}` is no form of images that bdscan reads", hint="a folder, .npz or .tar", status=USAGE)
+        return _source(spec, listing, partial(folders.read_tar, path, places))
+    raise unusable(f"`{spec}` is no form of images that bdscan reads", "a folder, .npz or .tar")
 
 
 def _folder(spec: str, path: Path) -> Source:
     listing = folders.list_folder(path)
-    return _source(spec, listing, folders.FolderReader(path, listing.files))
+    return _source(spec, listing, partial(folders.read_folder, path, listing.files))
 
 
 def _data_set(spec: str, kind: str, root: Path, training: bool) -> Source:
     if not root.is_dir():
-        raise Problem(f"no images at `{spec}`: `{root}` is not a folder", hint="nothing is downloaded", status=USAGE)
+        raise unusable(f"no images at `{spec}`: `{root}` is not a folder", "nothing is downloaded")
     try:
         if kind == "imagefolder":
             return _folder(spec, root)
         if kind == "gtsrb":
             pictures, files, classes = arrays.gtsrb(root, training)
-            return _source(spec, folders.PictureList(classes, files), folders.FolderReader(pictures, files))
-        if kind in _CIFAR:
-            return _of_arrays(spec, arrays.cifar(root, *(_CIFAR_TRAINING if training else _CIFAR)[kind]))
+            return _source(spec, folders.PictureList(classes, files), partial(folders.read_folder, pictures, files))
+        if (kind, training) in _CIFAR:
+            return _of_arrays(spec, arrays.cifar(root, *_CIFAR[kind, training]))
         return _of_arrays(spec, arrays.through_torchvision(_SETS[kind], root, training))
     except (OSError, RuntimeError, KeyError, ValueError, IndexError, ImportError) as error:
         part = "training" if training else "test"
         message = f"`{root}` does not hold the {part} images of {_SETS[kind]}: {error}"
-        raise Problem(message, hint="the layout is the one torchvision downloads", status=USAGE) from error
+        raise unusable(message, "the layout is the one torchvision downloads") from error
 
 
 _SETS = {
@@ -137,18 +152,23 @@ _SETS = {
     "stl10": "STL10",
     "imagefolder": "ImageFolder",
 }
-_CIFAR = {
-    "cifar10": ("cifar-10-batches-py", ("test_batch",), "labels", "batches.meta", "label_names"),
-    "cifar100": ("cifar-100-python", ("test",), "fine_labels", "meta", "fine_label_names"),
-}
-_CIFAR_TRAINING = {
-    "cifar10": (_CIFAR["cifar10"][0], tuple(f"data_batch_{i}" for i in range(1, 6)), *_CIFAR["cifar10"][2:]),
-    "cifar100": (_CIFAR["cifar100"][0], ("train",), *_CIFAR["cifar100"][2:]),
+_CIFAR = {  # by kind, and whether for training
+    ("cifar10", False): ("cifar-10-batches-py", ["test_batch"], "labels", "batches.meta", "label_names"),
+    ("cifar10", True): (
+        "cifar-10-batches-py",
+        [f"data_batch_{i}" for i in range(1, 6)],
+        "labels",
+        "batches.meta",
+        "label_names",
+    ),
+    ("cifar100", False): ("cifar-100-python", ["test"], "fine_labels", "meta", "fine_label_names"),
+    ("cifar100", True): ("cifar-100-python", ["train"], "fine_labels", "meta", "fine_label_names"),
 }
 
 
 def _of_arrays(spec: str, picture_arrays: arrays.Arrays) -> Source:
-    listing = folders.PictureList(picture_arrays.classes(), [f"{spec}[{i}]" for i in range(len(picture_arrays.labels))])
+    files = [f"{spec}[{i}]" for i in range(len(picture_arrays.labels))]
+    listing = folders.PictureList(picture_arrays.classes(), files)
     return _source(spec, listing.checked(spec), picture_arrays, picture_arrays.names)
 
 
@@ -170,24 +190,3 @@ def _balanced(labels: Labels, limit: int, seed: int) -> list[int]:
         rank[members] = generator.permutation(len(members))
     chosen: list[int] = np.sort(np.lexsort((labels, rank))[:limit]).tolist()
     return chosen
-
-
-def _decode(source: Source, chosen: list[int], shape: tuple[int, int, int]) -> tuple[Tensor, list[int], list[str]]:
-    images = torch.empty((len(chosen), *shape), dtype=torch.uint8)
-    decoded, failed, small = list[int](), list[tuple[str, Exception]](), 0
-    for i, picture in source.read(chosen):
-        try:
-            if isinstance(picture, Exception):
-                raise picture
-            images[len(decoded)] = fit_to(picture, shape)
-        except UNREADABLE as error:
-            failed.append((source.files[i], error))
-        else:
-            decoded.append(i)
-            small += is_enlarged(picture, shape, _MAX_ENLARGEMENT)
-    doubts = list(decoding_doubts(failed, len(chosen)))
-    if small > len(decoded) / 2:
-        doubts.append(
-            f"{small} of {len(decoded)} images are less than half the net's {shape[2]}x{shape[1]}: enlarged, blurred"
-        )
-    return images[: len(decoded)], decoded, doubts

@@ -13,8 +13,6 @@ from bdscan.load.archive import formats
 from bdscan.load.danger import Danger, FileExamination
 from bdscan.load.source import folders
 
-__all__ = ["Contents", "Danger", "survey"]
-
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:

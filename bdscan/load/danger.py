@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from bdscan.facts.finding import Level
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class Danger:
     """One thing about the file itself that should worry its user."""
 

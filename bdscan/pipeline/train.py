@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from bdscan.net.classifier import Classifier
     from bdscan.pipeline.training_data import TrainingData
     from bdscan.train._checkpoint import TrainingCheckpoint
-    from bdscan.write.written import Written
+    from bdscan.write.cleaned import Written
 
 UNFINISHED = ".unfinished"  # behind the output's name: where the training is kept until it is over
 
@@ -70,9 +70,9 @@ def _chosen(options: TrainOptions) -> tuple[Trainer, Probes]:
 def _read(data: str, options: TrainOptions) -> TrainingData:
     """The data, decoded once; what can be known to go wrong later is told before that."""
     from bdscan.pipeline.training_data import gather
-    from bdscan.write import new_model
+    from bdscan.write.targets import check_new
 
-    return gather(data, options, check=lambda net: new_model.ready(net, options.output))
+    return gather(data, options, check=lambda net: check_new(net, options.output))
 
 
 def _checkpoint(training_data: TrainingData, trainer: Trainer, options: TrainOptions) -> TrainingCheckpoint:
@@ -204,7 +204,7 @@ def _loaded(
 def _written(
     report: Report, model: Classifier, trained: TrainResult, training_data: TrainingData, options: TrainOptions
 ) -> Report:
-    from bdscan.write.new_card import card
+    from bdscan.write.card import new_card
     from bdscan.write.new_model import TextFile, write_new
     from bdscan.write.suspects import table
 
@@ -233,6 +233,6 @@ def _written(
         beside = (TextFile(path=options.suspects, text=table(training_data.images, found.score, found.isolated)),)
     noted = {"bdscan.trained_by": options.method, "bdscan.data": training_data.images.digest()}
     done: Written = write_new(
-        model, options.output, noted=noted, card=lambda sha256: card(settled(sha256)), beside=beside
+        model, options.output, noted=noted, card=lambda sha256: new_card(settled(sha256)), beside=beside
     )
     return settled(done.sha256)

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bdscan.load.assembly.tensors import Weights, tree
-from bdscan.load.assembly.unwrap import Rebuild, strip
+from bdscan.load.assembly.tensors import tree
+from bdscan.load.assembly.unwrap import Rebuild, Weights, strip
 from bdscan.load.contents import Contents
 from bdscan.load.pickle.effects import quoted
 from bdscan.load.pickle.records import mapping
@@ -69,13 +69,16 @@ def _paths(value: object, wrapper: str | None) -> Iterator[list[object]]:
     if wrapper is None:
         yield [value]
         return
-    entries = dict(enumerate(value)) if isinstance(value, list | tuple) else mapping(value) or {}
-    for key, part in entries.items():
+    for key, part in _entries(value).items():
         if str(key) == wrapper:
             yield [value, part]
         elif wrapper.startswith(f"{key}."):
             for path in _paths(part, wrapper.removeprefix(f"{key}.")):
                 yield [value, *path]
+
+
+def _entries(value: object) -> Mapping[object, object]:
+    return dict(enumerate(value)) if isinstance(value, list | tuple) else mapping(value) or {}
 
 
 def _tensor_records(value: object, rebuild: Rebuild) -> Mapping[str, object]:
@@ -113,28 +116,18 @@ class _TreeCopy:
 
     def _descend(self, depth: int, place: str) -> object:
         value = self._path[depth]
-        if isinstance(value, list | tuple):
-            kept = [self._step(i, part, depth, f"{place}[{i}]") for i, part in enumerate(value)]
-            return tuple(kept) if isinstance(value, tuple) else kept
-        result = self._values.table(value)
-        for key, part in (mapping(value) or {}).items():
-            where = f"{place}.{key}" if place else str(key)
-            if self._leads_on(part, depth):
+        listed = isinstance(value, list | tuple)
+        result: dict[object, object] = {} if listed else self._values.table(value)
+        for key, part in _entries(value).items():
+            where = f"{place}[{key}]" if listed else f"{place}.{key}" if place else str(key)
+            if depth + 1 < len(self._path) and part is self._path[depth + 1]:
                 result[key] = self._descend(depth + 1, where)
             else:
                 self._keep_beside(result, key, part, where)
-        return result
-
-    def _leads_on(self, part: object, depth: int) -> bool:
-        return depth + 1 < len(self._path) and part is self._path[depth + 1]
-
-    def _step(self, index: int, part: object, depth: int, place: str) -> object:
-        """An entry of a list; what cannot stay leaves its place empty, so that the others keep theirs."""
-        if self._leads_on(part, depth):
-            return self._descend(depth + 1, place)
-        kept: dict[object, object] = {}
-        self._keep_beside(kept, index, part, place)
-        return kept.get(index)
+        if not isinstance(value, list | tuple):
+            return result
+        kept = [result.get(i) for i in range(len(value))]  # what cannot stay leaves its place empty: others keep theirs
+        return tuple(kept) if isinstance(value, tuple) else kept
 
     def _keep_beside(self, result: dict[object, object], key: object, part: object, place: str) -> None:
         if id(part) not in self._replace:

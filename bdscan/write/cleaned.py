@@ -2,25 +2,41 @@
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # torch comes with the first file that is written
-    from bdscan.load.assembly.loaded import Loaded
-    from bdscan.load.contents import Contents
-    from bdscan.net.classifier import Classifier
-    from bdscan.write.written import Written
+import torch
+
+from bdscan.facts.atomic_files import AtomicFiles
+from bdscan.facts.problem import Problem, unusable
+from bdscan.load.assembly.loaded import Loaded
+from bdscan.load.assembly.tensors import read
+from bdscan.load.contents import Contents, survey
+from bdscan.load.onnx import rebuild
+from bdscan.net.classifier import Classifier
+from bdscan.write import checkpoint, folder, onnx_export, onnx_weights, reread, tensors_file
+from bdscan.write.file_tensors import as_in_file
+from bdscan.write.targets import card_place, check, family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Written:
+    """What stands on the disk now, and what differs from the original besides the weights."""
+
+    output: Path
+    sha256: str  # of the file with the weights
+    files: tuple[Path, ...]
+    notes: tuple[str, ...] = ()  # sentences for the report
 
 
 def ready(contents: Contents, loaded: Loaded, output: Path, *, onnx: Path | None = None) -> None:
     """Raises `Problem` for everything that would keep `write` from writing there and can be known beforehand."""
-    from bdscan.write.targets import check
-
     check(contents, loaded, output, onnx)
     if contents.format == "onnx":
-        from bdscan.write.onnx_weights import WeightMap
-
-        WeightMap.find(contents.weights, loaded.suspect.net.net)
+        onnx_weights.WeightMap.find(contents.weights, loaded.suspect.net.net)
 
 
 def write(
@@ -36,6 +52,80 @@ def write(
 
     `card` is written beside the file, or as `README.md` into the folder; `onnx` names a second file, an export.
     """
-    from bdscan.write.deliver import deliver
+    check(contents, loaded, output, onnx)
+    _check_same_net(loaded.suspect, cleaned)
+    _check_unchanged(contents)
+    with explained(output, "name another place"), AtomicFiles() as atomic:
+        place, in_folder = atomic.temporary(output), contents.path.is_dir()
+        if in_folder:
+            place.mkdir()
+        write_model = _graph if family(contents) == "onnx" else _weights
+        notes = write_model(contents, loaded, cleaned, place / contents.weights.name if in_folder else place)
+        files = [output]
+        if in_folder:
+            notes += folder.copy(contents.path, place, contents.config or {}, contents.weights.name)
+        if card is not None:
+            files.append(card_place(contents, output))
+            card_file = place / "README.md" if in_folder else atomic.temporary(files[-1])
+            card_file.write_text(card, encoding="utf-8")
+        if onnx is not None:
+            files.append(onnx)
+            notes += onnx_export.export(atomic.temporary(onnx), cleaned, contents.sha256)
+        sha256 = survey(place).sha256
+    return Written(output=output, sha256=sha256, files=tuple(files), notes=tuple(notes))
 
-    return deliver(contents, loaded, cleaned, output, card, onnx)
+
+def _check_same_net(old: Classifier, new: Classifier) -> None:
+    """Purifiers promise the architecture that the suspect came with."""
+    outlines = [{name: tensor.shape for name, tensor in net.net.net.state_dict().items()} for net in (old, new)]
+    if outlines[0] != outlines[1]:
+        differing = sorted(name for name, _ in outlines[0].items() ^ outlines[1].items())
+        raise AssertionError(f"the cleaned net is not of the suspect's architecture: {', '.join(differing[:3])}")
+    for ours, theirs in ((old.net.mean, new.net.mean), (old.net.std, new.net.std)):
+        if not torch.equal(ours.cpu(), theirs.cpu()):
+            raise AssertionError("the cleaned net is normalised otherwise than the suspect")
+
+
+def _check_unchanged(contents: Contents) -> None:
+    """The original is read once more, and what is not in it any more cannot be taken from it."""
+    try:
+        with contents.weights.open("rb") as file:
+            same = hashlib.file_digest(file, "sha256").hexdigest() == contents.sha256
+    except OSError as error:
+        raise Problem(f"`{contents.weights}` cannot be read any more: {error.strerror}") from None
+    if not same:
+        raise Problem(f"`{contents.weights}` has changed since it was read", hint="start again")
+
+
+@contextmanager
+def explained(output: Path, remedy: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        message = f"`{output}` cannot be written: {error.strerror or type(error).__name__}"
+        raise unusable(message, f"nothing was left behind; {remedy}") from error
+
+
+def _weights(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
+    original = read(contents)
+    net = cleaned.net.net
+    new = as_in_file(net.state_dict(), original.tensors, loaded.convert)
+    notes: list[str] = []
+    if contents.format == "safetensors":
+        tensors_file.save(place, contents, {original.prefix + name: tensor for name, tensor in new.items()})
+    else:
+        tree, notes = checkpoint.filled(contents, original, net, new)
+        checkpoint.save(place, tree)
+        if contents.format in ("pytorch legacy", "bare pickle"):
+            notes.append(f"the {contents.format} file was written in the zip form of `torch.save`")
+    written = reread.tensors(place, original.prefix, new, ordered=contents.format != "safetensors")
+    reread.answers(written, loaded, cleaned)
+    return notes
+
+
+def _graph(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
+    old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
+    weight_map = onnx_weights.WeightMap.find(contents.weights, loaded.suspect.net.net)
+    rounding = weight_map.save(place, new, old, contents.sha256)
+    reread.compare(rebuild(place).net, cleaned, rounding)
+    return list(weight_map.notes)

@@ -44,12 +44,8 @@ def _traced(state: Tensors, originals: Tensors, convert: Convert) -> Tensors:
         if id(index) not in unchanged:
             flat[index.flatten()] = state[new].flatten().float()
             reached[index.flatten()] = True
-    joined = {}
-    for name in originals.keys() - renamed.keys():
-        place = marked[name].flatten()
-        if bool(reached[place].all()):
-            joined[name] = flat[place].view(originals[name].shape)
-    return renamed | joined
+    places = {name: marked[name] for name in originals.keys() - renamed.keys()}
+    return renamed | {name: flat[place] for name, place in places.items() if bool(reached[place].all())}
 
 
 def _typed(name: str, value: Tensor, old: Tensor) -> Tensor:

@@ -7,29 +7,17 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-from torch import Tensor, nn
-
 from bdscan import __version__
 from bdscan.facts.atomic_files import AtomicFiles
-from bdscan.facts.problem import USAGE, Problem
-from bdscan.load.assembly.tensors import read
+from bdscan.load.archive import safetensors_header
 from bdscan.load.contents import survey
 from bdscan.net.classifier import Classifier
 from bdscan.write import reread, tensors_file
+from bdscan.write.cleaned import Written, explained
+from bdscan.write.file_tensors import Tensors
 from bdscan.write.targets import check_new
-from bdscan.write.written import Written
 
-_DTYPE_NAMES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+_TYPES = {torch_name: name for name, (_, torch_name) in safetensors_header.TYPES.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +26,6 @@ class TextFile:
 
     path: Path
     text: str
-
-
-def ready(net: nn.Module, output: Path) -> None:
-    """Raises `Problem` for what would keep `write_new` from writing there and can be known beforehand."""
-    check_new(output, sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values()))
 
 
 def write_new(
@@ -54,40 +37,34 @@ def write_new(
     beside: tuple[TextFile, ...] = (),
 ) -> Written:
     """The weights as safetensors, read again and compared before anything appears; `card` is given their SHA-256."""
-    ready(model.net.net, output)
-    try:
-        with AtomicFiles() as atomic:
-            place = atomic.temporary(output)
-            state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.net.state_dict().items()}
-            _save(place, state, {"format": "pt", "bdscan.version": __version__, **noted})
-            _compared(place, model, state)
-            sha256 = survey(place).sha256
-            files = [output, output.with_suffix(".md")]
-            atomic.temporary(files[1]).write_text(card(sha256), encoding="utf-8")
-            for each in beside:
-                atomic.temporary(each.path).write_text(each.text, encoding="utf-8")
-                files.append(each.path)
-    except OSError as error:
-        message = f"`{output}` cannot be written: {error.strerror or type(error).__name__}"
-        raise Problem(message, hint="nothing was left behind; make room or name another place", status=USAGE) from error
-    return Written(output=output, sha256=sha256, files=tuple(files), notes=())
+    check_new(model.net.net, output)
+    with explained(output, "make room or name another place"), AtomicFiles() as atomic:
+        place = atomic.temporary(output)
+        state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.net.net.state_dict().items()}
+        _save(place, state, {"format": "pt", "bdscan.version": __version__, **noted})
+        _compared(place, model, state)
+        sha256 = survey(place).sha256
+        files = [output, output.with_suffix(".md")]
+        atomic.temporary(files[1]).write_text(card(sha256), encoding="utf-8")
+        for each in beside:
+            atomic.temporary(each.path).write_text(each.text, encoding="utf-8")
+            files.append(each.path)
+    return Written(output=output, sha256=sha256, files=tuple(files))
 
 
-def _save(place: Path, state: Mapping[str, Tensor], noted: Mapping[str, str]) -> None:
+def _save(place: Path, state: Tensors, noted: Mapping[str, str]) -> None:
     entries, offset = {}, 0
     for name, tensor in state.items():
         size = tensor.numel() * tensor.element_size()
-        dtype, shape = _DTYPE_NAMES[tensor.dtype], list(tensor.shape)
+        dtype, shape = _TYPES[str(tensor.dtype).removeprefix("torch.")], list(tensor.shape)
         entries[name] = {"dtype": dtype, "shape": shape, "data_offsets": [offset, offset + size]}
         offset += size
     tensors_file.write(place, noted, entries, state.values())
 
 
-def _compared(place: Path, model: Classifier, state: Mapping[str, Tensor]) -> None:
+def _compared(place: Path, model: Classifier, state: Tensors) -> None:
     """As a stranger would read it: the same tensors bit by bit, and with them the same answers."""
-    written = read(survey(place)).tensors
-    if written.keys() != state.keys() or not all(torch.equal(written[name], state[name]) for name in state):
-        raise AssertionError("the written file holds other tensors than were meant")
+    written = reread.tensors(place, "", state, ordered=False)
     net = copy.deepcopy(model.net.net).cpu()
     net.load_state_dict(written)
     reread.compare(net, model, 0.0)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.load.onnx import rebuild
 from bdscan.net.classifier import Classifier
 from bdscan.write.reread import compare
@@ -24,7 +24,7 @@ def export(place: Path, cleaned: Classifier, sha256: str) -> list[str]:
         import onnx
         import onnxscript  # noqa: F401  # torch.onnx needs it
     except ImportError:
-        raise Problem(NO_EXPORTER, hint=EXPORTER, status=USAGE) from None
+        raise unusable(NO_EXPORTER, EXPORTER) from None
     model = _exported(cleaned)
     for key, value in origin(sha256).items():
         model.metadata_props.add(key=key, value=value)
@@ -49,8 +49,8 @@ def _exported(cleaned: Classifier) -> onnx.ModelProto:  # type: ignore[name-defi
                 verbose=False,
             )
         except torch.onnx.errors.OnnxExporterError as error:
-            message = str(error).strip().partition("\n")[0]
-            raise Problem(f"torch cannot export this net to ONNX: {message}", hint="leave `--onnx` out") from error
+            reason = str(error).strip().partition("\n")[0]
+            raise Problem(f"torch cannot export this net to ONNX: {reason}", hint="leave `--onnx` out") from error
     assert program is not None
     return program.model_proto
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.load.onnx.graph import graph_of, parse
 from bdscan.load.onnx.net import build, without_softmax
-from bdscan.write.onnx_graph import embed, only_first_output, unshare
 from bdscan.write.tensors_file import origin
 
 _TYPES = {1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}  # TensorProto's numbers
@@ -38,9 +38,9 @@ class WeightMap:
         However the reader transposed, joined or spread them, the numbers say where each came from.
         """
         model = parse(path)
-        notes = only_first_output(model.graph)
-        embed(model, path)
-        unshare(model.graph)
+        notes = _only_first_output(model.graph)
+        _embed(model, path)
+        _unshare(model.graph)
         slots = _slots(model)
         low, high = (_numbered(model, path, digit) for digit in (0, 1))
         flat, state = _flat(slots), net.state_dict()
@@ -53,7 +53,7 @@ class WeightMap:
         untraced = [name for name, value in net.named_parameters() if value.numel() > 1 and name not in index]
         if untraced:
             message = f"`{path}` works out its tensor `{untraced[0]}` from others, so it cannot be written back"
-            raise Problem(message, hint="give the PyTorch checkpoint the ONNX file was exported from", status=USAGE)
+            raise unusable(message, "give the PyTorch checkpoint the ONNX file was exported from")
         return cls(model, slots, index, tuple(notes))
 
     def save(self, place: Path, state: Mapping[str, Tensor], old: Mapping[str, Tensor], sha256: str) -> float:
@@ -130,3 +130,53 @@ def _fill(slot: Any, values: Tensor) -> None:
     for field in ("float_data", "double_data", "int32_data", "raw_data"):
         slot.ClearField(field)
     slot.raw_data = values.contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def _only_first_output(graph: Any) -> list[str]:
+    """Takes out what does not lead to the first output: it is not cleaned, so its weights must not survive."""
+    needed, kept = {graph.output[0].name}, []
+    for node in reversed(graph.node):
+        if needed & set(node.output):
+            needed |= set(node.input)
+            kept.append(node)
+    notes = []
+    if len(graph.output) > 1:
+        notes.append(f"only the first of the {len(graph.output)} outputs was kept: the others were not cleaned")
+        del graph.output[1:]
+    if len(kept) < len(graph.node):
+        kept_copies = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
+        del graph.node[:]
+        graph.node.extend(kept_copies)
+    initial = {tensor.name for tensor in graph.initializer}
+    _keep(graph.initializer, needed)
+    _keep(graph.input, needed | {value.name for value in graph.input if value.name not in initial})
+    return notes
+
+
+def _keep(listed: Any, names: set[str]) -> None:
+    for i in reversed(range(len(listed))):
+        if listed[i].name not in names:
+            del listed[i]
+
+
+def _embed(model: Any, path: Path) -> None:
+    """Tensors that lay in files beside the original are put into the one file, by the reader that checks the files."""
+    graph_of(model, path)
+    for tensor in model.graph.initializer:
+        del tensor.external_data[:]
+
+
+def _unshare(graph: Any) -> None:
+    """Exporters keep equal tensors of several layers once; cleaned, they need not be equal any more."""
+    shared = {tensor.name: tensor for tensor in graph.initializer}
+    used: Counter[str] = Counter()
+    names_in_use = {name for node in graph.node for name in (*node.input, *node.output)} | set(shared)
+    for node in graph.node:
+        for i, name in enumerate(node.input):
+            used[name] += name in shared
+            if used[name] > 1:
+                new_name = next(f"{name}.{n}" for n in range(used[name], 1 << 30) if f"{name}.{n}" not in names_in_use)
+                names_in_use.add(new_name)
+                graph.initializer.add().CopyFrom(shared[name])
+                graph.initializer[-1].name = new_name
+                node.input[i] = new_name

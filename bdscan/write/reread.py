@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from bdscan.load.arch.match import FilledNet, fit
 from bdscan.load.assembly.loaded import Loaded
-from bdscan.load.assembly.tensors import Weights, read
+from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import survey
 from bdscan.load.nets.candidate import Candidate
 from bdscan.net.classifier import Classifier, Normalised
@@ -20,13 +20,13 @@ _IMAGES = 4
 _MAX_ERRORS = 50  # rounding errors add up on the way to a logit; so many times one error, relative to the largest logit
 
 
-def tensors(place: Path, original: Weights, intended: Tensors, *, ordered: bool) -> Tensors:
+def tensors(place: Path, prefix: str, intended: Tensors, *, ordered: bool) -> Tensors:
     """The written file's tensors are those that were meant, bit by bit."""
     written = read(survey(place))
     if (ordered and list(written.tensors) != list(intended)) or written.tensors.keys() != intended.keys():
         raise AssertionError("the written file holds other tensors than were meant")
-    if written.prefix != original.prefix:
-        raise AssertionError(f"the written names begin with {written.prefix!r}, not with {original.prefix!r}")
+    if written.prefix != prefix:
+        raise AssertionError(f"the written names begin with {written.prefix!r}, not with {prefix!r}")
     for name, tensor in intended.items():
         actual = written.tensors[name]
         if actual.dtype != tensor.dtype or actual.shape != tensor.shape or not _same_bytes(actual, tensor):

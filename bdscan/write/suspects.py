@@ -24,14 +24,11 @@ def table(images: ImageSet, score: Tensor, isolated: Tensor) -> str:
         label = int(images.labels[place])
         name = images.names[label] if label < len(images.names) else str(label)
         flag = "yes" if bool(isolated[place]) else "no"
-        writer.writerow((_file(images.files[place]), _label(name), f"{float(score[place]):.6g}", rank, flag))
+        writer.writerow(
+            (_no_formula(images.files[place], "./"), _no_formula(name, "'"), f"{float(score[place]):.6g}", rank, flag)
+        )
     return out.getvalue()
 
 
-def _file(name: str) -> str:
-    """The same file, and no formula."""
-    return f"./{name}" if name.startswith(FORMULA) else name
-
-
-def _label(name: str) -> str:
-    return f"'{name}" if name.startswith(FORMULA) else name
+def _no_formula(name: str, mark: str) -> str:
+    return mark + name if name.startswith(FORMULA) else name

@@ -7,14 +7,13 @@ import os
 import shutil
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from bdscan.facts.problem import USAGE, Problem
+from torch import nn
+
+from bdscan.facts.problem import unusable
+from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.contents import Contents
 from bdscan.write.card import TAG, TAG_TRAINED
-
-if TYPE_CHECKING:
-    from bdscan.load.assembly.loaded import Loaded
 
 _SUFFIXES = {  # what the tools that read a file expect of its name; torch.load goes by it too
     ".safetensors": "safetensors",
@@ -36,10 +35,10 @@ def card_place(contents: Contents, output: Path) -> Path:
 
 
 def check(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -> None:
-    """See `bdscan.write.cleaned.ready`."""
+    """Raises `Problem` for what the files and folders tell would keep a cleaned model from being written there."""
     if contents.shards:
         message = f"the weights in `{contents.path}` are split over several files, and cleaned ones are written as one"
-        raise Problem(message, hint="save them as one `model.safetensors` first", status=USAGE)
+        raise unusable(message, "save them as one `model.safetensors` first")
     for place in (output, onnx) if onnx else (output,):
         _check_not_input(contents, place)
     if contents.path.is_dir():
@@ -49,53 +48,50 @@ def check(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -
         _check_card(card_place(contents, output), output)
     if onnx is not None:
         _check_export(contents, output, onnx)
-    _check_space(contents, loaded, output, onnx)
+    _check_spaces(contents, loaded, output, onnx)
 
 
-def check_new(output: Path, size: int) -> None:
-    """The same for a model that came from no file, of so many bytes."""
+def check_new(net: nn.Module, output: Path) -> None:
+    """The same for a net that came from no file."""
     if output.suffix.lower() != ".safetensors":
-        hint = f"name it `{output.with_suffix('.safetensors').name}`"
-        raise Problem(f"`{output}` would hold safetensors, which its name does not say", hint=hint, status=USAGE)
+        message = f"`{output}` would hold safetensors, which its name does not say"
+        raise unusable(message, f"name it `{output.with_suffix('.safetensors').name}`")
     _check_file(output, "safetensors")
     _check_card(output.with_suffix(".md"), output)
-    _check_writable(output.absolute().parent)
-    _check_free_space(output.absolute().parent, size + _RESERVE, "model")
+    _check_space(output.absolute().parent, _size_of(net) + _RESERVE, "model")
 
 
 def _check_not_input(contents: Contents, place: Path) -> None:
     """By what it is, not by what it is called: links lead there too."""
     for mine in (contents.path, contents.weights):
         if place.resolve() == mine.resolve() or (place.exists() and place.samefile(mine)):
-            raise Problem(f"`{place}` is the input itself, which is evidence", hint="name another file", status=USAGE)
+            raise unusable(f"`{place}` is the input itself, which is evidence", "name another file")
     if contents.path.is_dir() and contents.path.resolve() in place.resolve().parents:
-        raise Problem(f"`{place}` lies in the input folder, which is evidence", hint="name another place", status=USAGE)
+        raise unusable(f"`{place}` lies in the input folder, which is evidence", "name another place")
 
 
 def _check_folder(output: Path) -> None:
     if _SUFFIXES.get(output.suffix.lower()) or output.is_file():
-        raise Problem(
-            f"`{output}` is a file, but the input is a folder and is written as one", hint="name a folder", status=USAGE
-        )
+        raise unusable(f"`{output}` is a file, but the input is a folder and is written as one", "name a folder")
     if output.is_symlink() or (output.exists() and (not output.is_dir() or any(output.iterdir()))):
-        raise Problem(f"`{output}` is there already and not an empty folder", hint="name a new folder", status=USAGE)
+        raise unusable(f"`{output}` is there already and not an empty folder", "name a new folder")
 
 
 def _check_file(output: Path, form: str) -> None:
     if output.is_dir():
-        raise Problem(f"`{output}` is a folder", hint="name the file to be written", status=USAGE)
+        raise unusable(f"`{output}` is a folder", "name the file to be written")
     if output.exists() and not output.is_file():
-        raise Problem(f"`{output}` is no ordinary file", hint="name a file to be written", status=USAGE)
+        raise unusable(f"`{output}` is no ordinary file", "name a file to be written")
     if _SUFFIXES.get(output.suffix.lower(), form) != form:
         suffix = next(suffix for suffix, kind in _SUFFIXES.items() if kind == form)
         message = f"`{output}` would hold a {form} file, as the input is, which `{output.suffix}` contradicts"
-        raise Problem(message, hint=f"name it `{output.with_suffix(suffix).name}`", status=USAGE)
+        raise unusable(message, f"name it `{output.with_suffix(suffix).name}`")
 
 
 def _check_card(place: Path, output: Path) -> None:
     """A card of an earlier run may be replaced, a stranger's file may not."""
     if place == output:
-        raise Problem(f"`{output}` has the name of a text file", hint="name it `.pt` or the like", status=USAGE)
+        raise unusable(f"`{output}` has the name of a text file", "name it `.pt` or the like")
     try:
         with place.open(encoding="utf-8", errors="replace") as file:
             head = file.read(_CARD_HEAD)
@@ -106,48 +102,45 @@ def _check_card(place: Path, output: Path) -> None:
         ours = False
     if not ours:
         message = f"the model card would overwrite `{place}`, which is not one of bdscan's"
-        raise Problem(message, hint="name the output otherwise", status=USAGE)
+        raise unusable(message, "name the output otherwise")
 
 
 def _check_export(contents: Contents, output: Path, onnx: Path) -> None:
     if contents.format == "onnx":
-        raise Problem("the input is an ONNX file, and so is the output", hint="leave `--onnx` out", status=USAGE)
+        raise unusable("the input is an ONNX file, and so is the output", "leave `--onnx` out")
     _check_file(onnx, "onnx")
     if onnx.resolve() == output.resolve() or (contents.path.is_dir() and output.resolve() in onnx.resolve().parents):
-        raise Problem(f"`{onnx}` is in the way of the output `{output}`", hint="name another place", status=USAGE)
+        raise unusable(f"`{onnx}` is in the way of the output `{output}`", "name another place")
     if importlib.util.find_spec("onnxscript") is None:
-        raise Problem(NO_EXPORTER, hint=EXPORTER, status=USAGE)
+        raise unusable(NO_EXPORTER, EXPORTER)
 
 
-def _check_space(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -> None:
-    state = loaded.suspect.net.net.state_dict().values()
-    plain = sum(tensor.numel() * tensor.element_size() for tensor in state)
+def _check_spaces(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -> None:
+    plain = _size_of(loaded.suspect.net.net)
     needs = {output.absolute().parent: max(contents.size, plain) + _RESERVE}
     if onnx is not None:
         folder = onnx.absolute().parent
         needs[folder] = needs.get(folder, 0) + plain + _RESERVE
     for folder, need in needs.items():
-        _check_writable(folder)
-        _check_free_space(folder, need, "cleaned model")
+        _check_space(folder, need, "cleaned model")
 
 
-def _check_free_space(folder: Path, need: int, what: str) -> None:
-    free = shutil.disk_usage(folder).free
-    if free < need:
-        message = f"`{folder}` has {free >> 20:,} MB free, the {what} needs {-(-need >> 20):,} MB"
-        raise Problem(message, hint="make room or name another place", status=USAGE)
+def _size_of(net: nn.Module) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in net.state_dict().values())
 
 
-def _check_writable(folder: Path) -> None:
+def _check_space(folder: Path, need: int, what: str) -> None:
     """Tried, not asked: permissions do not tell of disks mounted read-only."""
     if not folder.is_dir():
-        raise Problem(f"there is no folder `{folder}`", hint="make it, or name another place", status=USAGE)
+        raise unusable(f"there is no folder `{folder}`", "make it, or name another place")
     try:
         if os.name != "nt" and not os.access(folder, os.W_OK | os.X_OK):
             raise PermissionError(0, "Permission denied")
         with tempfile.TemporaryFile(dir=folder):
             pass
     except OSError as error:
-        raise Problem(
-            f"nothing can be written to `{folder}`: {error.strerror}", hint="name another place", status=USAGE
-        ) from None
+        raise unusable(f"nothing can be written to `{folder}`: {error.strerror}", "name another place") from None
+    free = shutil.disk_usage(folder).free
+    if free < need:
+        message = f"`{folder}` has {free >> 20:,} MB free, the {what} needs {-(-need >> 20):,} MB"
+        raise unusable(message, "make room or name another place")

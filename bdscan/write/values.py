@@ -144,20 +144,10 @@ def _number(arguments: object) -> object:
     kind, data = arguments if isinstance(arguments, tuple) and len(arguments) == 2 else (None, None)
     if isinstance(data, CallRecord):
         data = _encoded(data)
-    code = (
-        kind.arguments[0]
-        if isinstance(kind, CallRecord) and isinstance(kind.arguments, tuple) and kind.arguments
-        else None
-    )
-    little = isinstance(kind, CallRecord) and isinstance(kind.state, tuple) and kind.state[1:2] in (("<",), ("|",))
-    if (
-        not isinstance(code, str)
-        or not re.fullmatch(r"[fiub][1248]", code)
-        or not isinstance(data, bytes)
-        or not little
-    ):
+    if not isinstance(kind, CallRecord) or not isinstance(kind.state, tuple) or not isinstance(data, bytes):
         raise NotPlain
-    if len(data) != int(code[1]):
+    code, little = kind.first, kind.state[1:2] in (("<",), ("|",))
+    if not little or not isinstance(code, str) or not re.fullmatch(r"[fiub][1248]", code) or len(data) != int(code[1]):
         raise NotPlain
     number: object = np.frombuffer(data, dtype=f"<{code}")[0].item()
     return number

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.load import nets
 from bdscan.load.arch import from_file, from_timm, from_torchvision, from_transformers
 from bdscan.load.arch.match import Difference, FilledNet, fit, no_match
@@ -25,8 +25,7 @@ def find(spec: str, tensors: dict[str, Tensor], config: Facts | None, metadata: 
     if fitting:
         return fitting
     if not misfits:
-        message = f"the tensors in `{path}` are not those of {spec}"
-        raise Problem(message, hint="`--arch auto` says what they look like")
+        raise Problem(f"the tensors in `{path}` are not those of {spec}", hint="`--arch auto` says what they look like")
     candidate, difference = min(misfits, key=lambda pair: len(pair[1]))
     message = f"the tensors in `{path}` are not those of {candidate.name}: {difference.described}"
     raise Problem(message, hint="a net is loaded whole or not at all: check the file and `--arch`")
@@ -46,18 +45,14 @@ def _named_candidates(
     family = families.named(spec, outline)
     if family is not None:
         return nets.candidates_of(family, outline)
-    raise Problem(
-        f"`--arch {spec}` is none of the forms that bdscan knows",
-        hint="auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory",
-        status=USAGE,
-    )
+    message = f"`--arch {spec}` is none of the forms that bdscan knows"
+    raise unusable(message, "auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory")
 
 
 def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts, path: str) -> list[FilledNet]:
     outline = outline_of(tensors)
     if config and "architecture" in config:
-        described = from_timm.from_config(config, outline)
-        sources: list[Iterable[Candidate]] = [[described] if described else []]
+        sources = [from_timm.from_config(config, outline)]
     elif config and "architectures" in config:
         sources = [from_transformers.candidates(config, tensors)]
     else:
@@ -77,7 +72,7 @@ def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts
 
 
 def _try(
-    candidates: Iterable[Candidate], tensors: dict[str, Tensor], *, first: bool = False
+    candidates: Iterator[Candidate], tensors: dict[str, Tensor], *, first: bool = False
 ) -> tuple[list[FilledNet], list[tuple[Candidate, Difference]]]:
     """Those that fit (with `first`, only the first of them) and those that do not."""
     fitting: list[FilledNet] = []
@@ -99,7 +94,5 @@ def _stated_classes(facts: Facts) -> int | None:
 
 
 def _stated_name(metadata: Facts) -> str | None:
-    return next(
-        (str(metadata[key]) for key in ("model_name", "arch", "architecture") if isinstance(metadata.get(key), str)),
-        None,
-    )
+    names = (metadata.get(key) for key in ("model_name", "arch", "architecture"))
+    return next((name for name in names if isinstance(name, str)), None)

@@ -7,9 +7,9 @@ from collections.abc import Callable
 
 from torch import nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.load.arch import from_file, from_timm, from_torchvision
-from bdscan.load.arch.match import count_outputs, resized
+from bdscan.load.arch.match import count_outputs, keep_maps, resized
 from bdscan.load.nets import families
 from bdscan.load.nets.candidate import outline_of
 
@@ -34,7 +34,7 @@ def _built_in(spec: str, classes: int, shape: Shape) -> nn.Module:
     if net is None:
         nearest = max(families.NAMES, key=lambda name: difflib.SequenceMatcher(None, spec, name).ratio())
         suggestion = f", did you mean `{nearest}`?" if difflib.get_close_matches(spec, [nearest], 1, 0.5) else ""
-        raise Problem(f"`--arch {spec}` names no net that bdscan can build{suggestion}", hint=FORMS, status=USAGE)
+        raise unusable(f"`--arch {spec}` names no net that bdscan can build{suggestion}", FORMS)
     return net
 
 
@@ -53,22 +53,16 @@ def _timm(name: str, classes: int, shape: Shape) -> nn.Module:
     candidate = from_timm.named(name, {})
     library = from_timm.library()
     settings: dict[str, int | bool] = {"pretrained": False, "num_classes": classes, "in_chans": shape[0]}
-    if library.is_model(name) and _has_positions(name):
+    if getattr(library.get_pretrained_cfg(name), "fixed_input_size", False):  # only these are built with an `img_size`
         settings["img_size"] = shape[1]
     return _built(lambda: library.create_model(name, **settings), candidate.name)
-
-
-def _has_positions(name: str) -> bool:
-    """Whether the net is made for one size of image: timm builds those, and only those, with an `img_size`."""
-    size = from_timm.library().get_pretrained_cfg(name)
-    return bool(size and getattr(size, "fixed_input_size", False))
 
 
 def _built(build: Callable[[], nn.Module], name: str) -> nn.Module:
     try:
         return build()
     except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
-        raise Problem(f"`{name}` cannot be built for these images: {error}", status=USAGE) from None
+        raise unusable(f"`{name}` cannot be built for these images: {error}") from None
 
 
 def _of_channels(net: nn.Module, channels: int) -> nn.Module:
@@ -97,10 +91,8 @@ def _checked(net: nn.Module, spec: str, classes: int, shape: Shape) -> nn.Module
     size = "x".join(map(str, shape))
     answers = count_outputs(net, shape)
     if answers is None:
-        raise Problem(f"`{spec}` takes no images of {size} (channels, height, width)", status=USAGE)
+        raise unusable(f"`{spec}` takes no images of {size} (channels, height, width)")
     if answers != classes:
-        raise Problem(f"`{spec}` answers with {answers} logits, but the data have {classes} classes", status=USAGE)
-    for module in net.modules():
-        if getattr(module, "inplace", False):  # it would overwrite the maps that probes look at
-            module.inplace = False  # type: ignore[assignment]
+        raise unusable(f"`{spec}` answers with {answers} logits, but the data have {classes} classes")
+    keep_maps(net)
     return net.train()

@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import USAGE, Problem, unusable
 from bdscan.load.nets.candidate import Candidate, Outline
 
 _SIZES = (32, 28, 64, 224, 96, 128, 299)  # CIFAR and GTSRB, MNIST, Tiny ImageNet, ImageNet, STL-10
@@ -25,11 +25,11 @@ def candidates(spec: str, outline: Outline, classes: int | None) -> Iterator[Can
     path = Path(place).expanduser()
     factory = function(path, name)
     if factory is None:
-        raise Problem(f"`{path}` has no function `{name}`", status=USAGE)
+        raise unusable(f"`{path}` has no function `{name}`")
     calls = list(_calls(factory, [classes] if classes else _counts(outline)))
     if not calls:
         message = f"`{name}` in `{path}` cannot be called with a number of classes alone"
-        raise Problem(message, hint="write a factory of the form `def net(num_classes): ...`", status=USAGE)
+        raise unusable(message, "write a factory of the form `def net(num_classes): ...`")
     for call in calls:
         yield Candidate(
             name=f"{path.name}:{name}", build=partial(_build, call, path, name), sizes=_SIZES, needs_real_tensors=True
@@ -44,7 +44,7 @@ def function(path: Path, name: str) -> Callable[..., Any] | None:
 
 def _module(path: Path) -> ModuleType:
     if not path.is_file():
-        raise Problem(f"no such file: `{path}`", hint="--arch takes FILE.py:factory", status=USAGE)
+        raise unusable(f"no such file: `{path}`", "--arch takes FILE.py:factory")
     name = f"_arch_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
@@ -69,21 +69,14 @@ def _calls(factory: Callable[..., Any], counts: list[int]) -> Iterator[Callable[
         signature = inspect.signature(factory)
     except (TypeError, ValueError):  # written in C
         return
-    for kind in ("named", "placed"):
-        for count in counts:
-            args, named = ((), {"num_classes": count}) if kind == "named" else ((count,), {})
-            if _allows(signature, args, named):
-                yield partial(factory, *args, **named)
-    if _allows(signature, (), {}):
-        yield factory
-
-
-def _allows(signature: inspect.Signature, args: tuple[int, ...], named: dict[str, int]) -> bool:
-    try:
-        signature.bind(*args, **named)
-    except TypeError:
-        return False
-    return True
+    ways: list[tuple[tuple[int, ...], dict[str, int]]] = [((), {"num_classes": count}) for count in counts]
+    ways += [((count,), {}) for count in counts]
+    for args, settings in (*ways, ((), {})):
+        try:
+            signature.bind(*args, **settings)
+        except TypeError:
+            continue
+        yield partial(factory, *args, **settings)
 
 
 def _counts(outline: Outline) -> list[int]:
@@ -100,7 +93,7 @@ def _build(call: Callable[[], Any], path: Path, name: str) -> nn.Module:
     except Exception as error:
         raise _factory_problem(path, error) from error
     if not isinstance(net, nn.Module):
-        raise Problem(f"`{name}` in `{path}` returned a {type(net).__name__}, not a torch module", status=USAGE)
+        raise unusable(f"`{name}` in `{path}` returned a {type(net).__name__}, not a torch module")
     return net
 
 

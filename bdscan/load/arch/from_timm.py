@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.load.arch.match import resized
 from bdscan.load.nets.candidate import Candidate, Outline
 
@@ -25,9 +25,8 @@ def library() -> ModuleType:
     except ImportError:
         raise Problem("this net needs timm, which is not installed", hint='pip install "bdscan[timm]"') from None
     except RuntimeError as error:  # timm imports torchvision
-        raise Problem(
-            f"timm does not work here: {error}", hint="install torch and torchvision from one place"
-        ) from None
+        message = f"timm does not work here: {error}"
+        raise Problem(message, hint="install torch and torchvision from one place") from None
     module: ModuleType = timm
     return module
 
@@ -52,7 +51,7 @@ def named(name: str, outline: Outline, settings: Mapping[str, Any] | None = None
     """The net of that name, at the image size that its position embeddings fit."""
     if not library().is_model(name):
         near = ", ".join(library().list_models(f"*{name[:8]}*")[:5])
-        raise Problem(f"timm has no net named `{name}`", hint=f"such as {near}" if near else "", status=USAGE)
+        raise unusable(f"timm has no net named `{name}`", f"such as {near}" if near else "")
     settings = dict(settings or {})
     side = _side(outline)
     if side and "img_size" not in settings:
@@ -67,13 +66,11 @@ def named(name: str, outline: Outline, settings: Mapping[str, Any] | None = None
     )
 
 
-def from_config(config: Mapping[str, object], outline: Outline) -> Candidate | None:
+def from_config(config: Mapping[str, object], outline: Outline) -> Iterator[Candidate]:
     """The net that a timm folder's `config.json` names."""
-    name = config.get("architecture")
-    if not isinstance(name, str):
-        return None
-    settings = config.get("model_args")
-    return named(name, outline, settings if isinstance(settings, dict) else None)
+    name, settings = config.get("architecture"), config.get("model_args")
+    if isinstance(name, str):
+        yield named(name, outline, settings if isinstance(settings, dict) else None)
 
 
 def _build(name: str, outline: Outline, settings: Mapping[str, Any]) -> nn.Module:

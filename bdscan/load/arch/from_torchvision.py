@@ -9,7 +9,7 @@ from types import ModuleType
 
 from torch import nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
 from bdscan.load.arch.match import resized
 from bdscan.load.nets.candidate import Candidate, Outline
 
@@ -102,7 +102,7 @@ def named(name: str, outline: Outline) -> Iterator[Candidate]:
     if name not in library.list_models(module=library):
         near = ", ".join(library.list_models(module=library, include=f"*{name[:6]}*")[:5])
         hint = f"such as {near}" if near else "`torchvision.models.list_models(module=torchvision.models)` lists them"
-        raise Problem(f"torchvision has no classifier named `{name}`", hint=hint, status=USAGE)
+        raise unusable(f"torchvision has no classifier named `{name}`", hint)
     for variant, settings in _settings(name, outline):
         yield Candidate(
             name=f"torchvision:{name}",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 
@@ -39,9 +39,8 @@ def _resnets(config: Mapping[str, object], renamed: Tensors) -> Iterator[Candida
     usual_settings = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
     for key, usual in usual_settings.items():
         if config.get(key, usual) != usual:
-            raise Problem(
-                f"`config.json` has `{key}` = {config[key]}, which bdscan cannot rebuild", hint="export to ONNX"
-            )
+            message = f"`config.json` has `{key}` = {config[key]}, which bdscan cannot rebuild"
+            raise Problem(message, hint="export to ONNX")
     yield from nets.candidates(outline_of(renamed))
 
 
@@ -74,25 +73,23 @@ def _build_vit(settings: Mapping[str, object], outline: Outline) -> nn.Module:
     return resized(net, outline)
 
 
-_RESNET = (
+_RESNET: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"resnet\.embedder\.embedder\.convolution", "conv1"),
     (r"resnet\.embedder\.embedder\.normalization", "bn1"),
     (r"shortcut\.convolution", "downsample.0"),
     (r"shortcut\.normalization", "downsample.1"),
     (r"^classifier\.1", "fc"),
+    (r"resnet\.encoder\.stages\.(\d+)\.layers\.", lambda at: f"layer{int(at[1]) + 1}."),
+    (r"\.layer\.(\d+)\.convolution", lambda at: f".conv{int(at[1]) + 1}"),
+    (r"\.layer\.(\d+)\.normalization", lambda at: f".bn{int(at[1]) + 1}"),
 )
 
 
 def _rename_resnet(tensors: Tensors) -> Tensors:
-    return {_resnet_name(name): tensor for name, tensor in tensors.items()}
-
-
-def _resnet_name(name: str) -> str:
+    renamed = dict(tensors)
     for pattern, ours in _RESNET:
-        name = re.sub(pattern, ours, name)
-    name = re.sub(r"resnet\.encoder\.stages\.(\d+)\.layers\.", lambda at: f"layer{int(at[1]) + 1}.", name)
-    name = re.sub(r"\.layer\.(\d+)\.convolution", lambda at: f".conv{int(at[1]) + 1}", name)
-    return re.sub(r"\.layer\.(\d+)\.normalization", lambda at: f".bn{int(at[1]) + 1}", name)
+        renamed = {re.sub(pattern, ours, name): tensor for name, tensor in renamed.items()}
+    return renamed
 
 
 _VIT = {
@@ -119,11 +116,10 @@ def _rename_vit(tensors: Tensors) -> Tensors:
             renamed[name] = tensor
     for name in [name for name in tensors if ".attention.attention.query." in name]:
         kind = name.rpartition(".")[2]
-        parts = [tensors.get(name.replace(".query.", f".{part}.")) for part in ("query", "key", "value")]
-        if all(part is not None for part in parts):
-            number = name.split(".")[3]
-            joined = torch.cat([part for part in parts if part is not None])
-            renamed[f"encoder.layers.encoder_layer_{number}.self_attention.in_proj_{kind}"] = joined
+        parts = [name.replace(".query.", f".{part}.") for part in ("query", "key", "value")]
+        if tensors.keys() >= set(parts):
+            joined = torch.cat([tensors[part] for part in parts])
+            renamed[f"encoder.layers.encoder_layer_{name.split('.')[3]}.self_attention.in_proj_{kind}"] = joined
     return renamed
 
 

@@ -98,10 +98,15 @@ def fit(candidate: Candidate, tensors: dict[str, Tensor]) -> FilledNet | Differe
         with torch.random.fork_rng(devices=[]):
             net = candidate.build()
         _fill_in(net, converted)
-    for module in net.modules():
-        if getattr(module, "inplace", False):  # it would overwrite the maps that probes look at
-            module.inplace = False  # type: ignore[assignment]
+    keep_maps(net)
     return FilledNet(net, candidate)
+
+
+def keep_maps(net: nn.Module) -> None:
+    """No layer works in place: it would overwrite the maps that probes look at."""
+    for module in net.modules():
+        if getattr(module, "inplace", False):
+            module.inplace = False  # type: ignore[assignment]
 
 
 def no_match(misfits: list[tuple[Candidate, Difference]], outline: Outline, path: str) -> Problem:
@@ -119,12 +124,9 @@ def _fill_in(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     """Every tensor, as float32 where it is a number with a fraction; missing counters start at zero."""
     values = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     expected = net.state_dict()
-    for name in expected:
-        if name.endswith(BATCH_COUNTER) and name not in values:
-            values[name] = torch.tensor(0)
-    state = OrderedDict(
-        (name, value) for name, value in values.items() if name in expected or not name.endswith(BATCH_COUNTER)
-    )
+    counters = {name: torch.tensor(0) for name in expected if name.endswith(BATCH_COUNTER)}
+    values = {name: value for name, value in values.items() if name in expected or not name.endswith(BATCH_COUNTER)}
+    state = OrderedDict(counters | values)
     state._metadata = expected._metadata  # type: ignore[attr-defined]  # layers refuse or convert what other versions wrote
     net.load_state_dict(state, assign=True)
 
@@ -150,19 +152,19 @@ def resized(net: nn.Module, outline: Outline) -> nn.Module:
     if len({(expected[name][0], outline[name][0]) for name in heads}) == 1:
         for module in dict.fromkeys(name.rpartition(".")[0] for name in heads):
             _replace(net, module, outline)
-    stems = [
-        name for name in difference if len(expected[name]) == 4 and _differ_only_in(1, expected[name], outline[name])
-    ]
-    for name in stems if len(stems) == 1 else ():
-        _replace(net, name.rpartition(".")[0], outline)
+    convs = [name for name in difference if len(expected[name]) == 4]
+    stems = [name for name in convs if _differ_only_in(1, expected[name], outline[name])]
+    if len(stems) == 1:
+        _replace(net, stems[0].rpartition(".")[0], outline)
     return net
 
 
 def _differ_only_in(axis: int, one: tuple[int, ...], other: tuple[int, ...]) -> bool:
-    """Whether the shapes differ in this axis alone."""
-    return len(one) == len(other) and [
-        i for i, pair in enumerate(zip(one, other, strict=True)) if pair[0] != pair[1]
-    ] == [axis]
+    return (
+        len(one) == len(other)
+        and one[axis] != other[axis]
+        and one[:axis] + one[axis + 1 :] == other[:axis] + other[axis + 1 :]
+    )
 
 
 def _replace(net: nn.Module, name: str, outline: Outline) -> None:
@@ -190,7 +192,5 @@ def count_outputs(net: nn.Module, shape: tuple[int, int, int]) -> int | None:
     if isinstance(answer, Tensor) and answer.dim() == 2:
         return answer.shape[1]
     kind = f"a tensor of shape {tuple(answer.shape)}" if isinstance(answer, Tensor) else f"a {type(answer).__name__}"
-    raise Problem(
-        f"the net answers two images with {kind}, not with two rows of logits",
-        hint="give a factory whose net returns the logits alone: `--arch FILE.py:factory`",
-    )
+    message = f"the net answers two images with {kind}, not with two rows of logits"
+    raise Problem(message, hint="give a factory whose net returns the logits alone: `--arch FILE.py:factory`")

@@ -7,7 +7,7 @@ from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
-from bdscan.load.archive import onnx_outline, safetensors_header, torch_zip
+from bdscan.load.archive import safetensors_header, torch_zip
 from bdscan.load.danger import Danger, FileExamination
 from bdscan.load.pickle import legacy
 from bdscan.load.pickle.effects import dangers, follow_all
@@ -28,6 +28,10 @@ _OTHER_FORMATS = (  # what users hand over by mistake
     (b"\x89PNG", "a picture", ""),
     (b"\xff\xd8\xff", "a picture", ""),
 )
+# Fields of ModelProto in onnx.proto3: number -> wire type, 0 for a number and 2 for what has a length.
+_ONNX_FIELDS = dict.fromkeys((1, 5), 0) | dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), 2)
+_ONNX_GRAPH = 7
+_MAX_ONNX_FIELDS = 10_000
 
 
 def examine(data: mmap) -> FileExamination:
@@ -45,7 +49,7 @@ def examine(data: mmap) -> FileExamination:
         return FileExamination(
             "safetensors", tuple(safetensors_header.dangers(safetensors_header.read(data), len(data)))
         )
-    if onnx_outline.is_onnx(data):
+    if _is_onnx(data):
         return FileExamination("onnx")
     return _pickle(data, head)
 
@@ -57,9 +61,9 @@ def _legacy(data: mmap) -> FileExamination:
     ]
     trailing: list[PickleTrace] = []
     if not parts.problem and parts.end < len(data):
-        trailing = legacy.trailing_pickles(data, parts.end)
+        trailing = [trace for trace in follow_all(data, parts.end) if not trace.broken or trace.names]
         message = f"{len(data) - parts.end:,} bytes follow the last tensor"
-        all_dangers.append(Danger(level=Level.SUSPECT, message=message, where=f"byte {parts.end}"))
+        all_dangers.append(Danger(Level.SUSPECT, message, f"byte {parts.end}"))
         all_dangers += [danger for trace in trailing for danger in dangers(trace, f"the pickle at byte {trace.start}")]
     _note_damage(all_dangers, parts.problem)
     return FileExamination("pytorch legacy", tuple(all_dangers), len(parts.traces) + len(trailing))
@@ -78,7 +82,7 @@ def _pickle(data: mmap, head: bytes) -> FileExamination:
     _note_damage(all_dangers, f"its pickle breaks off: {first.broken}" if first.broken else "")
     if first.end < len(data):
         message = f"{len(data) - first.end:,} bytes follow the end of the pickle"
-        all_dangers.append(Danger(level=Level.SUSPECT, message=message, where=f"byte {first.end}"))
+        all_dangers.append(Danger(Level.SUSPECT, message, f"byte {first.end}"))
     return FileExamination("bare pickle", tuple(all_dangers), sum(not trace.broken for trace in traces))
 
 
@@ -93,7 +97,7 @@ def _note_damage(all_dangers: list[Danger], problem: str) -> None:
     if not problem:
         return
     if any(danger.level == Level.BACKDOOR for danger in all_dangers):
-        all_dangers.append(Danger(level=Level.SUSPECT, message=problem))
+        all_dangers.append(Danger(Level.SUSPECT, problem))
     else:
         raise Problem(problem, hint="fetch the file again")
 
@@ -115,3 +119,34 @@ def _no_model(head: bytes) -> Problem:
     return Problem(
         "it is no model file of a kind that is known here", hint="PyTorch, safetensors and ONNX files can be read"
     )
+
+
+def _is_onnx(data: bytes | mmap) -> bool:
+    """By its top-level protobuf fields: true for a whole model, a `Problem` for one that is cut off."""
+    if data[:1] != b"\x08":  # ir_version comes first in every writer's files
+        return False
+    position, numbers = 0, set[int]()
+    for _ in range(_MAX_ONNX_FIELDS):
+        if position >= len(data):
+            break
+        tag, position = _varint(data, position)
+        number = tag >> 3
+        if _ONNX_FIELDS.get(number) != tag & 7:
+            return False
+        numbers.add(number)
+        length, position = _varint(data, position)
+        position += length if tag & 7 == 2 else 0
+    if position > len(data) and len(numbers) > 1:
+        raise Problem("it is an ONNX file that ends too early: it is truncated", hint="fetch the file again")
+    return _ONNX_GRAPH in numbers
+
+
+def _varint(data: bytes | mmap, position: int) -> tuple[int, int]:
+    """A protobuf integer and where the next one starts; past the end it reads as zero."""
+    value = 0
+    for shift in range(0, 70, 7):
+        byte = data[position + shift // 7] if position + shift // 7 < len(data) else 0
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, position + shift // 7 + 1
+    return 1 << 63, position + 10

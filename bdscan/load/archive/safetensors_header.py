@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping
 from mmap import mmap
 
@@ -11,20 +12,28 @@ from bdscan.facts.problem import Problem
 from bdscan.load.danger import Danger
 
 _MAX_HEADER = 25 << 20  # bytes; a net of ten thousand tensors needs one megabyte, the library's own limit is 100 MB
-_WIDTHS = {
-    "F64": 64,
-    "I64": 64,
-    "U64": 64,
-    "C64": 64,
-    "F32": 32,
-    "I32": 32,
-    "U32": 32,
-    "F16": 16,
-    "BF16": 16,
-    "I16": 16,
-    "U16": 16,
+TYPES = {  # name in the file -> bits of a value, and torch's name; none where torch has no arithmetic for it
+    "F64": (64, "float64"),
+    "F32": (32, "float32"),
+    "F16": (16, "float16"),
+    "BF16": (16, "bfloat16"),
+    "C64": (64, "complex64"),
+    "I64": (64, "int64"),
+    "I32": (32, "int32"),
+    "I16": (16, "int16"),
+    "I8": (8, "int8"),
+    "U64": (64, "uint64"),
+    "U32": (32, "uint32"),
+    "U16": (16, "uint16"),
+    "U8": (8, "uint8"),
+    "BOOL": (8, "bool"),
+    "F8_E4M3": (8, "float8_e4m3fn"),
+    "F8_E5M2": (8, "float8_e5m2"),
+    "F8_E8M0": (8, "float8_e8m0fnu"),
+    "F6_E2M3": (6, ""),
+    "F6_E3M2": (6, ""),
+    "F4": (4, ""),
 }
-_WIDTHS |= {"I8": 8, "U8": 8, "BOOL": 8, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F4": 4, "F6_E2M3": 6, "F6_E3M2": 6}
 
 
 class _DuplicateName(ValueError):
@@ -65,7 +74,7 @@ def dangers(header: Mapping[str, object], size: int) -> Iterator[Danger]:
     """What a reader would accept, though no writer does it."""
     entry = header.get("__metadata__", {})
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        yield Danger(level=Level.SUSPECT, message="its metadata are not plain text", where="header")
+        yield Danger(Level.SUSPECT, "its metadata are not plain text", "header")
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
@@ -82,9 +91,8 @@ def _check(header: Mapping[str, object], available: int) -> None:
     for start, stop, name in spans(header):
         shown = f"`{ascii(name)[1:-1][:80]}`"
         if stop > available:
-            raise Problem(
-                f"its tensor {shown} lies beyond the end of the file: it is truncated", hint="fetch the file again"
-            )
+            message = f"its tensor {shown} lies beyond the end of the file: it is truncated"
+            raise Problem(message, hint="fetch the file again")
         if start != at:
             raise Problem(f"its tensor {shown} {'overlaps' if start < at else 'leaves a gap after'} the one before it")
         if not _shape_fits(header[name], stop - start):
@@ -107,7 +115,5 @@ def _shape_fits(entry: object, size: int) -> bool:
     shape, dtype = (entry.get("shape"), entry.get("dtype")) if isinstance(entry, dict) else (None, None)
     if not isinstance(shape, list) or len(shape) > 64 or not all(type(n) is int and 0 <= n < 1 << 63 for n in shape):
         return False
-    bits = _WIDTHS.get(dtype, 0) if isinstance(dtype, str) else 0
-    for n in shape:
-        bits *= n
-    return bits == size * 8 and dtype in _WIDTHS
+    bits = TYPES[dtype][0] if isinstance(dtype, str) and dtype in TYPES else 0
+    return bits > 0 and bits * math.prod(shape) == size * 8

@@ -49,10 +49,10 @@ def examine(data: mmap) -> FileExamination:
         raise Problem(f"its pickle breaks off: {broken}", hint="fetch the file again")
     if form == "torchscript":
         message = "it is a TorchScript program: only its tensors are read, its code is neither run nor judged"
-        dangers_found.append(Danger(level=Level.NOTE, message=message, where=f"{archive.root}/code"))
+        dangers_found.append(Danger(Level.NOTE, message, f"{archive.root}/code"))
     if form == "pytorch zip" and any(not member.stored for member in archive.members):
         message = "its members are compressed, which torch never does: it was packed again by somebody"
-        dangers_found.append(Danger(level=Level.NOTE, message=message, where="zip"))
+        dangers_found.append(Danger(Level.NOTE, message, "zip"))
     return FileExamination(form, (*dangers_found, *archive.dangers), search.pickles)
 
 
@@ -73,7 +73,7 @@ class _PickleSearch:
             try:
                 self._member(archive, member, where, depth)
             except Problem as problem:  # one member that cannot be read must not hide what another one does
-                self.dangers_found.append(Danger(level=Level.SUSPECT, message=problem.message, where=where))
+                self.dangers_found.append(Danger(Level.SUSPECT, problem.message, where))
 
     def _member(self, archive: Archive, member: Member, where: str, depth: int) -> None:
         head = archive.head(member)
@@ -89,15 +89,10 @@ class _PickleSearch:
             self._steps -= 0 if member.stored else member.size >> 5  # unpacking takes time too
             for trace in _traces(archive, member):
                 self._steps -= trace.steps
-                self._judge(trace, where)
-
-    def _judge(self, trace: PickleTrace, where: str) -> None:
-        self.pickles += 1
-        self.dangers_found += dangers(trace, where)
-        if trace.broken:
-            self.dangers_found.append(
-                Danger(level=Level.SUSPECT, message=f"a pickle breaks off: {trace.broken}", where=where)
-            )
+                self.pickles += 1
+                self.dangers_found += dangers(trace, where)
+                if trace.broken:
+                    self.dangers_found.append(Danger(Level.SUSPECT, f"a pickle breaks off: {trace.broken}", where))
 
 
 def _traces(archive: Archive, member: Member) -> list[PickleTrace]:
@@ -108,7 +103,7 @@ def _traces(archive: Archive, member: Member) -> list[PickleTrace]:
         data = _bytes(archive, member)
         start, stop = 0, len(data)
     if legacy.is_legacy(data[start : start + 64]):
-        return list(legacy.split(data[start:stop]).traces)
+        return legacy.split(data[start:stop]).traces
     return follow_all(data, start, stop)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 import stat
 import struct
 import zipfile
@@ -53,9 +52,8 @@ class Archive:
         self.dangers += _gap_dangers(self.members, self._directory, data)
 
     def _read(self) -> tuple[Member, ...]:
-        source = io.BytesIO(self.data) if isinstance(self.data, bytes) else _Window(self.data)
         try:
-            with zipfile.ZipFile(source) as archive:
+            with zipfile.ZipFile(_Window(self.data)) as archive:
                 entries, self._directory = archive.infolist(), archive.start_dir
         except (zipfile.BadZipFile, NotImplementedError, ValueError, struct.error, IndexError, OSError, EOFError):
             raise Problem("it is a damaged or truncated zip archive", hint="fetch the file again") from None
@@ -65,29 +63,25 @@ class Archive:
 
     def _locate(self, info: zipfile.ZipInfo) -> Member | None:
         """The member where its local header says it is; a header that disagrees with the directory is a danger."""
-        at = info.header_offset
+        at, shown = info.header_offset, quoted(info.orig_filename)
         head = self.data[at : at + 30] if at >= 0 else b""
         if len(head) < 30 or head[:4] != b"PK\x03\x04":
-            self._add_danger(f"the zip directory lists {quoted(info.orig_filename)} where there is nothing")
+            self._add_danger(f"the zip directory lists {shown} where there is nothing")
             return None
         flags, method, name_length, extra = struct.unpack("<6xHH16xHH", head)
         name = self.data[at + 30 : at + 30 + name_length]
         start = at + 30 + name_length + extra
-        if (
-            name.decode("utf-8" if flags & 0x800 else "cp437", "replace") != info.orig_filename
-            or method != info.compress_type
-        ):
-            self._add_danger(
-                f"the local header of {quoted(info.orig_filename)} says something else than the zip directory"
-            )
+        stated = name.decode("utf-8" if flags & 0x800 else "cp437", "replace")
+        if stated != info.orig_filename or method != info.compress_type:
+            self._add_danger(f"the local header of {shown} says something else than the zip directory")
         if start + info.compress_size > len(self.data):
-            self._add_danger(f"the member {quoted(info.orig_filename)} lies beyond the end of the file")
+            self._add_danger(f"the member {shown} lies beyond the end of the file")
             return None
         return Member(info.filename, start, start + info.compress_size, info.file_size, info.compress_type, at, info)
 
     def _add_danger(self, message: str) -> None:
         if len(self.dangers) < 20:
-            self.dangers.append(Danger(level=Level.SUSPECT, message=message, where="zip"))
+            self.dangers.append(Danger(Level.SUSPECT, message, "zip"))
 
     def find(self, name: str) -> Member | None:
         """torch looks members up without regard to case, and so must we."""
@@ -126,17 +120,11 @@ class Archive:
             return b""
 
 
-class _Window(io.RawIOBase):
-    """A read-only file over a memory map, at its own position."""
+class _Window:
+    """A read-only file over bytes, at its own position."""
 
-    def __init__(self, data: mmap) -> None:
+    def __init__(self, data: bytes | mmap) -> None:
         self._data, self._at = data, 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
         at = offset + (0, self._at, len(self._data))[whence]
@@ -159,14 +147,11 @@ def _name_dangers(members: tuple[Member, ...]) -> Iterator[Danger]:
     earlier_names: set[str] = set()
     reported: set[str] = set()
     for member in members:
+        shown = quoted(member.name)
         for problem in _name_problems(member, earlier_names):
             if problem not in reported:
-                reported.add(problem)
-                yield Danger(
-                    level=Level.SUSPECT,
-                    message=problem.format(quoted(member.name)),
-                    where=f"zip, {quoted(member.name)}",
-                )
+                yield Danger(Level.SUSPECT, problem.format(shown), f"zip, {shown}")
+            reported.add(problem)
         earlier_names.add(member.name.lower())
 
 
@@ -192,16 +177,15 @@ def _gap_dangers(members: tuple[Member, ...], directory: int, data: bytes | mmap
     for member in sorted(members, key=lambda member: member.header):
         if member.header < at:
             message = f"the member {quoted(member.name)} shares bytes with the one before it"
-            yield Danger(level=Level.SUSPECT, message=message, where=f"zip, byte {member.header}")
+            yield Danger(Level.SUSPECT, message, f"zip, byte {member.header}")
             break
         if member.header - at > _MAX_DESCRIPTOR:
             message = f"{member.header - at:,} bytes belong to no member of the archive"
-            yield Danger(level=Level.SUSPECT, message=message, where=f"zip, byte {at}")
+            yield Danger(Level.SUSPECT, message, f"zip, byte {at}")
         at = max(at, member.stop)
     if directory - at > _MAX_DESCRIPTOR:
-        message = f"{directory - at:,} bytes belong to no member of the archive"
-        yield Danger(level=Level.SUSPECT, message=message, where=f"zip, byte {at}")
+        yield Danger(Level.SUSPECT, f"{directory - at:,} bytes belong to no member of the archive", f"zip, byte {at}")
     behind = len(data) - data.rfind(b"PK\x05\x06") - 22
     if behind > 0:
         message = f"{behind:,} bytes follow the end of the archive"
-        yield Danger(level=Level.SUSPECT, message=message, where=f"zip, byte {len(data) - behind}")
+        yield Danger(Level.SUSPECT, message, f"zip, byte {len(data) - behind}")

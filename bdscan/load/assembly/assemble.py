@@ -5,20 +5,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
 
-import torch
 from torch import nn
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import Problem, unusable
+from bdscan.images.doubts import doubts_against
 from bdscan.images.image_set import ImageSet
-from bdscan.images.source import Source, doubts_against
+from bdscan.images.source import Source
 from bdscan.load import arch
 from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.choose import Choice, Option, choose, guess
 from bdscan.load.assembly.loaded import Loaded
-from bdscan.load.assembly.tensors import Weights, read
+from bdscan.load.assembly.tensors import read
+from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import Contents
 from bdscan.load.nets.candidate import Candidate
 from bdscan.net.classifier import Classifier, Normalised
@@ -96,9 +96,8 @@ def _loaded(
 
 
 def _weights(contents: Contents, spec: str) -> _FileContents:
-    weights: Weights = read(contents)
-    if weights.nonfinite:
-        _not_finite(contents.path, weights.nonfinite)
+    weights = read(contents)
+    _check_finite(contents.path, weights)
     nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
     count = len(weights.tensors)
     notes = (f"read as {weights.described}",)
@@ -112,11 +111,9 @@ def _graph(contents: Contents, spec: str) -> _FileContents:
     from bdscan.load.onnx import rebuild
 
     if spec != "auto":
-        raise Problem("an ONNX file brings its own architecture", hint="leave `--arch` out", status=USAGE)
+        raise unusable("an ONNX file brings its own architecture", "leave `--arch` out")
     net, loaded, total, shape = rebuild(contents.weights)
-    nonfinite = tuple(name for name, value in net.state_dict().items() if not bool(torch.isfinite(value).all()))
-    if nonfinite:
-        _not_finite(contents.path, nonfinite)
+    _check_finite(contents.path, Weights(net.state_dict()))
     candidate = Candidate(
         name="onnx graph", build=lambda: net, sizes=(32, 224, 28, 64, 299), fixed_size=shape is not None
     )
@@ -124,9 +121,10 @@ def _graph(contents: Contents, spec: str) -> _FileContents:
     return _FileContents([FilledNet(net, candidate)], loaded, total, shape=shape, notes=(note,) if note else ())
 
 
-def _not_finite(path: Path, names: tuple[str, ...]) -> NoReturn:
-    more = f" and {len(names) - 1} more tensors hold" if len(names) > 1 else " holds"
-    raise Problem(f"`{names[0]}`{more} NaN or infinity in `{path}`: such a net answers nothing")
+def _check_finite(path: Path, weights: Weights) -> None:
+    if names := weights.nonfinite:
+        more = f" and {len(names) - 1} more tensors hold" if len(names) > 1 else " holds"
+        raise Problem(f"`{names[0]}`{more} NaN or infinity in `{path}`: such a net answers nothing")
 
 
 def _shape(parts: _FileContents, contents: Contents, images: Source | None) -> tuple[tuple[int, int, int], int]:
@@ -138,10 +136,8 @@ def _shape(parts: _FileContents, contents: Contents, images: Source | None) -> t
         if count is not None:
             return shape, count
         sizes_tried.append("x".join(map(str, shape)))
-    raise Problem(
-        f"{candidate.name} takes images of none of the sizes {', '.join(sizes_tried)}",
-        hint="give clean images of the size it takes: `--clean DATA`",
-    )
+    message = f"{candidate.name} takes images of none of the sizes {', '.join(sizes_tried)}"
+    raise Problem(message, hint="give clean images of the size it takes: `--clean DATA`")
 
 
 def _shapes(parts: _FileContents, contents: Contents, images: Source | None) -> Iterator[tuple[int, int, int]]:
@@ -185,11 +181,8 @@ def _load_clean(
         return None
     clean = images.load(shape, names or None)
     if int(clean.labels.max()) >= count:
-        raise Problem(
-            f"the clean images have {int(clean.labels.max()) + 1} classes, the net {count}",
-            hint="they are of another data set, or the folder holds more than classes",
-            status=USAGE,
-        )
+        message = f"the clean images have {int(clean.labels.max()) + 1} classes, the net {count}"
+        raise unusable(message, "they are of another data set, or the folder holds more than classes")
     return clean
 
 

@@ -94,7 +94,7 @@ def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> 
     winning = min(alike, key=options.index) if alike else remaining[0]  # a single option was not asked yet
     comparison = _comparison(winning, [option for option in options if option is not winning], remaining, labels)
     winning.ask(pixels, device)
-    doubts = [*comparison.doubts, *_order_doubts(winning.answers, labels)]
+    doubts = [*comparison.doubts, *_order_doubts(winning, labels)]
     notes = list(comparison.notes)
     if len(order) < len(clean):
         notes.append(f"clean accuracy was measured on {len(order)} of {len(clean)} images")
@@ -114,18 +114,18 @@ def relabelled(answers: Tensor, labels: Tensor) -> float:
     return right / len(labels)
 
 
-def _reordered(answers: Tensor, labels: Tensor) -> float | None:
+def _reordered(option: Option, labels: Tensor) -> float | None:
     """What a relabelling would give, if that is telling: with an image or two a class any net can be relabelled."""
-    accuracy = float((answers == labels).float().mean())
+    labels = labels[: len(option.answers)]
     if len(labels) < _MIN_PER_CLASS * len(labels.unique()):
         return None
-    other = relabelled(answers, labels)
-    return other if other >= max(_MIN_RELABELLED, accuracy + _MIN_GAIN) else None
+    other = relabelled(option.answers, labels)
+    return other if other >= max(_MIN_RELABELLED, option.accuracy(labels) + _MIN_GAIN) else None
 
 
 def _score(option: Option, labels: Tensor) -> float:
     """Accuracy, whatever the order of the classes: a wrong order must not pass for a wrong normalisation."""
-    return _reordered(option.answers, labels[: len(option.answers)]) or option.accuracy(labels)
+    return _reordered(option, labels) or option.accuracy(labels)
 
 
 def _comparison(winning: Option, others: Sequence[Option], remaining: Sequence[Option], labels: Tensor) -> Choice:
@@ -164,14 +164,12 @@ def _agreement(one: Option, other: Option) -> float:
     return float((one.answers[:count] == other.answers[:count]).float().mean())
 
 
-def _order_doubts(answers: Tensor, labels: Tensor) -> list[str]:
-    accuracy, best = float((answers == labels).float().mean()), _reordered(answers, labels)
+def _order_doubts(option: Option, labels: Tensor) -> list[str]:
+    best = _reordered(option, labels)
     if best is None:
         return []
-    return [
-        f"accuracy is {accuracy:.0%}, but {best:.0%} if the classes stood in another order: "
-        "give the net's own order with `--classes FILE`"
-    ]
+    message = f"accuracy is {option.accuracy(labels):.0%}, but {best:.0%} if the classes stood in another order"
+    return [f"{message}: give the net's own order with `--classes FILE`"]
 
 
 def _spread(labels: Tensor) -> Tensor:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import unusable
 
 
 def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
@@ -17,15 +17,17 @@ def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise Problem(f"`{path}` cannot be read: {error}", status=USAGE) from None
-    names = _json(text, path) if text.lstrip().startswith(("[", "{")) else _lines(text)
+        raise unusable(f"`{path}` cannot be read: {error}") from None
+    names = (
+        _json(text, path) if text.lstrip().startswith(("[", "{")) else tuple(map(str.strip, text.strip().splitlines()))
+    )
     if not names or not all(names):
-        raise Problem(f"`{path}` has a class without a name", status=USAGE)
+        raise unusable(f"`{path}` has a class without a name")
     if classes is not None and len(names) != classes:
         message = f"`{path}` has {len(names)} classes, the net {classes}"
-        raise Problem(message, hint="give every class of the net, in the net's order", status=USAGE)
+        raise unusable(message, "give every class of the net, in the net's order")
     if len(set(names)) < len(names):
-        raise Problem(f"`{path}` names a class twice", status=USAGE)
+        raise unusable(f"`{path}` names a class twice")
     return names
 
 
@@ -34,27 +36,19 @@ def stated(config: Mapping[str, object] | None, metadata: Mapping[str, object], 
     facts = {**metadata, **(config or {})}
     for key in ("id2label", "label_names", "class_names", "classes", "idx_to_class", "class_to_idx"):
         names = _listed(facts.get(key))
-        if len(names) == classes and len(set(names)) == classes and not _placeholders(names):
+        placeholders = tuple(f"LABEL_{i}" for i in range(classes))  # of transformers, when nobody named the classes
+        if len(names) == classes and len(set(names)) == classes and names != placeholders:
             return names
     return ()
-
-
-def _placeholders(names: tuple[str, ...]) -> bool:
-    """What transformers writes when nobody named the classes."""
-    return all(name == f"LABEL_{i}" for i, name in enumerate(names))
-
-
-def _lines(text: str) -> tuple[str, ...]:
-    return tuple(line.strip() for line in text.strip().splitlines())
 
 
 def _json(text: str, path: Path) -> tuple[str, ...]:
     try:
         names = _listed(json.loads(text))
     except (ValueError, RecursionError):
-        raise Problem(f"`{path}` is not readable JSON", status=USAGE) from None
+        raise unusable(f"`{path}` is not readable JSON") from None
     if not names:
-        raise Problem(f"`{path}` is neither a list of names nor a table of them by index", status=USAGE)
+        raise unusable(f"`{path}` is neither a list of names nor a table of them by index")
     return names
 
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from bdscan.facts.problem import USAGE, Problem
+from bdscan.facts.problem import unusable
 
 
 @dataclass(frozen=True)
@@ -70,25 +70,24 @@ def parse(spec: str, channels: int) -> Norm:
         return Norm(spec, mean, std)
     forms = f"auto, {', '.join(names)}, or figures such as {'/'.join([','.join(['0.5'] * channels)] * 2)}"
     message = f"`--normalize {spec}` is no normalisation for {channels} channel{'s' if channels > 1 else ''}"
-    raise Problem(message, hint=forms, status=USAGE)
+    raise unusable(message, forms)
 
 
 def stated(
     folder: Path, config: Mapping[str, object] | None, metadata: Mapping[str, object], channels: int
 ) -> Norm | None:
     """What the file or the folder says of itself."""
-    config = config or {}
-    inner = config.get("pretrained_cfg")
-    for facts in (inner if isinstance(inner, dict) else {}, config, metadata):
-        norm = _pair(facts.get("mean"), facts.get("std"), "config.json" if facts is not metadata else "file", channels)
-        if norm:
-            return norm
-    preprocessor = _preprocessor(folder)
-    if preprocessor and preprocessor.get("do_normalize", True):
-        norm = _pair(
-            preprocessor.get("image_mean"), preprocessor.get("image_std"), "preprocessor_config.json", channels
-        )
-        if norm:
+    inner, preprocessor = (config or {}).get("pretrained_cfg"), _preprocessor(folder)
+    stated_by = [
+        (inner if isinstance(inner, dict) else {}, "config.json"),
+        (config or {}, "config.json"),
+        (metadata, "file"),
+    ]
+    pairs = [(facts.get("mean"), facts.get("std"), source) for facts, source in stated_by]
+    if preprocessor.get("do_normalize", True):
+        pairs.append((preprocessor.get("image_mean"), preprocessor.get("image_std"), "preprocessor_config.json"))
+    for mean, std, source in pairs:
+        if norm := _pair(mean, std, source, channels):
             return norm
     data_set = _BACKDOORBENCH.get(str(metadata.get("clean_data", "")).lower())
     return named_norms(channels).get(data_set) if data_set else None
@@ -127,9 +126,9 @@ def _close(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(abs(a - b) < 5e-4 for a, b in zip(one, other, strict=True))
 
 
-def _preprocessor(folder: Path) -> Mapping[str, object] | None:
+def _preprocessor(folder: Path) -> Mapping[str, object]:
     try:
         value = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        return None
-    return value if isinstance(value, dict) else None
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -5,47 +5,26 @@ from __future__ import annotations
 import json
 import mmap
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
+from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
-import torch
 from torch import Tensor
 
 from bdscan.facts.problem import Problem
 from bdscan.load.archive import safetensors_header, torch_zip
 from bdscan.load.archive.zips import Archive
-from bdscan.load.assembly.unwrap import Rebuild, Unwrapped, strip, unwrap
+from bdscan.load.assembly.unwrap import Rebuild, Weights, strip, unwrap
 from bdscan.load.contents import Contents
 from bdscan.load.pickle import legacy
 from bdscan.load.pickle.effects import follow_all, quoted
 from bdscan.load.pickle.rebuild import ByteRange, TensorRebuilder, flat_tensor, torch_dtype
 from bdscan.load.pickle.records import PickleTrace
-from bdscan.load.source import shards
+from bdscan.load.source import folders
 
 # Weights hardly compress: what unpacks to more than so many times the file's size is a bomb, unless it is small.
 _MAX_EXPANSION = 20
 _ALWAYS_ALLOWED = 64 << 20  # bytes unpacked
-_SAFE_TYPES = {
-    "F64": "float64",
-    "F32": "float32",
-    "F16": "float16",
-    "BF16": "bfloat16",
-    "C64": "complex64",
-    "BOOL": "bool",
-}
-_SAFE_TYPES |= {
-    "I64": "int64",
-    "I32": "int32",
-    "I16": "int16",
-    "I8": "int8",
-    "U64": "uint64",
-    "U32": "uint32",
-    "U16": "uint16",
-    "U8": "uint8",
-}
-_SAFE_TYPES |= {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu"}
 # torch._export's ScalarType
 _PT2_TYPES = dict(enumerate(("uint8", "int8", "int16", "int32", "int64", "float16", "float32", "float64"), 1))
 _PT2_TYPES |= {10: "complex64", 11: "complex128", 12: "bool", 13: "bfloat16"}
@@ -54,42 +33,24 @@ Tree = tuple[object, Rebuild]
 _Result = TypeVar("_Result")
 
 
-@dataclass(frozen=True, eq=False)
-class Weights:
-    """Named tensors as the file holds them, on the CPU, sharing memory with it (copy on write)."""
-
-    tensors: dict[str, Tensor]
-    wrapper: str | None = None  # the entry they were under, dotted; None for a plain state dict
-    prefix: str = ""  # what was taken off every name
-    described: str = ""  # e.g. "pytorch zip, state dict under `state_dict`, prefix `module.`"
-    metadata: Mapping[str, object] = field(default_factory=dict)  # such as model_name, num_classes
-
-    @cached_property
-    def nonfinite(self) -> tuple[str, ...]:
-        """The tensors that hold NaN or infinities."""
-        return tuple(name for name, tensor in self.tensors.items() if not _finite(tensor))
-
-
 def read(contents: Contents) -> Weights:
     """All tensors of the file, whatever its dangers: nothing in it is imported or called."""
-    unwrapped = _read_with(
-        contents, {contents.format: lambda _: _from_shards(contents)} if contents.shards else _READERS
-    )
-    tensors, prefix = strip(unwrapped.tensors)
-    described = f"{contents.format}, {unwrapped.kind}"
-    described += f" under `{unwrapped.wrapper}`" if unwrapped.wrapper else ""
+    weights = _read_with(contents, lambda data: _weights(contents, data))
+    tensors, prefix = strip(weights.tensors)
+    described = f"{contents.format}, {weights.kind}"
+    described += f" under `{weights.wrapper}`" if weights.wrapper else ""
     described += f", prefix `{prefix}`" if prefix else ""
-    return Weights(tensors, unwrapped.wrapper, prefix, described, unwrapped.metadata)
+    return replace(weights, tensors=tensors, prefix=prefix, described=described)
 
 
 def tree(contents: Contents) -> Tree:
     """All that a pickled file holds, as inert records, and what makes tensors of those that describe one."""
-    return _read_with(contents, _TREES)
+    return _read_with(contents, _TREES[contents.format])
 
 
-def _read_with(contents: Contents, readers: Mapping[str, Callable[[mmap.mmap], _Result]]) -> _Result:
+def _read_with(contents: Contents, reader: Callable[[mmap.mmap], _Result]) -> _Result:
     try:
-        return readers[contents.format](_mapped(contents.weights))
+        return reader(_mapped(contents.weights))
     except Problem as problem:
         message = f"the weights in `{contents.path}` cannot be read: {problem.message}"
         raise Problem(message, hint=problem.hint, status=problem.status) from None
@@ -97,18 +58,28 @@ def _read_with(contents: Contents, readers: Mapping[str, Callable[[mmap.mmap], _
         raise Problem(f"the weights in `{contents.path}` cannot be read: {type(error).__name__}") from None
 
 
+def _weights(contents: Contents, data: mmap.mmap) -> Weights:
+    if contents.format in _TREES:
+        return unwrap(*_TREES[contents.format](data))
+    if contents.format == "onnx":
+        raise Problem("it is an ONNX file, whose weights come with its graph")
+    if contents.shards:
+        return _from_shards(contents)
+    return _pt2(data) if contents.format == "pt2" else _safetensors(data)
+
+
 def _mapped(path: Path) -> mmap.mmap:
     with path.open("rb") as file:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the tensors keep it open
 
 
-def _from_shards(contents: Contents) -> Unwrapped:
+def _from_shards(contents: Contents) -> Weights:
     """The tensors of all shards, once the index has been found to be right about them."""
     parts = {file.name: _safetensors(_mapped(file)) for file in contents.shards}
-    shards.check_index(shards.read_index(contents.weights), {name: part.tensors for name, part in parts.items()})
+    folders.check_index(folders.read_index(contents.weights), {name: part.tensors for name, part in parts.items()})
     tensors = {name: tensor for part in parts.values() for name, tensor in part.tensors.items()}
     metadata = {key: value for part in parts.values() for key, value in part.metadata.items()}
-    return Unwrapped(tensors, kind=f"state dict in {len(parts)} files", metadata=metadata)
+    return Weights(tensors, kind=f"state dict in {len(parts)} files", metadata=metadata)
 
 
 def _zip(data: mmap.mmap) -> Tree:
@@ -154,24 +125,24 @@ def _complete_value(trace: PickleTrace) -> object:
     return trace.value
 
 
-def _safetensors(data: mmap.mmap) -> Unwrapped:
+def _safetensors(data: mmap.mmap) -> Weights:
     header = safetensors_header.read(data)
     base = 8 + int.from_bytes(data[:8], "little")
     tensors: dict[str, Tensor] = {}
     for start, stop, name in safetensors_header.spans(header):
         entry = header[name]
         assert isinstance(entry, dict)  # `safetensors_header.read` has checked it
-        if entry["dtype"] not in _SAFE_TYPES:
+        _, torch_name = safetensors_header.TYPES[entry["dtype"]]
+        if not torch_name:
             raise Problem(f"its tensor {quoted(name)} is of a type torch has no arithmetic for, {entry['dtype']}")
-        tensors[name] = flat_tensor((data, base + start, base + stop), torch_dtype(_SAFE_TYPES[entry["dtype"]])).view(
-            entry["shape"]
-        )
+        values = flat_tensor((data, base + start, base + stop), torch_dtype(torch_name))
+        tensors[name] = values.view(entry["shape"])
     if not tensors:
         raise Problem("it holds no weights")
-    return Unwrapped(tensors, metadata=dict(safetensors_header.metadata(header)))
+    return Weights(tensors, metadata=dict(safetensors_header.metadata(header)))
 
 
-def _pt2(data: mmap.mmap) -> Unwrapped:
+def _pt2(data: mmap.mmap) -> Weights:
     """An exported program's weights: raw storages and a table in JSON."""
     archive = Archive(data)
     folder = f"{archive.root}/data/weights/"
@@ -182,48 +153,22 @@ def _pt2(data: mmap.mmap) -> Unwrapped:
         table = json.loads(archive.read(listing, _ALWAYS_ALLOWED))["config"]
         tensors = {str(name): _exported(archive, rebuilder, entry) for name, entry in table.items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        raise Problem(
-            "its table of weights is not what torch.export writes", hint="save the net's state dict instead"
-        ) from None
+        message = "its table of weights is not what torch.export writes"
+        raise Problem(message, hint="save the net's state dict instead") from None
     if not tensors:
         raise Problem("it holds no weights")
-    return Unwrapped(tensors, kind="weights of an exported program")
+    return Weights(tensors, kind="weights of an exported program")
 
 
-def _exported(archive: Archive, rebuilder: TensorRebuilder, entry: Mapping[str, object]) -> Tensor:
+def _exported(archive: Archive, rebuilder: TensorRebuilder, entry: Mapping[str, Any]) -> Tensor:
     meta = entry["tensor_meta"]
-    assert isinstance(meta, dict) or not isinstance(meta, str)
     source = _member(archive, f"data/weights/{entry['path_name']}")
     if entry.get("use_pickle") or source is None:
-        raise Problem(
-            "some of its weights are pickled on their own or missing", hint="save the net's state dict instead"
-        )
-    values = flat_tensor(source, torch_dtype(_PT2_TYPES[meta["dtype"]]))  # type: ignore[index]
-    shape, stride = ([side["as_int"] for side in meta[key]] for key in ("sizes", "strides"))  # type: ignore[index]
-    return rebuilder.view(values, meta["storage_offset"]["as_int"], shape, stride)  # type: ignore[index]
-
-
-def _onnx(data: mmap.mmap) -> Unwrapped:
-    raise Problem("it is an ONNX file, whose weights come with its graph")
-
-
-def _finite(tensor: Tensor) -> bool:
-    if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
-        return True
-    if tensor.itemsize == 1:
-        tensor = tensor.float()  # float8 has no arithmetic on the CPU
-    low, high = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).aminmax()
-    return bool(torch.isfinite(low) and torch.isfinite(high))
-
-
-def _unwrapped(read_tree: Callable[[mmap.mmap], Tree]) -> Callable[[mmap.mmap], Unwrapped]:
-    return lambda data: unwrap(*read_tree(data))
+        message = "some of its weights are pickled on their own or missing"
+        raise Problem(message, hint="save the net's state dict instead")
+    values = flat_tensor(source, torch_dtype(_PT2_TYPES[meta["dtype"]]))
+    shape, stride = ([side["as_int"] for side in meta[key]] for key in ("sizes", "strides"))
+    return rebuilder.view(values, meta["storage_offset"]["as_int"], shape, stride)
 
 
 _TREES = {"pytorch zip": _zip, "torchscript": _zip, "pytorch legacy": _legacy, "bare pickle": _pickle}
-_READERS = {
-    **{form: _unwrapped(read_tree) for form, read_tree in _TREES.items()},
-    "safetensors": _safetensors,
-    "pt2": _pt2,
-    "onnx": _onnx,
-}

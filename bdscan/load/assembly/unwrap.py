@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+import itertools
+from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
+from functools import cached_property
 
+import torch
 from torch import Tensor
 
 from bdscan.facts.problem import Problem
@@ -28,17 +31,24 @@ _MAX_VISITS = 100_000
 Rebuild = Callable[[object], Tensor | None]
 
 
-@dataclass
-class Unwrapped:
-    """The named tensors, and the way to them."""
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Named tensors as the file holds them, on the CPU, sharing memory with it (copy on write)."""
 
     tensors: dict[str, Tensor]
-    wrapper: str | None = None
+    wrapper: str | None = None  # the entry they were under, dotted; None for a plain state dict
     kind: str = "state dict"
-    metadata: Mapping[str, object] = field(default_factory=dict)
+    metadata: Mapping[str, object] = field(default_factory=dict)  # such as model_name, num_classes
+    prefix: str = ""  # what was taken off every name
+    described: str = ""  # e.g. "pytorch zip, state dict under `state_dict`, prefix `module.`"
+
+    @cached_property
+    def nonfinite(self) -> tuple[str, ...]:
+        """The tensors that hold NaN or infinities."""
+        return tuple(name for name, tensor in self.tensors.items() if not _finite(tensor))
 
 
-def unwrap(value: object, rebuild: Rebuild) -> Unwrapped:
+def unwrap(value: object, rebuild: Rebuild) -> Weights:
     """Goes in through known wrappers until there are named tensors."""
     path: list[str] = []
     metadata: MutableMapping[str, object] = {}
@@ -54,13 +64,11 @@ def unwrap(value: object, rebuild: Rebuild) -> Unwrapped:
                 break
             if kind:
                 metadata["module"] = kind
-            return Unwrapped(tensors, ".".join(path) or None, "pickled module" if kind else "state dict", metadata)
+            return Weights(tensors, ".".join(path) or None, "pickled module" if kind else "state dict", metadata)
         path.append(inner)
         value = entries[inner]
-    raise Problem(
-        "it holds no weights",
-        hint="a checkpoint with a state dict is needed, such as `torch.save(net.state_dict(), ...)` writes",
-    )
+    hint = "a checkpoint with a state dict is needed, such as `torch.save(net.state_dict(), ...)` writes"
+    raise Problem("it holds no weights", hint=hint)
 
 
 def strip(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
@@ -74,12 +82,9 @@ def strip(tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], str]:
     return {name: tensors[full] for full, name in names.items()}, stripped
 
 
-def _shared(names: object, prefix: str) -> bool:
+def _shared(names: Collection[str], prefix: str) -> bool:
     """A number may be a layer of the net itself; then what is left has no dots."""
-    listed = list(names)  # type: ignore[call-overload]
-    return all(n.startswith(prefix) for n in listed) and (
-        prefix != "1." or any("." in n[len(prefix) :] for n in listed)
-    )
+    return all(n.startswith(prefix) for n in names) and (prefix != "1." or any("." in n[len(prefix) :] for n in names))
 
 
 def _inner(entries: Mapping[object, object], rebuild: Rebuild) -> str | None:
@@ -112,7 +117,7 @@ def _has_tensors(value: object, rebuild: Rebuild, depth: int = 0) -> bool:
 def _tensors(value: object, rebuild: Rebuild) -> tuple[dict[str, Tensor], str]:
     """Named tensors of a state dict or of a whole module, and the module's class."""
     if isinstance(value, CallRecord) and _state(value):
-        module_tensors = Modules(rebuild).collect(value)
+        module_tensors = dict(_module_tensors(value, rebuild))
         if module_tensors:
             return module_tensors, str(value.maker)
     entries = mapping(value) or {}
@@ -128,33 +133,24 @@ def _state(call: CallRecord) -> dict[object, object]:
     )
 
 
-class Modules:
-    """Walks a tree of inert modules into dotted names, as `state_dict` would."""
-
-    def __init__(self, rebuild: Rebuild) -> None:
-        self._rebuild = rebuild
-        self._named_tensors: dict[str, Tensor] = {}
-        self._visits = 0
-
-    def collect(self, module: object) -> dict[str, Tensor]:
-        self._visit(module, "", 0)
-        return self._named_tensors
-
-    def _visit(self, module: object, prefix: str, depth: int) -> None:
-        self._visits += 1
-        if depth > _MAX_DEPTH or self._visits > _MAX_VISITS:
-            raise Problem("its modules are nested without end")
-        state = _state(module) if isinstance(module, CallRecord) else {}
-        eager = "_modules" in state  # otherwise TorchScript, where everything is an attribute
-        skipped = members(state.get("_non_persistent_buffers_set"))
-        for group in [state.get("_parameters"), state.get("_buffers")] if eager else [state]:
-            for name, value in (mapping(group) or {}).items():
-                tensor = self._rebuild(value) if isinstance(name, str) and name not in skipped else None
-                if tensor is not None:
-                    self._named_tensors[f"{prefix}{name}"] = tensor
-        for name, value in (mapping(state.get("_modules")) or {} if eager else state).items():
-            if isinstance(name, str) and isinstance(value, CallRecord):
-                self._visit(value, f"{prefix}{name}.", depth + 1)
+def _module_tensors(
+    module: CallRecord, rebuild: Rebuild, prefix: str = "", depth: int = 0, visits: Iterator[int] | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """The tensors in a tree of inert modules under dotted names, as `state_dict` would give them."""
+    visits = visits or itertools.count()
+    if next(visits) >= _MAX_VISITS or depth > _MAX_DEPTH:
+        raise Problem("its modules are nested without end")
+    state = _state(module)
+    eager = "_modules" in state  # otherwise TorchScript, where everything is an attribute
+    skipped = members(state.get("_non_persistent_buffers_set"))
+    for group in [state.get("_parameters"), state.get("_buffers")] if eager else [state]:
+        for name, value in (mapping(group) or {}).items():
+            tensor = rebuild(value) if isinstance(name, str) and name not in skipped else None
+            if tensor is not None:
+                yield f"{prefix}{name}", tensor
+    for name, value in (mapping(state.get("_modules")) or {} if eager else state).items():
+        if isinstance(name, str) and isinstance(value, CallRecord):
+            yield from _module_tensors(value, rebuild, f"{prefix}{name}.", depth + 1, visits)
 
 
 def _is_plain(value: object, depth: int = 0) -> bool:
@@ -163,11 +159,16 @@ def _is_plain(value: object, depth: int = 0) -> bool:
         return len(value) < 1000
     if isinstance(value, int | float):
         return True
-    if depth == 0 and isinstance(value, list | tuple):
-        return 0 < len(value) < 25_000 and all(_is_plain(part, 1) for part in value)
-    return (
-        depth == 0
-        and isinstance(value, dict)
-        and 0 < len(value) < 25_000
-        and all(_is_plain(part, 1) for part in (*value, *value.values()))
-    )
+    if depth > 0 or not isinstance(value, list | tuple | dict):
+        return False
+    parts = (*value, *value.values()) if isinstance(value, dict) else value
+    return 0 < len(value) < 25_000 and all(_is_plain(part, 1) for part in parts)
+
+
+def _finite(tensor: Tensor) -> bool:
+    if tensor.numel() == 0 or not (tensor.is_floating_point() or tensor.is_complex()):
+        return True
+    if tensor.itemsize == 1:
+        tensor = tensor.float()  # float8 has no arithmetic on the CPU
+    low, high = (torch.view_as_real(tensor) if tensor.is_complex() else tensor).aminmax()
+    return bool(torch.isfinite(low) and torch.isfinite(high))

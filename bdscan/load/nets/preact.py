@@ -32,13 +32,11 @@ class Block(nn.Module):
         shape = outline.get(f"{name}.{around}.weight", ())
         if shape:
             self.around = around
-            self._place(around, conv(shape, start, stride, bias=f"{name}.{around}.bias" in outline))
+            shortcut = conv(shape, start, stride, bias=f"{name}.{around}.bias" in outline)
+            parent, dot, _ = around.partition(".")
+            self.add_module(parent, nn.Sequential(shortcut) if dot else shortcut)
         elif start != width:
             raise ValueError(name)
-
-    def _place(self, around: str, module: nn.Module) -> None:
-        parent, dot, _ = around.partition(".")
-        self.add_module(parent, nn.Sequential(module) if dot else module)
 
     def forward(self, x: Tensor) -> Tensor:
         out, shortcut = x, x
@@ -100,7 +98,11 @@ def residual(outline: Outline) -> Iterator[Candidate]:
     raw = "layer1.0.conv1.bias" in outline
     name = f"wide resnet ({len(stages)} stages)" if raw else f"preactresnet{depth}"
     build = partial(PreAct, outline, stages, "shortcut.0", norm, head, raw=raw)
-    yield _sized(Candidate(name=name, build=build), outline, f"{stages[-1]}.0", head)
+    block = f"{stages[-1]}.0"
+    width = outline[f"{block}.conv{count_numbered(f'{block}.conv{{}}.weight', outline, 1)}.weight"][0]
+    # Where a pooling window of 4 left more than one position, the head's width tells the size of the images.
+    side = max(1, math.isqrt(outline[f"{head}.weight"][1] // width))
+    yield Candidate(name=name, build=build, sizes=(32 * side,), fixed_size=side > 1)
 
 
 def wide(outline: Outline) -> Iterator[Candidate]:
@@ -112,10 +114,3 @@ def wide(outline: Outline) -> Iterator[Candidate]:
     width = outline["block1.layer.0.conv1.weight"][0] / outline["conv1.weight"][0]
     build = partial(PreAct, outline, stages, "convShortcut", "bn1", "fc", raw=False)
     yield Candidate(name=f"wrn-{depth}-{width:g}", build=build)
-
-
-def _sized(candidate: Candidate, outline: Outline, block: str, head: str) -> Candidate:
-    """Where a pooling window of 4 left more than one position, the head's width tells the size of the images."""
-    width = outline[f"{block}.conv{count_numbered(f'{block}.conv{{}}.weight', outline, 1)}.weight"][0]
-    side = max(1, math.isqrt(outline[f"{head}.weight"][1] // width))
-    return Candidate(name=candidate.name, build=candidate.build, sizes=(32 * side,), fixed_size=side > 1)

@@ -71,19 +71,12 @@ class Plan:
         return [self.outline[f"{block}.conv{i + 1}.weight"] for i in range(self.convs)]
 
     @property
-    def last(self) -> int:
-        return self.shapes(f"layer{len(self.stages)}.0")[-1][0]
-
-    @property
     def name(self) -> str:
         shapes = self.shapes("layer1.0")
         groups = shapes[1][0] // shapes[1][1] if self.convs == 3 else 1
-        kind = f"resnext{self.depth}_{groups}x{shapes[1][1]}d" if groups > 1 else f"resnet{self.depth}"
+        depth = sum(self.stages) * self.convs + 2
+        kind = f"resnext{depth}_{groups}x{shapes[1][1]}d" if groups > 1 else f"resnet{depth}"
         return f"{kind} ({self.stem[2]}x{self.stem[3]} stem, {len(self.stages)} stages)"
-
-    @property
-    def depth(self) -> int:
-        return sum(self.stages) * self.convs + 2
 
 
 class ResNet(nn.Module):
@@ -129,7 +122,8 @@ def candidates(outline: Outline) -> Iterator[Candidate]:
     """One for every stem and every shortcut that the tensors leave open, the commonest first."""
     plan = _plan(outline)
     variants = list(_variants(plan))
-    side = max(1, math.isqrt(outline[f"{plan.head}.weight"][1] // plan.last))  # 2 where a window of 4 left 2x2
+    last = plan.shapes(f"layer{len(plan.stages)}.0")[-1][0]
+    side = max(1, math.isqrt(outline[f"{plan.head}.weight"][1] // last))  # 2 where a window of 4 left 2x2
     for build, variant, size in variants:
         yield Candidate(
             name=plan.name,

@@ -42,11 +42,6 @@ class Graph:
     notes: tuple[str, ...] = field(default=())
 
 
-def read(path: Path) -> Graph:
-    """Parse, follow the first output back to the image, and read every tensor on the way."""
-    return graph_of(parse(path), path)
-
-
 def graph_of(model: Any, path: Path) -> Graph:
     """What of a parsed file leads from the image to the first output; its tensors may lie in files beside `path`."""
     graph = model.graph
@@ -120,10 +115,8 @@ def _dims(value: Any, path: Path) -> tuple[int | None, ...]:
 
     kind = value.type.tensor_type
     if kind.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
-        raise Problem(
-            f"the input `{value.name}` of `{path}` does not take floating-point images",
-            hint="export the net without the conversion from bytes",
-        )
+        message = f"the input `{value.name}` of `{path}` does not take floating-point images"
+        raise Problem(message, hint="export the net without the conversion from bytes")
     dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
     if dims and len(dims) != 4:
         raise Problem(f"the input `{value.name}` of `{path}` has {len(dims)} dimensions, images have 4")
@@ -160,10 +153,8 @@ class _TensorReader:
         if not place or Path(place).is_absolute() or ".." in Path(place).parts or any(_links(path, self.folder)):
             raise Problem(f"the tensor `{tensor.name}` asks for a file outside the model's folder: `{place}`")
         if not path.is_file():
-            raise Problem(
-                f"the file `{place}` with the tensor `{tensor.name}` is missing",
-                hint="ONNX keeps large tensors in files of their own",
-            )
+            message = f"the file `{place}` with the tensor `{tensor.name}` is missing"
+            raise Problem(message, hint="ONNX keeps large tensors in files of their own")
         try:
             start, length = int(location.get("offset", 0)), int(location.get("length", path.stat().st_size))
         except ValueError as error:

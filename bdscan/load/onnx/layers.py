@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.load.onnx.graph import Node
+from bdscan.load.onnx.operators import bounds
 from bdscan.load.onnx.padding import int_list, padding
 
 Constants = Sequence[Tensor | None]  # one for each input of the node; None: only known when the net runs
@@ -114,12 +115,7 @@ def average_pool(node: Node, _: Constants) -> nn.Module | None:
 
 def clip(node: Node, constants: Constants) -> nn.Module | None:
     """Only the one that torch has a name for; the general case is an operator."""
-    low, high = _optional(constants, 1), _optional(constants, 2)
-    bounds = (
-        low.item() if low is not None else node.attributes.get("min"),
-        high.item() if high is not None else node.attributes.get("max"),
-    )
-    return nn.ReLU6() if bounds == (0, 6) else None
+    return nn.ReLU6() if bounds(node.attributes, *constants[1:3]) == [0, 6] else None
 
 
 def flatten(node: Node, _: Constants) -> nn.Module | None:

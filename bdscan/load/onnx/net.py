@@ -113,10 +113,8 @@ def build(graph: Graph, note: str) -> RebuiltNet:
             builder.add(node)
         unknown = sorted(builder.unknown)
     if unknown:
-        raise Problem(
-            f"the ONNX graph uses operators that cannot be rebuilt: {', '.join(f'`{op}`' for op in unknown)}",
-            hint="give the PyTorch checkpoint the ONNX file was exported from",
-        )
+        message = f"the ONNX graph uses operators that cannot be rebuilt: {', '.join(f'`{op}`' for op in unknown)}"
+        raise Problem(message, hint="give the PyTorch checkpoint the ONNX file was exported from")
     builder.net.close()
     return builder.net
 

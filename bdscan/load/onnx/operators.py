@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import reduce
+from itertools import zip_longest
 
 import torch
 from torch import Tensor
@@ -17,12 +19,14 @@ _FLOATS = (1, 10, 11, 16)  # TensorProto.FLOAT, FLOAT16, DOUBLE, BFLOAT16: all a
 _CASTS = {9: torch.bool, 2: torch.uint8, 3: torch.int8, 5: torch.int16, 6: torch.int32, 7: torch.int64}
 
 
-def _pair(function: Callable[[Tensor, Tensor], Tensor]) -> Function:
-    def both(_: Attributes, a: Tensor, b: Tensor) -> Tensor:
-        device = a.device if a.numel() >= b.numel() else b.device
-        return function(a.to(device), b.to(device))
+def _together(function: Callable[..., Tensor]) -> Function:
+    """On the device of the largest."""
 
-    return both
+    def on_one_device(_: Attributes, *values: Tensor) -> Tensor:
+        device = max(values, key=Tensor.numel).device
+        return function(*(value.to(device) for value in values))
+
+    return on_one_device
 
 
 def _each(function: Callable[[Tensor], Tensor]) -> Function:
@@ -34,18 +38,8 @@ def _divide(a: Tensor, b: Tensor) -> Tensor:
     return torch.div(a, b, rounding_mode="trunc" if whole else None)
 
 
-def _power(a: Tensor, b: Tensor) -> Tensor:
-    return torch.pow(a, b).to(a.dtype)
-
-
 def _fold(function: Callable[[Tensor, Tensor], Tensor]) -> Function:
-    def over(_: Attributes, *values: Tensor) -> Tensor:
-        total = values[0]
-        for value in values[1:]:
-            total = function(total, value)
-        return total
-
-    return over
+    return lambda _, *values: reduce(function, values)
 
 
 def _reduced(function: Callable[[Tensor, list[int], bool], Tensor]) -> Function:
@@ -65,23 +59,19 @@ def softmax(a: Attributes, x: Tensor) -> Tensor:
     return x.flatten(axis).softmax(-1).reshape(x.shape)
 
 
-def log_softmax(a: Attributes, x: Tensor) -> Tensor:
-    return softmax(a, x).log()
+def bounds(a: Attributes, *inputs: Tensor | None) -> list[float | None]:
+    """The lower and the upper one of a clip; None: there is none."""
+    pairs = zip_longest(("min", "max"), inputs)
+    return [value.item() if value is not None else a.get(name) for name, value in pairs]
 
 
-def clip(a: Attributes, x: Tensor, low: Tensor | None = None, high: Tensor | None = None) -> Tensor:
-    bottom = low.item() if low is not None else a.get("min")
-    top = high.item() if high is not None else a.get("max")
-    return x.clamp(bottom, top) if bottom is not None or top is not None else x
+def clip(a: Attributes, x: Tensor, *inputs: Tensor | None) -> Tensor:
+    low, high = bounds(a, *inputs)
+    return x if low is None and high is None else x.clamp(low, high)
 
 
 def cast(a: Attributes, x: Tensor, *_: Tensor) -> Tensor:
     return x.float() if a["to"] in _FLOATS else x.to(_CASTS[a["to"]])
-
-
-def where(_: Attributes, condition: Tensor, a: Tensor, b: Tensor) -> Tensor:
-    device = max((condition, a, b), key=Tensor.numel).device
-    return torch.where(condition.to(device), a.to(device), b.to(device))
 
 
 def _constant(a: Attributes) -> Tensor:
@@ -91,15 +81,10 @@ def _constant(a: Attributes) -> Tensor:
     return torch.tensor(a[name], dtype=torch.float32 if "float" in name else torch.int64)
 
 
-def _hard_sigmoid(a: Attributes, x: Tensor) -> Tensor:
-    alpha, beta = float(a.get("alpha", 0.2)), float(a.get("beta", 0.5))
-    return (alpha * x + beta).clamp(0, 1)
-
-
 OPERATORS: Mapping[str, Function] = {
     "Abs": _each(torch.abs),
-    "Add": _pair(torch.add),
-    "And": _pair(torch.logical_and),
+    "Add": _together(torch.add),
+    "And": _together(torch.logical_and),
     "Cast": cast,
     "CastLike": lambda _, x, like: x.to(like.dtype),
     "Ceil": _each(torch.ceil),
@@ -107,30 +92,30 @@ OPERATORS: Mapping[str, Function] = {
     "Concat": shapes.concat,
     "Constant": _constant,
     "ConstantOfShape": shapes.constant_of_shape,
-    "Div": _pair(_divide),
-    "Equal": _pair(torch.eq),
+    "Div": _together(_divide),
+    "Equal": _together(torch.eq),
     "Erf": _each(torch.erf),
     "Exp": _each(torch.exp),
     "Expand": shapes.expand,
     "Flatten": shapes.flatten,
     "Floor": _each(torch.floor),
     "Gather": shapes.gather,
-    "Greater": _pair(torch.gt),
-    "HardSigmoid": _hard_sigmoid,
+    "Greater": _together(torch.gt),
+    "HardSigmoid": lambda a, x: (a.get("alpha", 0.2) * x + a.get("beta", 0.5)).clamp(0, 1),
     "Identity": _each(lambda x: x),
-    "Less": _pair(torch.lt),
+    "Less": _together(torch.lt),
     "Log": _each(torch.log),
-    "LogSoftmax": log_softmax,
-    "MatMul": _pair(torch.matmul),
+    "LogSoftmax": lambda a, x: softmax(a, x).log(),
+    "MatMul": _together(torch.matmul),
     "Max": _fold(torch.maximum),
     "Min": _fold(torch.minimum),
     "Mod": lambda a, x, y: torch.fmod(x, y) if a.get("fmod") else torch.remainder(x, y),
-    "Mul": _pair(torch.mul),
+    "Mul": _together(torch.mul),
     "Neg": _each(torch.neg),
     "Not": _each(torch.logical_not),
-    "PRelu": _pair(lambda x, slope: torch.where(x < 0, x * slope, x)),
+    "PRelu": _together(lambda x, slope: torch.where(x < 0, x * slope, x)),
     "Pad": shapes.pad,
-    "Pow": _pair(_power),
+    "Pow": _together(lambda a, b: torch.pow(a, b).to(a.dtype)),
     "Range": shapes.range_,
     "Reciprocal": _each(torch.reciprocal),
     "ReduceL2": _reduced(lambda x, axes, keep: torch.linalg.vector_norm(x, dim=axes, keepdim=keep)),
@@ -144,10 +129,10 @@ OPERATORS: Mapping[str, Function] = {
     "Split": shapes.split,
     "Sqrt": _each(torch.sqrt),
     "Squeeze": shapes.squeeze,
-    "Sub": _pair(torch.sub),
+    "Sub": _together(torch.sub),
     "Sum": _fold(torch.add),
     "Tile": shapes.tile,
     "Transpose": shapes.transpose,
     "Unsqueeze": shapes.unsqueeze,
-    "Where": where,
+    "Where": _together(torch.where),
 }

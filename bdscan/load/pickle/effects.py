@@ -34,22 +34,22 @@ def follow_all(data: bytes | mmap, start: int = 0, end: int | None = None, steps
 
 def dangers(trace: PickleTrace, where: str, depth: int = 0) -> Iterator[Danger]:
     """What should worry the user of this pickle, gravest first."""
-    first_calls = _first_calls(trace)
+    first_calls = {call.maker: call for call in reversed(trace.calls) if isinstance(call.maker, GlobalName)}
     by_trust: dict[Trust, list[GlobalName]] = defaultdict(list)
     for global_name in trace.names:
         by_trust[_trust_in_use(global_name, trace)].append(global_name)
     for global_name in by_trust[Trust.DANGEROUS][:_MAX_LISTED]:
         if global_name.module != "?":  # a suspicious opcode, reported as such
             message, place = _consequence(global_name, first_calls), f"{where}, byte {trace.names[global_name]}"
-            yield Danger(level=Level.BACKDOOR, message=message, where=place)
+            yield Danger(Level.BACKDOOR, message, place)
     yield from _evasions(trace, where)
     yield from _persistent_id_dangers(trace, where)
     if by_trust[Trust.UNKNOWN]:
         message = f"loading it would import code that nobody vouches for: {_listed(by_trust[Trust.UNKNOWN])}"
-        yield Danger(level=Level.SUSPECT, message=message, where=where)
+        yield Danger(Level.SUSPECT, message, where)
     if by_trust[Trust.HARMLESS]:
         message = f"it holds more than tensors, known and harmless: {_listed(by_trust[Trust.HARMLESS])}"
-        yield Danger(level=Level.NOTE, message=message, where=where)
+        yield Danger(Level.NOTE, message, where)
     yield from _nested_dangers(trace, f"{where}, a pickle inside it", depth + 1)
 
 
@@ -57,8 +57,7 @@ def _nested_dangers(trace: PickleTrace, where: str, depth: int) -> Iterator[Dang
     steps = MAX_STEPS
     for data in _nested_pickles(trace):
         if depth > _MAX_DEPTH or steps <= 0:
-            message = "it packs more pickles into pickles than can be followed"
-            yield Danger(level=Level.SUSPECT, message=message, where=where)
+            yield Danger(Level.SUSPECT, "it packs more pickles into pickles than can be followed", where)
             return
         for inner in follow_all(data, steps=steps):
             steps -= inner.steps
@@ -89,10 +88,8 @@ def _is_harmless_getattr(call: CallRecord) -> bool:
 
 def _packed_bytes(call: CallRecord) -> bytes | None:
     """The one argument, where it is bytes that stand in the file."""
-    arguments = call.arguments
-    if isinstance(arguments, tuple) and len(arguments) == 1 and isinstance(arguments[0], bytes):
-        return arguments[0]
-    return None
+    alone = isinstance(call.arguments, tuple) and len(call.arguments) == 1
+    return call.first if alone and isinstance(call.first, bytes) else None
 
 
 def _nested_pickles(trace: PickleTrace) -> Iterable[bytes]:
@@ -101,42 +98,30 @@ def _nested_pickles(trace: PickleTrace) -> Iterable[bytes]:
     return {id(data): data for data in packed if data}.values()
 
 
-def _first_calls(trace: PickleTrace) -> dict[GlobalName, CallRecord]:
-    first_calls: dict[GlobalName, CallRecord] = {}
-    for call in trace.calls:
-        if isinstance(call.maker, GlobalName):
-            first_calls.setdefault(call.maker, call)
-    return first_calls
-
-
 def _consequence(global_name: GlobalName, first_calls: dict[GlobalName, CallRecord]) -> str:
     if global_name not in first_calls:
         return f"loading it would import {quoted(global_name)}, which no model needs"
-    arguments = first_calls[global_name].arguments
-    first = arguments[0] if isinstance(arguments, tuple) and arguments else None
+    first = first_calls[global_name].first
     given = f" with {quoted(first)}" if isinstance(first, str | bytes) else ""
     return f"loading it would call {quoted(global_name)}{given}"
 
 
 def _evasions(trace: PickleTrace, where: str) -> Iterator[Danger]:
     for message, offset in trace.suspicious_opcodes.items():
-        yield Danger(level=Level.BACKDOOR, message=message, where=f"{where}, byte {offset}")
+        yield Danger(Level.BACKDOOR, message, f"{where}, byte {offset}")
     if any(isinstance(call.maker, CallRecord) for call in trace.calls):
-        message = "it calls what an earlier call of its own returns"
-        yield Danger(level=Level.BACKDOOR, message=message, where=where)
+        yield Danger(Level.BACKDOOR, "it calls what an earlier call of its own returns", where)
     for target in {target for target in trace.foreign_targets if isinstance(target, GlobalName)}:
         message = f"loading it would change {quoted(target)} itself, not an object of its own"
-        yield Danger(level=Level.BACKDOOR, message=message, where=where)
+        yield Danger(Level.BACKDOOR, message, where)
 
 
 def _persistent_id_dangers(trace: PickleTrace, where: str) -> Iterator[Danger]:
     kinds = [pid.pid[0] if isinstance(pid.pid, tuple) and pid.pid else None for pid in trace.persistent_ids]
     if "module" in kinds:
-        message = "it carries the source code of its classes, as PyTorch before 1.0 saved it"
-        yield Danger(level=Level.NOTE, message=message, where=where)
+        yield Danger(Level.NOTE, "it carries the source code of its classes, as PyTorch before 1.0 saved it", where)
     if any(kind not in ("storage", "module") for kind in kinds):
-        message = "it refers to persistent objects that are no tensor storages"
-        yield Danger(level=Level.SUSPECT, message=message, where=where)
+        yield Danger(Level.SUSPECT, "it refers to persistent objects that are no tensor storages", where)
 
 
 def _listed(names: Iterable[GlobalName]) -> str:

@@ -45,6 +45,10 @@ class Interpreter:
         self.position = stop + 1
         return text
 
+    def sized(self, form: str) -> bytes:
+        """What follows its own length."""
+        return self.take(self.number(form))
+
     def number(self, form: str) -> int:
         value: int = struct.unpack(form, self.take(struct.calcsize(form)))[0]
         return value
@@ -74,17 +78,15 @@ class Interpreter:
         self.push(global_name)
 
     def global_(self) -> None:
-        module = self.line().decode()
-        self.name(module, self.line().decode())
+        self.name(self.line().decode(), self.line().decode())
 
     def stack_global(self) -> None:
         name, module = self.stack.pop(), self.stack.pop()
         self.name(module, name)
 
     def extension(self, form: str) -> None:
-        self.note_suspicious(
-            f"it uses extension code {self.number(form)}, which stands for whatever the reader registered"
-        )
+        code = self.number(form)
+        self.note_suspicious(f"it uses extension code {code}, which stands for whatever the reader registered")
         self.push(GlobalName("?", "extension"))
 
     def note_suspicious(self, what: str) -> None:
@@ -93,8 +95,8 @@ class Interpreter:
 
     # -- objects ----------------------------------------------------------
 
-    def make(self, maker: object, arguments: object, keywords: object = None) -> None:
-        call = CallRecord(maker, arguments, keywords)
+    def make(self, maker: object, arguments: object) -> None:
+        call = CallRecord(maker, arguments)
         self.trace.calls.append(call)
         self.push(call)
 
@@ -103,8 +105,8 @@ class Interpreter:
         self.make(self.stack.pop(), arguments)
 
     def newobj_ex(self) -> None:
-        keywords, arguments = self.stack.pop(), self.stack.pop()
-        self.make(self.stack.pop(), arguments, keywords)
+        self.stack.pop()  # keyword arguments
+        self.reduce()
 
     def inst(self) -> None:
         self.global_()
@@ -133,20 +135,13 @@ class Interpreter:
         self.marks.append(self.stack)
         self.stack = []
 
-    def append(self) -> None:
-        value = self.stack.pop()
-        self.extend([value])
-
     def extend(self, values: list[object]) -> None:
         target = self.stack[-1]
         if isinstance(target, list):
             target.extend(values)
         elif isinstance(target, set):
-            target.update(_key(value) for value in values)
-        elif isinstance(target, CallRecord):
-            for value in values:
-                target.add(value)
-        else:
+            target.update(map(_key, values))
+        elif not isinstance(target, CallRecord):
             self.trace.foreign_targets.append(target)
 
     def setitem(self) -> None:
@@ -169,8 +164,7 @@ class Interpreter:
         self.update(flat)
 
     def frozen(self) -> None:
-        values = frozenset(_key(value) for value in self.since_mark())
-        self.push(values)
+        self.push(frozenset(map(_key, self.since_mark())))
 
     def tuple_(self, count: int) -> None:
         values = tuple(self.stack[-count:])
@@ -205,26 +199,10 @@ class Interpreter:
             warnings.simplefilter("ignore")  # an odd escape in the file is nothing to tell a user
             self.push(escape_decode(text[1:-1])[0].decode("utf-8", "replace"))
 
-    def text(self, form: str) -> None:
-        self.push(self.take(self.number(form)).decode("utf-8", "surrogatepass"))
-
-    def old_text(self, form: str) -> None:
-        """Python 2 strings are text here, as `torch.load` reads them."""
-        self.push(self.take(self.number(form)).decode("utf-8", "replace"))
-
-    def raw(self, form: str) -> None:
-        self.push(self.take(self.number(form)))
-
-    def long(self, form: str) -> None:
-        self.push(int.from_bytes(self.take(self.number(form)), "little", signed=True))
-
 
 def _key(value: object) -> object:
     """A dict key whose hash the file cannot make expensive: nested tuples and huge integers count by identity."""
     if isinstance(value, int) and not -(1 << 60) < value < 1 << 60:
         return PersistentId(value)
-    if isinstance(value, _SIMPLE):
-        return value
-    if isinstance(value, tuple) and len(value) < 10 and all(isinstance(part, str | bytes | None) for part in value):
-        return value
-    return PersistentId(value)
+    flat = isinstance(value, tuple) and len(value) < 10 and all(isinstance(part, str | bytes | None) for part in value)
+    return value if flat or isinstance(value, _SIMPLE) else PersistentId(value)

@@ -6,22 +6,20 @@ import struct
 from dataclasses import dataclass, field
 from mmap import mmap
 
-from bdscan.load.pickle import storage
-from bdscan.load.pickle.effects import follow_all
 from bdscan.load.pickle.opcodes import MAX_STEPS, follow_one
-from bdscan.load.pickle.records import PersistentId, PickleTrace
+from bdscan.load.pickle.records import PersistentId, PickleTrace, storage_address
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _PREFIX = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
 _PICKLES = 5  # magic number, protocol version, system, object, storage keys
 
 
-@dataclass(frozen=True)
+@dataclass
 class LegacyFile:
     """The pickles, and where each storage lies."""
 
-    traces: tuple[PickleTrace, ...]
-    end: int  # where the file ought to end
+    traces: list[PickleTrace] = field(default_factory=list)
+    end: int = 0  # where the file ought to end
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)  # key -> first byte, byte after the last
     problem: str = ""  # why the storages cannot be located
 
@@ -39,50 +37,42 @@ def is_legacy(head: bytes) -> bool:
 
 def split(data: bytes | mmap) -> LegacyFile:
     """Follows the five pickles and locates the storages; damage is told, not raised."""
-    traces: list[PickleTrace] = []
-    position, steps = 0, MAX_STEPS
-    for _ in range(_PICKLES):
-        trace = follow_one(data, position, len(data), steps)
-        traces.append(trace)
+    file = LegacyFile()
+    file.problem = _follow(file, data) or _locate(file, data)
+    return file
+
+
+def _follow(file: LegacyFile, data: bytes | mmap) -> str:
+    steps = MAX_STEPS
+    for number in range(1, _PICKLES + 1):
+        trace = follow_one(data, file.end, len(data), steps)
+        file.traces.append(trace)
+        file.end = trace.end
         steps -= trace.steps
-        position = trace.end
         if trace.broken:
-            return LegacyFile(
-                tuple(traces), position, problem=f"its pickle number {len(traces)} breaks off: {trace.broken}"
-            )
-    system = traces[2].value
-    if isinstance(system, dict) and system.get("little_endian") is False:
-        return LegacyFile(tuple(traces), position, problem="it was written on a big-endian machine")
-    return _located(data, tuple(traces), position)
+            return f"its pickle number {number} breaks off: {trace.broken}"
+    system = file.traces[2].value
+    big_endian = isinstance(system, dict) and system.get("little_endian") is False
+    return "it was written on a big-endian machine" if big_endian else ""
 
 
-def _located(data: bytes | mmap, traces: tuple[PickleTrace, ...], position: int) -> LegacyFile:
-    sizes = _sizes(traces[3].persistent_ids)
-    keys = traces[4].value
-    spans: dict[str, tuple[int, int]] = {}
+def _locate(file: LegacyFile, data: bytes | mmap) -> str:
+    sizes, keys = _sizes(file.traces[3].persistent_ids), file.traces[4].value
     for key in keys if isinstance(keys, list) else ():
         if not isinstance(key, str) or key not in sizes:
-            return LegacyFile(traces, position, spans, "its list of storages does not fit its tensors")
-        if position + 8 > len(data):
-            return LegacyFile(traces, position, spans, "it ends before its last tensor: it is truncated")
-        count = struct.unpack("<q", data[position : position + 8])[0]
-        stop = position + 8 + count * sizes[key]
+            return "its list of storages does not fit its tensors"
+        start = file.end + 8
+        if start > len(data):
+            return "it ends before its last tensor: it is truncated"
+        count = struct.unpack("<q", data[file.end : start])[0]
+        stop = start + count * sizes[key]
         if count < 0 or stop > len(data):
-            return LegacyFile(
-                traces, position, spans, f"it ends before its last tensor: storage `{key[:40]}` declares {count} values"
-            )
-        spans[key] = (position + 8, stop)
-        position = stop
-    return LegacyFile(traces, position, spans)
+            return f"it ends before its last tensor: storage `{key[:40]}` declares {count} values"
+        file.spans[key], file.end = (start, stop), stop
+    return ""
 
 
 def _sizes(persistent_ids: list[PersistentId]) -> dict[str, int]:
     """Bytes per value of each storage, by key; where two tensors disagree the first counts, as it does for torch."""
-    return {
-        address.key: address.width for address in map(storage.parse, reversed(persistent_ids)) if address is not None
-    }
-
-
-def trailing_pickles(data: bytes | mmap, end: int) -> list[PickleTrace]:
-    """The pickles among what follows the last storage, if any stand there."""
-    return [trace for trace in follow_all(data, end) if not trace.broken or trace.names]
+    addresses = map(storage_address, reversed(persistent_ids))
+    return {address.key: address.width for address in addresses if address is not None}

@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 
 from bdscan.facts.problem import Problem
-from bdscan.load.pickle import legacy, storage
+from bdscan.load.pickle import legacy
 from bdscan.load.pickle.effects import quoted
-from bdscan.load.pickle.records import CallRecord, GlobalName, PersistentId
+from bdscan.load.pickle.records import CallRecord, GlobalName, PersistentId, StorageAddress, storage_address
 
 ByteRange = tuple[mmap | bytearray, int, int]  # a buffer, the first byte and the one after the last
+Locate = Callable[[str], ByteRange | None]  # where the storage of that key lies
 _MAX_USES = 8  # how often, on average, each byte of a file may be used: tied weights and EMA copies stay far below
 _SLACK = 1 << 20
 _REFUSED = {
@@ -48,7 +49,7 @@ def torch_dtype(name: str) -> torch.dtype:
 class TensorRebuilder:
     """Turns the inert records of tensor-rebuilding calls into tensors; everything else is left as it is."""
 
-    def __init__(self, locate: Callable[[str], ByteRange | None], size: int) -> None:
+    def __init__(self, locate: Locate, size: int) -> None:
         self._locate = locate
         self._flat_tensors: dict[tuple[str, torch.dtype], Tensor] = {}
         self._tensors: dict[int, tuple[Tensor | None, object]] = {}  # the record is kept, so that its id stays its own
@@ -63,19 +64,17 @@ class TensorRebuilder:
 
     def _tensor(self, value: object) -> Tensor | None:
         for _ in range(4):  # a parameter around a tensor subclass around a tensor
-            if (
-                not isinstance(value, CallRecord)
-                or not isinstance(value.maker, GlobalName)
-                or not isinstance(value.arguments, tuple)
+            if not isinstance(value, CallRecord) or not isinstance(value.maker, GlobalName):
+                return None
+            name, arguments = value.maker.name, value.arguments
+            if not isinstance(arguments, tuple) or value.maker.module not in (
+                "torch._utils",
+                "torch._tensor",
+                "torch.nn.parameter",
             ):
                 return None
-            module, name, arguments = value.maker.module, value.maker.name, value.arguments
-            if module not in ("torch._utils", "torch._tensor", "torch.nn.parameter"):
-                return None
             if name in _REFUSED:
-                raise Problem(
-                    f"it holds a tensor that is {_REFUSED[name]}", hint="save the net with plain float tensors"
-                )
+                raise _refused(_REFUSED[name])
             if name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_tensor_v3"):
                 return self._view(name, arguments)
             if name == "_rebuild_from_type_v2" and len(arguments) > 2 and isinstance(arguments[0], GlobalName):
@@ -114,34 +113,30 @@ class TensorRebuilder:
         locate = self._locate
         if isinstance(stored, CallRecord):
             stored, locate = self._embedded_storage(stored)
-        address = storage.parse(stored) if isinstance(stored, PersistentId) else None
+        address = storage_address(stored) if isinstance(stored, PersistentId) else None
         if address is None:
             raise Problem("it describes a tensor whose values lie nowhere")
         if address.dtype.startswith(("qint", "quint")):
-            raise Problem("it holds a tensor that is quantised", hint="save the net with plain float tensors")
+            raise _refused("quantised")
         kind = kind or torch_dtype(address.dtype)
         loaded = self._flat_tensors.get((address.key, kind)) if locate is self._locate else None
         return self._load(address, kind, locate) if loaded is None else loaded
 
-    def _load(
-        self, address: storage.StorageAddress, kind: torch.dtype, locate: Callable[[str], ByteRange | None]
-    ) -> Tensor:
+    def _load(self, address: StorageAddress, kind: torch.dtype, locate: Locate) -> Tensor:
         source = locate(address.key)
         if source is None:
             raise Problem(f"the values of tensor storage {quoted(address.key)} are missing")
-        if address.count * address.width > source[2] - source[1]:
-            size = source[2] - source[1]
-            raise Problem(
-                f"it declares a tensor storage of {address.count * address.width:,} bytes where the file holds {size:,}"
-            )
+        size, needed = source[2] - source[1], address.count * address.width
+        if needed > size:
+            raise Problem(f"it declares a tensor storage of {needed:,} bytes where the file holds {size:,}")
         values = flat_tensor(source, kind)
         if locate is self._locate:
             self._flat_tensors[address.key, kind] = values
         return values
 
-    def _embedded_storage(self, call: CallRecord) -> tuple[object, Callable[[str], ByteRange | None]]:
+    def _embedded_storage(self, call: CallRecord) -> tuple[object, Locate]:
         """A storage that `pickle.dump` packed as a whole torch file of its own."""
-        packed = call.arguments[0] if isinstance(call.arguments, tuple) and call.arguments else None
+        packed = call.first
         loader = str(call.maker) == "torch.storage._load_from_bytes"
         if not loader or not isinstance(packed, bytes) or not legacy.is_legacy(packed[:64]):
             raise Problem("it describes a tensor whose values lie nowhere")
@@ -158,10 +153,13 @@ class TensorRebuilder:
         return parts.main.value, locate
 
 
+def _refused(kind: str) -> Problem:
+    return Problem(f"it holds a tensor that is {kind}", hint="save the net with plain float tensors")
+
+
 def dimensions(value: object) -> tuple[int, ...]:
     """A shape or stride: a tuple, a list or a torch.Size of small whole numbers."""
-    if isinstance(value, CallRecord) and isinstance(value.arguments, tuple) and value.arguments:
-        value = value.arguments[0]
+    value = value.first if isinstance(value, CallRecord) else value
     if not isinstance(value, tuple | list) or not all(type(n) is int and 0 <= n < 1 << 48 for n in value):
         raise Problem("it describes a tensor with an impossible shape")
     return tuple(value)

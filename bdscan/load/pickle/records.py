@@ -4,6 +4,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+DTYPES = {  # storage class -> torch dtype, bytes a value
+    "Double": ("float64", 8),
+    "Float": ("float32", 4),
+    "Half": ("float16", 2),
+    "BFloat16": ("bfloat16", 2),
+    "Long": ("int64", 8),
+    "Int": ("int32", 4),
+    "Short": ("int16", 2),
+    "Char": ("int8", 1),
+    "Byte": ("uint8", 1),
+    "Bool": ("bool", 1),
+    "ComplexDouble": ("complex128", 16),
+    "ComplexFloat": ("complex64", 8),
+    "Untyped": ("uint8", 1),
+    "QInt8": ("qint8", 1),
+    "QUInt8": ("quint8", 1),
+    "QInt32": ("qint32", 4),
+}
+
 
 @dataclass(frozen=True, slots=True)
 class GlobalName:
@@ -16,18 +35,19 @@ class GlobalName:
         return f"{self.module}.{self.name}"
 
 
+@dataclass(slots=True, eq=False, repr=False)  # a file could make its text endless
 class CallRecord:
     """An object as the pickle describes it: who would make it, from what, and what is put into it afterwards."""
 
-    __slots__ = ("arguments", "keywords", "maker", "members", "pairs", "state")
+    maker: object
+    arguments: object
+    state: object = None
+    pairs: dict[object, object] | None = None
 
-    def __init__(self, maker: object, arguments: object, keywords: object = None) -> None:
-        self.maker = maker
-        self.arguments = arguments
-        self.keywords = keywords
-        self.state: object = None
-        self.pairs: dict[object, object] | None = None
-        self.members: list[object] | None = None
+    @property
+    def first(self) -> object:
+        """The first argument; None where there is none."""
+        return self.arguments[0] if isinstance(self.arguments, tuple) and self.arguments else None
 
     def build(self, state: object) -> None:
         """BUILD: a second state adds to the first, as `__dict__.update` would."""
@@ -40,11 +60,6 @@ class CallRecord:
         if self.pairs is None:
             self.pairs = {}
         self.pairs[key] = value
-
-    def add(self, value: object) -> None:
-        if self.members is None:
-            self.members = []
-        self.members.append(value)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -79,22 +94,44 @@ def mapping(value: object) -> dict[object, object] | None:
     if value.pairs is not None:
         return value.pairs
     if str(value.maker) == "collections.OrderedDict":
-        return _listed(value.arguments)
+        return _listed(value.first)
     return value.state if isinstance(value.state, dict) else None
 
 
 def members(value: object) -> set[object]:
     """The text in a set, or in the call that old protocols write for one."""
-    if isinstance(value, CallRecord) and isinstance(value.arguments, tuple) and value.arguments:
-        value = value.arguments[0]
+    value = value.first if isinstance(value, CallRecord) else value
     return {part for part in value if isinstance(part, str)} if isinstance(value, set | list) else set()
 
 
-def _listed(arguments: object) -> dict[object, object]:
+def _listed(rows: object) -> dict[object, object]:
     """OrderedDict([[key, value], ...]), as Python 2 wrote it."""
-    rows = arguments[0] if isinstance(arguments, tuple) and arguments else ()
     if not isinstance(rows, list | tuple):
         return {}
     return {
         row[0]: row[1] for row in rows if isinstance(row, list | tuple) and len(row) == 2 and isinstance(row[0], str)
     }
+
+
+@dataclass(frozen=True, slots=True)
+class StorageAddress:
+    """Where the values are to be found, and of what kind they are said to be."""
+
+    key: str
+    dtype: str
+    width: int  # bytes a value
+    count: int  # values it is said to hold
+
+
+def storage_address(stored: PersistentId) -> StorageAddress | None:
+    """('storage', torch.FloatStorage, key, device, count); None where it is nothing of the kind."""
+    pid = stored.pid
+    if not isinstance(pid, tuple) or len(pid) < 5 or pid[0] != "storage":
+        return None
+    if len(pid) > 5 and pid[5] is not None:
+        return None  # a view of another storage, as PyTorch before 0.4 wrote it
+    kind, key, count = pid[1], pid[2], pid[4]
+    if not isinstance(kind, GlobalName) or not isinstance(count, int) or count < 0:
+        return None
+    dtype, width = DTYPES.get(kind.name.removesuffix("Storage"), ("", 0))
+    return StorageAddress(str(key), dtype, width, count) if dtype and isinstance(key, str | int) else None

@@ -4,28 +4,38 @@ from __future__ import annotations
 
 import glob
 import os
+import stat
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bdscan.facts.problem import Problem
-from bdscan.load.source import fetch, remote
-from bdscan.load.source.addresses import Address, parse
-from bdscan.load.source.recognise import MODEL_SUFFIXES
-from bdscan.load.source.search import ModelSearch
+from bdscan.load.archive.formats import LFS
+from bdscan.load.source import addresses, remote
+from bdscan.load.source.folders import INDEX_FILES, WEIGHT_FILES, resolve
 
 _MAX_KINDS = 8  # of skipped files that are listed by name
+_VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})  # thousands of files of its own
+# Nobody gives these names to anything else: such a file is told of even where it cannot be read.
+MODEL_SUFFIXES = frozenset(
+    {".pt", ".pth", ".pt2", ".th", ".ckpt", ".ptl", ".jit", ".torchscript", ".safetensors", ".onnx"}
+)
+# These may be anything, so the first bytes are asked; a number comes from names like `epoch.10`.
+_UNCLEAR_SUFFIXES = frozenset({"", ".bin", ".tar", ".pkl", ".pickle", ".joblib", ".model", ".weights", ".zip", ".dat"})
+_HEAD = 512  # bytes
+# What stands first in the zip files that torch has written over the years.
+_FIRST_MEMBERS = frozenset({"data.pkl", "version", "byteorder", "archive_format", ".format_version", "constants.pkl"})
 
 
-@dataclass(frozen=True)
 class Gathered:
-    """The models in the order they were named, those of a folder sorted."""
+    """The models in the order they were named, those of a folder sorted; each once."""
 
-    models: list[str]
-    problems: list[tuple[str, Problem]]  # what was named and gives no model
-    skipped: Counter[str]  # suffix -> files that are no models
-    listed: bool  # a folder or a pattern was named: how many models there are was not said
+    def __init__(self) -> None:
+        self.models: list[str] = []
+        self.problems: list[tuple[str, Problem]] = []  # what was named and gives no model
+        self.skipped: Counter[str] = Counter()  # suffix -> files that are no models
+        self.listed = False  # a folder or a pattern was named: how many models there are was not said
+        self._files: set[tuple[int, int]] = set()  # device and number: a link to what was found is not a second model
 
     @property
     def left_out(self) -> str:
@@ -39,51 +49,141 @@ class Gathered:
         what = "1 file that is no model" if count == 1 else f"{count} files that are no models"
         return f"skipped {what} ({', '.join(listed)})"
 
+    def on_disk(self, name: str) -> list[Path]:
+        """`~` stands for the home also where no shell has seen it."""
+        try:
+            path = Path(name).expanduser()
+        except RuntimeError:  # of a user who does not exist: then it is a file's name
+            path = Path(name)
+        if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it never raises
+            return self.folder(path)
+        return self._pattern(str(path)) if glob.has_magic(name) and not os.path.lexists(path) else [path]
+
+    def elsewhere(self, address: addresses.Address) -> list[str]:
+        """The address if it can be fetched; what matches a pattern is chosen by its name, for nothing is fetched."""
+        addresses.check(address)
+        if "*" not in address.text:
+            return [address.text]
+        self.listed = True
+        try:
+            matches = remote.matches(address)
+        except Problem as problem:
+            self.problems.append((address.shown, problem))
+            return []
+        models = [name for name in matches if self._counted(Path(name), Path(name).suffix.lower() in MODEL_SUFFIXES)]
+        if not models:
+            hint = "name a file, or a model's own folder"
+            self.problems.append((address.shown, Problem(f"no model matches `{address.shown}`", hint=hint)))
+        return models
+
+    def folder(self, folder: Path) -> list[Path]:
+        """A model folder is one model; any other is searched."""
+        self.listed |= not _is_model_folder(folder)
+        problems_before = len(self.problems)
+        paths = list(self._below(folder))
+        if not paths and len(self.problems) == problems_before:
+            hint = "name the model file itself"
+            self.problems.append((str(folder), Problem(f"the folder `{folder}` holds no model", hint=hint)))
+        return self._new(paths)
+
+    def _pattern(self, pattern: str) -> list[Path]:
+        self.listed = True
+        paths: list[Path] = []
+        for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute patterns
+            path = Path(match)
+            paths += self._below(path) if path.is_dir() else [path] if self._counted(path, _is_model(path)) else []
+        if not paths:
+            hint = "the shell and bdscan both know `*`, `?` and `[...]`"
+            self.problems.append((pattern, Problem(f"no model matches `{pattern}`", hint=hint)))
+        return self._new(paths)
+
+    def _below(self, folder: Path) -> Iterator[Path]:
+        """Depth first, by name. What else lies in a model folder is looked at too: that is where things are hidden."""
+        try:
+            with os.scandir(folder) as entries:
+                inside = sorted(entries, key=lambda entry: entry.name)
+        except OSError as error:
+            self.problems.append((str(folder), Problem(f"the folder `{folder}` cannot be read: {error.strerror}")))
+            return
+        reported = _files_of_model(folder) if _is_model_folder(folder) else frozenset[str]()
+        if reported:
+            yield folder
+        for entry in inside:
+            path = Path(entry.path)
+            if entry.name in _VERSION_CONTROL:
+                self.skipped[entry.name] += 1
+            elif entry.is_symlink() and os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it never raises
+                self.skipped["linked folder"] += 1  # it may lead round in circles
+            elif entry.is_dir(follow_symlinks=False):
+                yield from self._below(path)
+            elif entry.name not in reported and self._counted(path, _is_model(path)):
+                yield path
+
+    def _counted(self, path: Path, model: bool) -> bool:
+        """Whether it is a model; what is none is counted."""
+        if not model:
+            self.skipped[path.suffix.lower() or "no suffix"] += 1
+        return model
+
+    def _new(self, paths: list[Path]) -> list[Path]:
+        new = []
+        for path in paths:
+            try:
+                status = path.stat()
+            except OSError:
+                new.append(path)
+                continue
+            if (status.st_dev, status.st_ino) not in self._files:
+                new.append(path)
+            self._files.add((status.st_dev, status.st_ino))
+        return new
+
 
 def gather(names: Sequence[str]) -> Gathered:
     """Every file that was named, and every model in the folders and behind the patterns that were."""
-    search, models = ModelSearch(), list[str]()
+    gathered = Gathered()
     for name in names:
-        address = parse(name)
-        models += _on_disk(name, search) if address is None else _elsewhere(address, search)
-    return Gathered(models, search.problems, search.skipped, search.listed)
+        address = addresses.parse(name)
+        gathered.models += map(str, gathered.elsewhere(address) if address else gathered.on_disk(name))
+    return gathered
 
 
-def _on_disk(name: str, search: ModelSearch) -> list[str]:
-    path = _expanded(name)
-    if os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it never raises
-        found = search.folder(path)
-    elif glob.has_magic(name) and not os.path.lexists(path):
-        found = search.pattern(str(path))
-    else:
-        found = [path]
-    return [str(each) for each in found]
+def _is_model_folder(folder: Path) -> bool:
+    """Whether `load` would take the folder for one model."""
+    names = {name for name in ("config.json", *WEIGHT_FILES, *INDEX_FILES) if os.path.isfile(folder / name)}  # noqa: PTH113
+    return "config.json" in names and len(names) > 1
 
 
-def _expanded(name: str) -> Path:
-    """`~` stands for the home also where no shell has seen it."""
+def _files_of_model(folder: Path) -> frozenset[str]:
+    """The files that the folder's own report is about."""
     try:
-        return Path(name).expanduser()
-    except RuntimeError:  # of a user who does not exist: then it is a file's name
-        return Path(name)
+        files = [file.name for file in resolve(folder).files]
+    except Problem:  # then the folder's report says what is missing, and each file has one of its own
+        files = []
+    return frozenset({"config.json", *INDEX_FILES, *files})
 
 
-def _elsewhere(address: Address, search: ModelSearch) -> list[str]:
-    """An address that can be fetched; those that match a pattern are chosen by their names, for nothing is fetched."""
-    fetch.check(address)
-    if "*" not in address.text:
-        return [address.text]
-    search.listed = True
-    found = []
+def _is_model(path: Path) -> bool:
+    """By its name and, where that says little, by its first bytes."""
+    suffix = path.suffix.lower()
+    unclear = suffix in _UNCLEAR_SUFFIXES or suffix[1:].isdecimal()
     try:
-        for match in remote.matches(address):
-            suffix = Path(match).suffix.lower()
-            if suffix in MODEL_SUFFIXES:
-                found.append(match)
-            else:
-                search.skipped[suffix or "no suffix"] += 1
-        if not found:
-            raise Problem(f"no model matches `{address.shown}`", hint="name a file, or a model's own folder")
-    except Problem as problem:
-        search.problems.append((address.shown, problem))
-    return found
+        special = not stat.S_ISREG(path.stat().st_mode)  # a pipe or a device is never opened
+        return not special and (suffix in MODEL_SUFFIXES or (unclear and _begins_like_one(path)))
+    except OSError:  # whoever tries to read it will say why it cannot be
+        return suffix in MODEL_SUFFIXES or unclear
+
+
+def _begins_like_one(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(_HEAD)
+    pickled = head[:1] == b"\x80" and head[1:2] in (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05")
+    safetensors = head[8:9] == b"{" and head[6:8] == b"\0\0"
+    return pickled or safetensors or head.startswith(LFS) or _torch_zip(head)
+
+
+def _torch_zip(head: bytes) -> bool:
+    if head[:4] != b"PK\x03\x04":
+        return False
+    name = head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("utf-8", "replace")
+    return name.rpartition("/")[2] in _FIRST_MEMBERS and "/" in name

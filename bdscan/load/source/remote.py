@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING
 
 from bdscan.facts.problem import Problem
 from bdscan.load.source import folders
-from bdscan.load.source.addresses import Address, too_large
-from bdscan.load.source.driver_errors import explained
+from bdscan.load.source.addresses import Address, explained
 
 if TYPE_CHECKING:
     from fsspec import AbstractFileSystem
@@ -59,12 +58,12 @@ class _Download:
 
     def file(self, path: str, to: Path, size: int | None) -> Path:
         self.expected += size or 0
-        self._check_limit(self.expected)
+        self.address.check_size(self.expected, self.max_bytes)
         received_before = self.received
         with self.system.open(path, "rb", **_streamed(self.system)) as source, to.open("xb") as copy:
             while piece := source.read(_PIECE):
                 self.received += len(piece)
-                self._check_limit(self.received)
+                self.address.check_size(self.received, self.max_bytes)
                 copy.write(piece)
                 self.on_bytes(self.received, max(self.expected, self.received))
         received = self.received - received_before
@@ -72,10 +71,6 @@ class _Download:
             message = f"`{self.address.shown}` cannot be fetched: {received:,} of {size:,} bytes came"
             raise Problem(message, hint="try again")
         return to
-
-    def _check_limit(self, size: float) -> None:
-        if size > self.max_bytes:
-            raise too_large(self.address, self.max_bytes)
 
 
 def _opened(address: Address) -> tuple[AbstractFileSystem, str]:
