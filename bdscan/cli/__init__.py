@@ -39,7 +39,8 @@ class _Bench(TyperGroup):
     """The bench's commands, imported when one of them is wanted: `bdscan --help` need not wait for them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        return _bench().list_commands(ctx)
+        commands: list[str] = _bench().list_commands(ctx)
+        return commands
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         return _bench().get_command(ctx, cmd_name)
