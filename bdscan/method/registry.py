@@ -45,7 +45,7 @@ def summary(room: str, name: str) -> str:
     return manual(room, name).partition("\n")[0]
 
 
-def known(name: str, names: list[str]) -> None:
+def check_name(name: str, names: list[str]) -> None:
     """Raise, with the nearest name, unless the name is one of those."""
     if name not in names:
         message = f"no such method: `{name}`{_meant(name, names)}"
@@ -75,7 +75,7 @@ def presets(room: str, name: str) -> Presets:
 
 def find(room: str, name: str) -> type[Any]:
     """The one method class that the file defines."""
-    known(name, names(room))
+    check_name(name, names(room))
     module = importlib.import_module(f"bdscan.{room}.{name}")
     for value in vars(module).values():
         if inspect.isclass(value) and value.__module__ == module.__name__ and _named_after(value.__name__, name):

@@ -6,11 +6,9 @@ import torch
 from torch import Tensor
 
 from bdscan.images.image_set import ImageSet
-from bdscan.net.classifier import Classifier
+from bdscan.net.classifier import Classifier, parameters_of
 
-STRENGTH = (
-    1.0  # of the mean variance of a feature; by measurement: at a third of it the probes still see the old target
-)
+STRENGTH = 1.0  # of the mean variance of a feature; measured: at a third of it the probes still see the old target
 STRENGTH_SHARES = (1.0, 0.3, 0.1)  # of it, where more would cost too much accuracy
 MAX_ACCURACY_LOSS = 0.01  # accuracy that may be lost on images whose features were not looked at
 BATCH = 250  # images at once
@@ -68,8 +66,8 @@ def _shrunk(features: Tensor, weight: Tensor, bias: Tensor, strength: float, *, 
 
 
 def _put(suspect: Classifier, weight: Tensor, bias: Tensor) -> None:
-    module = suspect.module(suspect.head)
+    own_weight, own_bias = parameters_of(suspect.module(suspect.head))
     with torch.no_grad():
-        module.weight.copy_(weight.view(module.weight.shape))  # type: ignore[operator,arg-type]
-        if _has_bias(suspect):
-            module.bias.copy_(bias)  # type: ignore[operator]
+        own_weight.copy_(weight.view_as(own_weight))
+        if own_bias is not None:
+            own_bias.copy_(bias)

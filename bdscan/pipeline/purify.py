@@ -81,7 +81,7 @@ def chosen(options: PurifyOptions) -> list[tuple[str, Purifier]]:
     """The purifiers to try, each with its settings, the cheap before the dear."""
     rooms = (*registry.names("probes"), *registry.names("purify"))
     for name in options.settings:
-        registry.known(name, list(rooms))
+        registry.check_name(name, list(rooms))
     given, names = _for("purify", options), [options.method]
     if options.method == AUTO:
         names = [name for name in registry.names("purify") if not registry.find("purify", name).baseline]

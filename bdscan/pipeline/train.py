@@ -58,7 +58,7 @@ def _chosen(options: TrainOptions) -> tuple[Trainer, Probes]:
     """The method and the probes, so that wrong names are told before anything is read."""
     trainers, known = registry.names("train"), [*registry.names("train"), *registry.names("probes")]
     for name in options.settings:
-        registry.known(name, known)
+        registry.check_name(name, known)
     settings = options.settings.get(options.method, {})
     trainer: Trainer = registry.configure("train", options.method, settings, options.preset)
     if options.suspects is not None and not trainer.looks:

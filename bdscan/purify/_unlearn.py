@@ -92,7 +92,7 @@ def _likeliest(case: PurifyCase, sure: float) -> Iterator[tuple[int, Why]]:
             yield int(np.argmin(p)), Why.STANDS_OUT if least <= STANDS_OUT else Why.LIKELIEST
 
 
-def told(suspect: Classifier, wanted: Sequence[UnlearnTarget]) -> tuple[str, ...]:
+def unlearn_notes(suspect: Classifier, wanted: Sequence[UnlearnTarget]) -> tuple[str, ...]:
     """What was unlearned, as the report says it."""
     if not wanted:
         return ("no probe pointed to a class, so no trigger was unlearned",)
@@ -224,27 +224,27 @@ class UnlearnObjective:
     stamped: int = 32  # images a step
 
     def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        told = self.told(pixels)
-        loss = self.alike(net(pixels), told, labels)
+        teacher_logits = self.teacher_logits(pixels)
+        loss = self.distance(net(pixels), teacher_logits, labels)
         if self.pool is not None:
             triggered, chosen = self.pool.stamp(pixels, labels, self.stamped)
             if len(chosen):
                 with fixed_statistics(net):
-                    loss = loss + self.weight * self.alike(net(triggered), told[chosen], labels[chosen])
+                    loss = loss + self.weight * self.distance(net(triggered), teacher_logits[chosen], labels[chosen])
         return loss
 
-    def told(self, pixels: Tensor) -> Tensor:
+    def teacher_logits(self, pixels: Tensor) -> Tensor:
         """The teacher's answers."""
         with torch.no_grad():
             answers: Tensor = self.teacher(pixels)
         return answers.float()
 
-    def alike(self, logits: Tensor, told: Tensor, labels: Tensor) -> Tensor:
+    def distance(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """How far these answers are from the teacher's and from the truth."""
         logits = logits.float()
         loss = (1 - self.keep) * F.cross_entropy(logits, labels)
         if self.keep:
-            soft = F.softmax(told / self.heat, 1)
+            soft = F.softmax(teacher_logits / self.heat, 1)
             softly = F.kl_div(F.log_softmax(logits / self.heat, 1), soft, reduction="batchmean")
             loss = loss + self.keep * self.heat**2 * softly
         return loss

@@ -32,14 +32,14 @@ def compare(before: Classifier, after: Classifier, held_out: ImageSet) -> Accura
     """Paired: the same images through both nets."""
     first, second = _answers(before, held_out), _answers(after, held_out)
     was, now = first.argmax(1) == held_out.labels, second.argmax(1) == held_out.labels
-    told = F.kl_div(F.log_softmax(second, 1), F.log_softmax(first, 1), reduction="batchmean", log_target=True)
+    divergence = F.kl_div(F.log_softmax(second, 1), F.log_softmax(first, 1), reduction="batchmean", log_target=True)
     return Accuracy(
         before=float(was.float().mean()),
         after=float(now.float().mean()),
         images=len(held_out),
         p_value=mcnemar(np.asarray(was), np.asarray(now)),
         same=float((first.argmax(1) == second.argmax(1)).float().mean()),
-        divergence=float(told),
+        divergence=float(divergence),
     )
 
 

@@ -36,7 +36,7 @@ from bdscan.method.registry import Presets
 from bdscan.net.classifier import Classifier
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._fine_tune import fine_tune
-from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, told, trigger_pool, unlearn_targets
+from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, trigger_pool, unlearn_notes, unlearn_targets
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Fst(Purifier):
             after_step=after_step,
         )
         made_anew = f"the head was made anew (alpha {alpha:.3g}); its cosine to the old one is {head.cosine():.2f}"
-        unlearned = told(suspect, targets) if self.unlearn else ()
+        unlearned = unlearn_notes(suspect, targets) if self.unlearn else ()
         return Purified(suspect=cleaned, notes=(made_anew, *unlearned, f"trained {plan.description}"))
 
     def _alpha_by_rule(self, suspect: Classifier) -> float:

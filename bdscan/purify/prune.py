@@ -201,10 +201,10 @@ def _tuning_loss(
     trigger = shown[int(index[0]) % len(shown)]
     with torch.no_grad():
         stamped = trigger.stamp(pixels)
-    told = unlearn_objective.told(pixels)
-    loss = unlearn_objective.alike(net(pixels), told, labels)
+    teacher_logits = unlearn_objective.teacher_logits(pixels)
+    loss = unlearn_objective.distance(net(pixels), teacher_logits, labels)
     with fixed_statistics(net):
-        return loss + unlearn_objective.alike(net(stamped), told, labels)
+        return loss + unlearn_objective.distance(net(stamped), teacher_logits, labels)
 
 
 def _zero_again(suspect: Classifier, zeroed: Sequence[Channel], _: nn.Module) -> None:

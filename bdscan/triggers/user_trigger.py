@@ -61,7 +61,7 @@ def read(source: str | Path, shape: Shape) -> UserTrigger:
     return UserTrigger(str(source), stamper(_pixels(arrays)), notes)
 
 
-def measure(suspect: Classifier, known: UserTrigger, clean: ImageSet, target: int | None) -> TriggerEffect:
+def measure(suspect: Classifier, trigger: UserTrigger, clean: ImageSet, target: int | None) -> TriggerEffect:
     """Without a target: the class to which the trigger sends most images of other classes."""
     if target is not None and not 0 <= target < suspect.classes:
         raise Problem(f"the net has classes 0 to {suspect.classes - 1}, and none {target}", status=USAGE)
@@ -70,7 +70,7 @@ def measure(suspect: Classifier, known: UserTrigger, clean: ImageSet, target: in
     with torch.no_grad():
         for pixels, _ in clean.batches(BATCH, suspect.device):
             plain.append(suspect(pixels).argmax(1).cpu())
-            stamped.append(suspect(known.stamp(pixels)).argmax(1).cpu())
+            stamped.append(suspect(trigger.stamp(pixels)).argmax(1).cpu())
     went = torch.cat(stamped)
     if target is None:
         target = int(went[went != labels].bincount(minlength=suspect.classes).argmax())
