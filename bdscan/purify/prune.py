@@ -44,6 +44,7 @@ from bdscan.net.head_shrink import STRENGTH, shrink_head
 from bdscan.net.training_plan import accuracy, plan_for
 from bdscan.purify._channels import Channel, Site, by_site, peaks, restore, sites, with_feeders, zero
 from bdscan.purify._fine_tune import fine_tune
+from bdscan.purify._reactivate import follow
 from bdscan.purify._shown import Shown, triggers
 from bdscan.purify._unlearn import UnlearnObjective, fixed_statistics
 
@@ -154,16 +155,8 @@ class PruningWalk:
         self.shown = [(trigger, _others(judging, trigger.target, images)) for trigger in shown]
 
     def score(self) -> SelectionScore:
-        each = [_success(self.net, trigger, images) for trigger, images in self.shown]
+        each = [follow(self.net, images, trigger.target, trigger.stamp) for trigger, images in self.shown]
         return SelectionScore(accuracy(self.net, self.judging), sum(each) / len(each))
-
-
-@torch.no_grad()
-def _success(suspect: Classifier, trigger: Shown, images: ImageSet) -> float:
-    """The share of the images that follow the trigger."""
-    batches = images.batches(BATCH, suspect.device)
-    hits = sum(int((suspect(trigger.stamp(pixels)).argmax(1) == trigger.target).sum()) for pixels, _ in batches)
-    return hits / len(images)
 
 
 @torch.no_grad()

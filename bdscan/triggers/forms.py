@@ -89,6 +89,10 @@ class Form(ABC):
     def stamp(self, pixels: Tensor, arm: Tensor) -> Tensor:
         """Each image with the trigger of its arm."""
 
+    def stamp_all(self, pixels: Tensor, arm: int) -> Tensor:
+        """Every image with the trigger of one arm."""
+        return self.stamp(pixels, torch.full((len(pixels),), arm, device=pixels.device))
+
     @abstractmethod
     def size(self) -> Tensor:
         """One number an arm."""
