@@ -8,7 +8,7 @@ from pathlib import Path
 from bdscan.facts.finding import Finding, Run
 from bdscan.report import Report, html_training, html_treatment, numbers, words
 from bdscan.report.html_probe import section
-from bdscan.report.markup import Allowance, Markup, join, prose, table, tag
+from bdscan.report.markup import Allowance, Markup, definitions, join, prose, table, tag
 
 _PICTURES = 1_500_000  # bytes, shared evenly: no probe can crowd out another; the whole file stays below 3 MB
 _FINDINGS = 400_000
@@ -95,7 +95,8 @@ def _banner(report: Report) -> Markup:
     p_value = None if unsaid else tag("p", f"p = {numbers.number(judgement.p_value)}", class_="p")
     reasons = join(tag("li", prose(reason)) for reason in words.reasons(report))
     accepted = tag("p", "Accepted ", prose(words.accepted(report)), class_="next") if report.accepted else None
-    known = tag("p", "Known: ", prose(words.known(report)), class_="next") if words.known(report) else None
+    unchanged = words.unchanged(report)
+    known = tag("p", "Known: ", prose(unchanged), class_="next") if unchanged else None
     failed = words.failures(report)
     unseen = tag("p", "Not everything could look: ", prose("; ".join(failed)), class_="failure") if failed else None
     return tag(
@@ -143,16 +144,13 @@ def _facts(report: Report) -> Markup:
 
 
 def _card(title: str, pairs: tuple[tuple[str, str | None], ...]) -> Markup:
-    rows = join(
-        join((tag("dt", key), tag("dd", value or "not known"))) for key, value in pairs if value or key != "From"
-    )
-    return tag("section", tag("h2", title), tag("dl", rows), class_="card")
+    rows = ((key, value or "not known") for key, value in pairs if value or key != "From")
+    return tag("section", tag("h2", title), definitions(rows), class_="card")
 
 
 def _reading(report: Report) -> Markup:
     entries = _READING if report.treatment is None else (*_READING, *_READING_TREATED)
-    pairs = join(join((tag("dt", key), tag("dd", text))) for key, text in entries)
-    return tag("section", tag("h2", "How to read this"), tag("dl", pairs), class_="card reading")
+    return tag("section", tag("h2", "How to read this"), definitions(entries), class_="card reading")
 
 
 def _before(sections: Markup) -> Markup | None:
@@ -163,7 +161,7 @@ def _before(sections: Markup) -> Markup | None:
 def _pairs(items: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for key, value in items.items():
         if isinstance(value, Mapping):
-            yield from _pairs({f"{key}.{inner}": held for inner, held in value.items()})
+            yield from _pairs({f"{key}.{inner}": each for inner, each in value.items()})
         else:
             yield numbers.plain(key, 80), numbers.plain("-" if value is None else value, 300)
 

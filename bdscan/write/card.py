@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import PurePath
 
 from bdscan import __version__
-from bdscan.report import Report, treatment_text, treatment_words, words
+from bdscan.report import Report, treatment_text, words
 from bdscan.report.numbers import plain
 
 TAG = "backdoor-purified"
@@ -82,8 +82,8 @@ def _original(report: Report) -> Iterator[str]:
 
 
 def _changes(report: Report) -> Iterator[str]:
-    yield from table("Before and after", ("", "before", "after"), treatment_words.measured(report))
-    notes = treatment_words.notes(report)
+    yield from table("Before and after", ("", "before", "after"), treatment_text.measured(report))
+    notes = treatment_text.notes(report)
     if notes:
         yield from ("## What was done", "", *(f"- {prose(note)}" for note in notes), "")
     yield from table("Checks", ("", "check"), ((check.word, check.message) for check in treatment_text.checks(report)))
