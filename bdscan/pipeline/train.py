@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from bdscan.images.image_set import ImageSet
     from bdscan.load.assembly.loaded import Loaded
     from bdscan.method.trainer import Trainer, TrainResult
+    from bdscan.net.checkpoint import TrainingCheckpoint
     from bdscan.net.classifier import Classifier
     from bdscan.pipeline.training_data import TrainingData
-    from bdscan.train._checkpoint import TrainingCheckpoint
     from bdscan.write.written import Written
 
 UNFINISHED = ".unfinished"  # behind the output's name: where the training is kept until it is over
@@ -77,7 +77,7 @@ def _read(data: str, options: TrainOptions) -> TrainingData:
 
 def _checkpoint(training_data: TrainingData, trainer: Trainer, options: TrainOptions) -> TrainingCheckpoint:
     """Where the training is kept, and what it must not be mixed up with."""
-    from bdscan.train._checkpoint import TrainingCheckpoint
+    from bdscan.net.checkpoint import TrainingCheckpoint
 
     key = {
         "method": options.method,
@@ -107,7 +107,7 @@ def _stoppable(checkpoint: TrainingCheckpoint) -> Iterator[None]:
     import signal
     import threading
 
-    from bdscan.train._checkpoint import stopped
+    from bdscan.net.checkpoint import stopped
 
     def ask(number: int, frame: object) -> None:
         if checkpoint.asked or not checkpoint.busy:

@@ -127,6 +127,7 @@ class Prune(Purifier):
         return taken
 
     def _tune(self, case: PurifyCase, net: Classifier, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
+        """Of all weights, but pruned channels stay pruned."""
         plan = plan_for(case.suspect, case.clean, self.epochs, 0)
         fine_tune(
             case,
@@ -135,7 +136,7 @@ class Prune(Purifier):
             "tuning what is left",
             rate=self.rate,
             objective=partial(_tuning_loss, UnlearnObjective(teacher=case.suspect.net), shown),
-            after_step=partial(_zero_again, net, zeroed),
+            after_step=lambda _: zero(net, zeroed),
         )
 
 
@@ -198,11 +199,6 @@ def _tuning_loss(
     loss = unlearn_objective.distance(net(pixels), teacher_logits, labels)
     with fixed_statistics(net):
         return loss + unlearn_objective.distance(net(stamped), teacher_logits, labels)
-
-
-def _zero_again(suspect: Classifier, zeroed: Sequence[Channel], _: nn.Module) -> None:
-    """Pruned channels stay pruned while the rest is tuned."""
-    zero(suspect, zeroed)
 
 
 def _channels_note(where: Sequence[Site], taken: Sequence[Channel]) -> str:

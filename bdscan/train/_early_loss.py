@@ -99,9 +99,7 @@ def mean_log_loss(scored: Tensor) -> Tensor:
 class ClassComparison:
     """How the classes compare."""
 
-    explained: (
-        Array  # of each class: the share of the variance of its mean log losses that splitting it in two explains
-    )
+    explained: Array  # of each class: the share of the variance of its mean log losses that two parts explain
     p_values: Array
     target: int  # the most conspicuous
     part: Tensor  # bool, one an image: the part of that class that was learned sooner

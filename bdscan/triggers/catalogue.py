@@ -170,7 +170,7 @@ def filters(shape: Shape) -> Iterator[CatalogueTrigger]:
     for levels in LEVELS:
         yield CatalogueTrigger(f"colours squeezed to {levels} levels", partial(_squeezed, levels=levels))
     for power in (0.5, 0.7, 1.4, 2.0):
-        yield CatalogueTrigger(f"a gamma of {power:g}", partial(_gamma, power=power))
+        yield CatalogueTrigger(f"a gamma of {power:g}", partial(torch.pow, exponent=power))
     for factor in (0.5, 1.6):
         yield CatalogueTrigger(f"contrast times {factor:g}", partial(_contrast, factor=factor))
     for sigma in (0.7, 1.2):
@@ -184,10 +184,6 @@ def filters(shape: Shape) -> Iterator[CatalogueTrigger]:
 
 def _squeezed(pixels: Tensor, levels: int) -> Tensor:
     return (pixels * (levels - 1)).round() / (levels - 1)
-
-
-def _gamma(pixels: Tensor, power: float) -> Tensor:
-    return pixels**power
 
 
 def _contrast(pixels: Tensor, factor: float) -> Tensor:

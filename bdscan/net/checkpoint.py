@@ -95,7 +95,7 @@ class TrainingCheckpoint:
 
 
 class StageCheckpoint:
-    """One stage's part of it: the journal that `fit` keeps."""
+    """One stage's part of it, which `fit` keeps from step to step so that it can be taken up where it was left."""
 
     def __init__(
         self, whole: TrainingCheckpoint, stage: str, net: nn.Module, records: Mapping[str, Tensor], done: int
@@ -105,9 +105,11 @@ class StageCheckpoint:
         whole.busy = True
 
     def last(self) -> tuple[int, Tensors] | None:
+        """How many steps were done, and the state after them; None at the start."""
         return (self.done, self.whole.inner(self.stage)) if self.done else None
 
     def step(self, done: int, steps: int, state: Callable[[], Tensors]) -> None:
+        """Called after each step; raises `KeyboardInterrupt` to end here."""
         overdue = self.whole.path is not None and time.monotonic() - self.saved > SAVE_INTERVAL
         if self.whole.asked or (overdue and done < steps):
             self.whole.put(self.stage, done, {**state(), **self._recorded()})
