@@ -152,12 +152,9 @@ def _named_after(kind: str, name: str) -> bool:
 def _listed_in(annotation: ast.expr) -> tuple[str, ...]:
     """The values of a `Literal[...]`."""
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
-        return tuple(str(value) for value in ast.literal_eval(ast.Tuple(_elements(annotation.slice), ast.Load())))
+        inner = annotation.slice
+        return tuple(str(ast.literal_eval(node)) for node in (inner.elts if isinstance(inner, ast.Tuple) else [inner]))
     return ()
-
-
-def _elements(node: ast.expr) -> list[ast.expr]:
-    return node.elts if isinstance(node, ast.Tuple) else [node]
 
 
 def _choices(kind: type[Any]) -> dict[str, tuple[Value, ...]]:

@@ -52,8 +52,7 @@ def retune(case: ImageCase, stamp: Stamp, target: int) -> float:
         seed=case.seed,
         progress=lambda done, total: case.progress(done, total, "trying to wake the backdoor up by re-tuning"),
     )
-    woken = Classifier(copy.net, cleaned.shape, cleaned.classes, cleaned.names)
-    return follow(woken, case.held_out, target, stamp)
+    return follow(copy, case.held_out, target, stamp)
 
 
 def push(case: ImageCase, stamp: Stamp, target: int) -> float:

@@ -119,44 +119,28 @@ def checks(
 
 def _of_trigger(each: TriggerOutcome, name: str) -> Iterator[Check]:
     kind = f"`{each.form}` trigger" if each.form else "trigger"
-    yield Check(
-        name="recovered trigger",
-        passed=each.after <= MAX_TRIGGER_SUCCESS,
-        message=f"the recovered {kind} sent {each.before:.0%} of held-out images to {name}, now {each.after:.0%}",
-        score=each.after,
-        threshold=MAX_TRIGGER_SUCCESS,
-    )
+    message = f"the recovered {kind} sent {each.before:.0%} of held-out images to {name}, now {each.after:.0%}"
+    yield _at_most(MAX_TRIGGER_SUCCESS, each.after, "recovered trigger", message)
     if each.reinverted is not None and each.control is not None:
-        yield Check(
-            name="fresh search",
-            passed=each.reinverted - each.control <= GAP,
-            message=(
-                f"a `{each.form}` trigger searched for anew, no larger than the old one, sends {each.reinverted:.0%} "
-                f"of held-out images to {name}; for other classes one of this size sends {each.control:.0%}"
-            ),
-            score=each.reinverted - each.control,
-            threshold=GAP,
+        message = (
+            f"a `{each.form}` trigger searched for anew, no larger than the old one, sends {each.reinverted:.0%} "
+            f"of held-out images to {name}; for other classes one of this size sends {each.control:.0%}"
         )
+        yield _at_most(GAP, each.reinverted - each.control, "fresh search", message)
 
 
 def _of_reactivation(woken: Reactivation) -> Iterator[Check]:
-    yield Check(
-        name="re-tuning",
-        passed=woken.retuned - max(woken.before, woken.retuned_control) <= GAP,
-        message=(
-            f"re-tuned on five triggered images among clean ones, {woken.retuned:.0%} of held-out images follow the "
-            f"trigger; taught another class the same way, {woken.retuned_control:.0%} follow"
-        ),
-        score=woken.retuned - max(woken.before, woken.retuned_control),
-        threshold=GAP,
+    message = (
+        f"re-tuned on five triggered images among clean ones, {woken.retuned:.0%} of held-out images follow the "
+        f"trigger; taught another class the same way, {woken.retuned_control:.0%} follow"
     )
-    yield Check(
-        name="small push",
-        passed=woken.pushed - woken.pushed_control <= GAP,
-        message=(
-            f"one change of 4/255 more sends {woken.pushed:.0%} of triggered images to the class, and "
-            f"{woken.pushed_control:.0%} of clean ones"
-        ),
-        score=woken.pushed - woken.pushed_control,
-        threshold=GAP,
+    yield _at_most(GAP, woken.retuned - max(woken.before, woken.retuned_control), "re-tuning", message)
+    message = (
+        f"one change of 4/255 more sends {woken.pushed:.0%} of triggered images to the class, and "
+        f"{woken.pushed_control:.0%} of clean ones"
     )
+    yield _at_most(GAP, woken.pushed - woken.pushed_control, "small push", message)
+
+
+def _at_most(threshold: float, score: float, name: str, message: str) -> Check:
+    return Check(name=name, passed=score <= threshold, message=message, score=score, threshold=threshold)

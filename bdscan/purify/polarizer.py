@@ -40,7 +40,7 @@ from bdscan.facts.problem import Problem
 from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
-from bdscan.net.classifier import Classifier
+from bdscan.net.classifier import Classifier, parameters_of
 from bdscan.net.fit import fit
 from bdscan.net.fold import MixedNet, foldable_layers
 from bdscan.net.head_shrink import STRENGTH, shrink_head
@@ -192,10 +192,8 @@ class Polarizer(Purifier):
 
 def _spread(suspect: Classifier, name: str) -> int:
     """Over how many positions the layer last ran."""
-    weight = suspect.module(name).weight
-    assert isinstance(weight, Tensor)
     shape = {layer.name: layer.shape for layer in suspect.layers}[name]
-    return math.prod(shape) // len(weight)
+    return math.prod(shape) // len(parameters_of(suspect.module(name))[0])
 
 
 def _check_finite(cleaned: Classifier) -> None:

@@ -122,9 +122,8 @@ def _kind(report: Report) -> str:
 
 def _facts(report: Report) -> Markup:
     subject = report.subject
-    loaded = (
-        None if subject.tensors_total is None else f"{subject.tensors_loaded or 0} of {subject.tensors_total} loaded"
-    )
+    total = subject.tensors_total
+    loaded = None if total is None else f"{subject.tensors_loaded or 0} of {total} loaded"
     about = (
         ("File", numbers.plain(subject.path)),
         ("SHA-256", tag("code", subject.sha256) if subject.sha256 else None),

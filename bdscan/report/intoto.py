@@ -27,7 +27,8 @@ def render_all(reports: Sequence[Report], fail_on: Verdict = Verdict.SUSPICIOUS,
 
 def attestable(report: Report) -> bool:
     """Whether it is known which bytes the report is about: without them there is nothing to attest."""
-    return places.judged(report).sha256 is not None
+    _, sha256 = places.judged(report)
+    return sha256 is not None
 
 
 def statement(report: Report, fail_on: Verdict) -> Json:

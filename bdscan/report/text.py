@@ -105,8 +105,6 @@ def _verdict(report: Report) -> Iterator[tuple[Text | str, ...]]:
 
 
 def _treated(report: Report) -> Iterator[tuple[str, str]]:
-    if report.treatment is None:
-        return
     yield from _listed("treated", [f"{label}: {line}" for label, line in treatment_text.done(report)])
     yield from _listed("changed", [_change(*change) for change in treatment_text.measured(report)])
     yield from _listed("checks", [f"{check.word}: {check.message}" for check in treatment_text.checks(report)])

@@ -76,11 +76,6 @@ def _trigger_gone(report: Report) -> Iterator[str]:
             yield "a fresh search finds none"
 
 
-def stands(report: Report) -> bool:
-    """Clean, and no check failed."""
-    return report.verdict is Verdict.CLEAN and not failed(report)
-
-
 def failed(report: Report) -> bool:
     """Whether the treated model failed a check."""
     return report.treatment is not None and bool(report.treatment.failed_checks)
@@ -88,7 +83,7 @@ def failed(report: Report) -> bool:
 
 def hint(report: Report) -> str:
     """What to do with the treated model."""
-    if not stands(report):
+    if report.verdict is not Verdict.CLEAN or failed(report):
         return "the backdoor could not be shown gone: try another `--method`, or more clean images"
     if report.treatment is None or not report.treatment.output:
         return "the treated model was not kept: name a file for it with `--output`"

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from bdscan.facts.evidence import p_measure
 from bdscan.facts.finding import Array, Finding, Level
-from bdscan.train._bimodality import ClassScatter, bimodality
-from bdscan.train._discriminant import confusion
+from bdscan.train._bimodality import ClassScatter, bimodality, confusion
 from bdscan.train._responses import Responses
 from bdscan.verdict.calibration import Spread, moderated
 

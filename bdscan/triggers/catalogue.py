@@ -65,12 +65,9 @@ def _colours(shape: Shape) -> Iterator[tuple[str, Tensor]]:
             yield name, torch.full((shape[0],), rgb[0])
 
 
-def _of_pixels(words: str, pixels: TriggerPixels) -> CatalogueTrigger:
-    return CatalogueTrigger(words, stamper(pixels), pixels)
-
-
 def _masked(words: str, mask: Tensor, pattern: Tensor) -> CatalogueTrigger:
-    return _of_pixels(words, MaskedPattern(_array(mask), _array(pattern)))
+    pixels = MaskedPattern(_array(mask), _array(pattern))
+    return CatalogueTrigger(words, stamper(pixels), pixels)
 
 
 def _array(tensor: Tensor) -> Array:
@@ -79,7 +76,8 @@ def _array(tensor: Tensor) -> Array:
 
 def _added(words: str, change: Tensor, shape: Shape) -> CatalogueTrigger:
     """The same change of every channel (height x width), or one a channel (channels x height x width)."""
-    return _of_pixels(words, AddedChange(_array(change.expand(shape).permute(1, 2, 0))))
+    pixels = AddedChange(_array(change.expand(shape).permute(1, 2, 0)))
+    return CatalogueTrigger(words, stamper(pixels), pixels)
 
 
 def sines(shape: Shape) -> Iterator[CatalogueTrigger]:
