@@ -219,11 +219,10 @@ class UnlearnObjective:
                     loss = loss + self.weight * self.distance(net(triggered), teacher_logits[chosen], labels[chosen])
         return loss
 
+    @torch.no_grad()
     def teacher_logits(self, pixels: Tensor) -> Tensor:
-        """The teacher's answers."""
-        with torch.no_grad():
-            answers: Tensor = self.teacher(pixels)
-        return answers.float()
+        logits: Tensor = self.teacher(pixels)
+        return logits.float()
 
     def distance(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """How far these answers are from the teacher's and from the truth."""

@@ -67,6 +67,8 @@ def _run(run: Run) -> Json:
 
 
 def _finding(finding: Finding) -> Json:
+    classes = finding.classes
+    p_values = classes and classes.p_values
     return {
         "level": finding.level,
         "message": finding.message,
@@ -78,15 +80,8 @@ def _finding(finding: Finding) -> Json:
         "channels": finding.channels,
         "shown": finding.demonstrated,
         "statistic": finding.statistic,
-        "per_class": _per_class(finding),
+        "per_class": classes and {"scores": classes.scores, "p_values": () if p_values is None else p_values},
     }
-
-
-def _per_class(finding: Finding) -> Json | None:
-    classes = finding.classes
-    if classes is None:
-        return None
-    return {"scores": classes.scores, "p_values": () if classes.p_values is None else classes.p_values}
 
 
 def _treatment(done: Treatment) -> Json:
