@@ -96,7 +96,7 @@ def _banner(report: Report) -> Markup:
     reasons = join(tag("li", prose(reason)) for reason in words.reasons(report))
     accepted = tag("p", "Accepted ", prose(words.accepted(report)), class_="next") if report.accepted else None
     unchanged = words.unchanged(report)
-    known = tag("p", "Known: ", prose(unchanged), class_="next") if unchanged else None
+    in_baseline = tag("p", "Known: ", prose(unchanged), class_="next") if unchanged else None
     failed = words.failures(report)
     unseen = tag("p", "Not everything could look: ", prose("; ".join(failed)), class_="failure") if failed else None
     return tag(
@@ -106,7 +106,7 @@ def _banner(report: Report) -> Markup:
         tag("p", prose(words.sentence(report).capitalize()), ".", class_="lead"),
         tag("div", target, p_value, class_="key") if target or p_value else None,
         accepted,
-        known,
+        in_baseline,
         tag("ul", reasons) if reasons else None,
         unseen,
         tag("p", tag("strong", "Next: "), prose(words.hint(report)), class_="next"),
