@@ -20,7 +20,7 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.method.case import PurifyCase
 from bdscan.net.classifier import Classifier, Normalised
-from bdscan.net.fold import MixedNet, fold, places
+from bdscan.net.fold import MixedNet, fold, foldable_layers
 from bdscan.purify.polarizer import Polarizer
 
 
@@ -67,7 +67,7 @@ def built(name: str) -> Classifier:
 def stirred(plugged: MixedNet) -> None:
     """As after a long training."""
     generator = torch.Generator().manual_seed(2)
-    for parameter in plugged.plugs.parameters():
+    for parameter in plugged.mixes.parameters():
         parameter.data.copy_(0.1 * torch.randn(parameter.shape, generator=generator) / parameter.shape[-1] ** 0.5)
 
 
@@ -79,7 +79,7 @@ def alike(first: Tensor, second: Tensor) -> bool:
 def test_folding_is_exact_in_every_kind_of_net(name: str) -> None:
     suspect = built(name)
     pixels = torch.rand(3, *suspect.shape, generator=torch.Generator().manual_seed(3))
-    cleaned, found = suspect.clone(), places(suspect)
+    cleaned, found = suspect.clone(), foldable_layers(suspect)
     assert len(found) >= NETS[name][2]
     plugged = MixedNet(cleaned, found, measure=False).eval()
     with torch.no_grad():
@@ -99,11 +99,11 @@ def test_a_folded_plug_is_a_layer_of_its_own(name: str) -> None:
     """Judged against a true 1x1 convolution behind the layer, at places in the middle of the net and at its end."""
     suspect = built(name)
     pixels = torch.rand(2, *suspect.shape, generator=torch.Generator().manual_seed(3))
-    for place in places(suspect)[:: len(places(suspect)) // 3]:
+    for place in foldable_layers(suspect)[:: len(foldable_layers(suspect)) // 3]:
         cleaned = suspect.clone()
         plugged = MixedNet(cleaned, [place], measure=False)
         stirred(plugged)
-        plug: Any = plugged.plugs[0]
+        plug: Any = plugged.mixes[0]
         layer = suspect.module(place)
         mix, shift = plug.mix, plug.shift(layer)
         plugged.fold()
@@ -122,13 +122,13 @@ def test_only_layers_that_can_take_a_plug_are_chosen() -> None:
     layers = [nn.Conv2d(3, 8, 3, padding=1), nn.Conv2d(8, 8, 3, padding=1, groups=2), Standardised(8, 8, 3), shared]
     layers += [twin, nn.Conv2d(8, 6, 1)]  # the head
     suspect = wrapped(nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten()), 12, 6)
-    assert places(suspect) == ("0", "3")
+    assert foldable_layers(suspect) == ("0", "3")
 
 
 def test_other_libraries_nets_have_places_too() -> None:
     timm = pytest.importorskip("timm")
     suspect = wrapped(timm.create_model("convnext_atto", num_classes=5), 32, 5)
-    assert len(places(suspect)) > 4
+    assert len(foldable_layers(suspect)) > 4
 
 
 def test_fold_multiplies_what_comes_out() -> None:

@@ -195,7 +195,7 @@ def test_many_models_stay_within_githubs_limits(monkeypatch: pytest.MonkeyPatch)
     assert len(log(swollen())["results"][0]["message"]["text"]) < 3_000
     many = [replace(backdoored(), subject=Subject(path=f"{seed}.pt", sha256=sha(seed))) for seed in range(250)]
     assert len(gzip.compress(render_all(many, "sarif").encode())) * 25_000 / len(many) < 10_000_000
-    monkeypatch.setattr(sarif, "_MOST", 3)
+    monkeypatch.setattr(sarif, "_MAX_RESULTS", 3)
     run = log(unread(), suspicious(), bare(), backdoored(), dangerous())
     assert [result["ruleId"] for result in run["results"]] == ["dangerous-file", "backdoored-model", "suspicious-model"]
     assert "1 more results" in run["invocations"][0]["toolExecutionNotifications"][0]["message"]["text"]
@@ -203,8 +203,8 @@ def test_many_models_stay_within_githubs_limits(monkeypatch: pytest.MonkeyPatch)
 
 def test_a_file_at_its_largest_is_one_that_github_takes(monkeypatch: pytest.MonkeyPatch) -> None:
     """As many results as there may be, of which a hundredth is rendered, in words that no compression helps with."""
-    assert LIMITS["results"] >= sarif._MOST
-    monkeypatch.setattr(sarif, "_MOST", sarif._MOST // 100)
+    assert LIMITS["results"] >= sarif._MAX_RESULTS
+    monkeypatch.setattr(sarif, "_MAX_RESULTS", sarif._MAX_RESULTS // 100)
     rng = random.Random(0)
 
     def noise(length: int) -> str:
@@ -215,9 +215,9 @@ def test_a_file_at_its_largest_is_one_that_github_takes(monkeypatch: pytest.Monk
         subject = replace(backdoored().subject, path=f"{noise(200)}.pt", sha256=rng.randbytes(32).hex())
         return replace(backdoored(), subject=subject, judgement=replace(backdoored().judgement, reasons=because))
 
-    text = render_all([worst() for _ in range(sarif._MOST + 9)], "sarif")
+    text = render_all([worst() for _ in range(sarif._MAX_RESULTS + 9)], "sarif")
     (run,) = json.loads(text)["runs"]
-    assert len(run["results"]) == sarif._MOST
+    assert len(run["results"]) == sarif._MAX_RESULTS
     assert min(len(result["message"]["text"]) for result in run["results"]) > 1_400
     assert len(run["tool"]["driver"]["rules"]) <= LIMITS["rules"]
     assert all(len(rule["properties"]["tags"]) <= LIMITS["tags"] for rule in run["tool"]["driver"]["rules"])

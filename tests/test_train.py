@@ -244,12 +244,12 @@ def test_it_is_resumed_only_for_the_same_work(tmp_path: Path) -> None:
 
 
 def test_a_full_disk_costs_nothing_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bdscan.train import _checkpoint
+    from bdscan.net import checkpoint
 
     def full(*given: object, **named: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(_checkpoint, "save_file", full)
+    monkeypatch.setattr(checkpoint, "save_file", full)
     with pytest.raises(Problem, match="nothing was kept"):
         taught(tmp_path, drawn(300))
     assert {each.name for each in tmp_path.iterdir()} == {"data.npz", "net.py"}

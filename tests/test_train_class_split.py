@@ -8,9 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bdscan.train._bimodality import bimodality
+from bdscan.train._bimodality import bimodality, fit_two_normals
 from bdscan.train._class_split import MIN_IMAGES, split_classes
-from bdscan.train._mixture import fit_two_normals
 from bdscan.train._responses import Responses
 
 CLASSES, EACH, WIDE, TARGET = 8, 200, 24, 5

@@ -12,8 +12,8 @@ from small_data import CLASSES, SIDE, poisoned, written
 from bdscan.images.image_set import ImageSet
 from bdscan.load.arch.fresh import fresh
 from bdscan.method.trainer import TrainCase
+from bdscan.net.checkpoint import TrainingCheckpoint
 from bdscan.net.classifier import Normalised
-from bdscan.train._checkpoint import TrainingCheckpoint
 from bdscan.train._stages import train_new_net
 from bdscan.train._unlearn import UnlearnProgress, share, unlearn
 

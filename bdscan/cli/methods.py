@@ -27,7 +27,7 @@ def _list() -> None:
 
 def _manual(name: str) -> None:
     homes = {each: room for room in registry.ROOMS for each in registry.names(room)}
-    registry.known(name, list(homes))
+    registry.check_name(name, list(homes))
     typer.echo(registry.manual(homes[name], name))
     if settings := registry.described(homes[name], name):
         typer.echo("\nSettings")

@@ -80,12 +80,12 @@ class Trial:
     """One method that `auto` tried."""
 
     method: str
-    passed: bool
-    why: str = ""
     seconds: float | None = None
     clean_accuracy: float | None = None
     recovered_trigger_success: float | None = None
     verdict: Verdict | None = None
+    passed: bool
+    why: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

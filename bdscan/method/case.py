@@ -30,15 +30,11 @@ class Earlier:
     seed: int = 0
     progress: Progress = field(default=silent)  # also stops an overdue method
 
-    def p_values(self) -> list[Array]:
-        """One p-value a class, from each finding that has them."""
-        scores = (finding.classes for run in self.runs for finding in run.findings)
-        return [each.p_values for each in scores if each is not None and each.p_values is not None]
-
     def combined_p_values(self) -> Array | None:
         """One p-value a class over all findings; None where no probe has compared the classes."""
-        found = self.p_values()
-        return pooled(found) if found else None
+        scores = (finding.classes for run in self.runs for finding in run.findings)
+        p_values = [each.p_values for each in scores if each is not None and each.p_values is not None]
+        return pooled(p_values) if p_values else None
 
     def scores_of(self, family: str) -> list[Array]:
         """The classes' scores in each finding of this family of probes."""

@@ -46,7 +46,7 @@ def summary(room: str, name: str) -> str:
         return file.readline().strip().strip('"')
 
 
-def known(name: str, names: list[str]) -> None:
+def check_name(name: str, names: list[str]) -> None:
     """Raise, with the nearest name, unless the name is one of those."""
     if name not in names:
         message = f"no such method: `{name}`{_meant(name, names)}"
@@ -76,7 +76,7 @@ def presets(room: str, name: str) -> Presets:
 
 def find(room: str, name: str) -> type[Any]:
     """The one method class that the file defines."""
-    known(name, names(room))
+    check_name(name, names(room))
     module = importlib.import_module(f"bdscan.{room}.{name}")
     for value in vars(module).values():
         if inspect.isclass(value) and value.__module__ == module.__name__ and _named_after(value.__name__, name):
@@ -153,12 +153,9 @@ def _named_after(kind: str, name: str) -> bool:
 def _listed_in(annotation: ast.expr) -> tuple[str, ...]:
     """The values of a `Literal[...]`."""
     if isinstance(annotation, ast.Subscript) and ast.unparse(annotation.value) == "Literal":
-        return tuple(str(value) for value in ast.literal_eval(ast.Tuple(_elements(annotation.slice), ast.Load())))
+        inner = annotation.slice
+        return tuple(str(ast.literal_eval(node)) for node in (inner.elts if isinstance(inner, ast.Tuple) else [inner]))
     return ()
-
-
-def _elements(node: ast.expr) -> list[ast.expr]:
-    return node.elts if isinstance(node, ast.Tuple) else [node]
 
 
 def _choices(kind: type[Any]) -> dict[str, tuple[Value, ...]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from torch import Tensor, nn
 
@@ -14,8 +14,9 @@ from bdscan.facts.progress import Progress
 from bdscan.facts.training_record import UnlearningRecord
 from bdscan.images.image_set import ImageSet
 from bdscan.method.registry import Presets
+from bdscan.net.checkpoint import TrainingCheckpoint
 from bdscan.net.classifier import Normalised
-from bdscan.net.fit import Augment, Journal, Objective, Schedule, fit
+from bdscan.net.fit import Augment, Objective, Schedule, fit
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -39,20 +40,6 @@ class TrainResult:
     unlearning: UnlearningRecord | None = None  # how it went, where something was unlearned
 
 
-class StageJournal(Journal, Protocol):
-    """Keeps one stage: its steps, and that it is over."""
-
-    def close(self) -> None:
-        """The stage is finished."""
-
-
-class Checkpoint(Protocol):
-    """Where an unfinished training is kept, stage by stage."""
-
-    def open(self, stage: str, net: nn.Module, records: Mapping[str, Tensor]) -> StageJournal | None:
-        """None where the stage is finished; the net and the records are then as they were at its end."""
-
-
 @dataclass(frozen=True, eq=False, kw_only=True)
 class TrainCase:
     """All that a trainer is given."""
@@ -63,7 +50,7 @@ class TrainCase:
     augment: Augment | None
     seed: int
     progress: Progress
-    checkpoint: Checkpoint
+    checkpoint: TrainingCheckpoint
 
     def train_stage(
         self,
@@ -87,8 +74,8 @@ class TrainCase:
         `records` are tensors that the objective writes to: they are kept and restored beside the net. Of a stage that
         is not `lasting` nothing is kept: it is short, and begins anew when the training is resumed.
         """
-        journal = self.checkpoint.open(stage, net, records or {}) if lasting else None
-        if lasting and journal is None:
+        unfinished = self.checkpoint.open(stage, net, records or {}) if lasting else None
+        if lasting and unfinished is None:
             return
         net.requires_grad_(True)
         fit(
@@ -105,18 +92,18 @@ class TrainCase:
             objective=objective,
             after_step=after_step,
             progress=lambda done, total: self.progress(done, total, stage),
-            journal=journal,
+            checkpoint=unfinished,
         )
         net.requires_grad_(False)
-        if journal is not None:
-            journal.close()
+        if unfinished is not None:
+            unfinished.close()
 
     def once(self, stage: str, net: Normalised, records: Mapping[str, Tensor], work: Callable[[], None]) -> None:
         """`work`, which fills the records; if an earlier call has done it they, and the net, are as it left them."""
-        journal = self.checkpoint.open(stage, net, records)
-        if journal is not None:
+        unfinished = self.checkpoint.open(stage, net, records)
+        if unfinished is not None:
             work()
-            journal.close()
+            unfinished.close()
 
 
 class Trainer(ABC):

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -39,36 +40,25 @@ def norms_of(maps: Tensor, *, rectify: bool) -> Tensor:
 def measured(suspect: Classifier, layers: Sequence[str]) -> Iterator[dict[str, Tensor]]:
     """The norms of each layer's channels at the last call; taken as the net runs, so that no map is kept."""
     recorded: dict[str, Tensor] = {}
-    handles = []
-    for layer in layers:
-        module = suspect.module(layer)
-        rectify = type(module).__module__ != ACTIVATIONS
 
-        def keep(_: nn.Module, __: object, maps: Tensor, layer: str = layer, rectify: bool = rectify) -> None:
-            recorded[layer] = norms_of(maps.detach().float(), rectify=rectify)
+    def record(layer: str, module: nn.Module, _: object, maps: Tensor) -> None:
+        recorded[layer] = norms_of(maps.detach().float(), rectify=type(module).__module__ != ACTIVATIONS)
 
-        handles.append(module.register_forward_hook(keep))
-    try:
+    with suspect.hooked(layers, record):
         yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 @contextmanager
 def altered(suspect: Classifier, layer: str, channels: Sequence[int], value: float) -> Iterator[None]:
     """While the block lasts, these channels of the layer hold this value at every position."""
 
-    def change(_: nn.Module, __: object, maps: Tensor) -> Tensor:
+    def change(_: str, __: nn.Module, ___: object, maps: Tensor) -> Tensor:
         changed = maps.clone()
         changed[:, list(channels)] = value
         return changed
 
-    handle = suspect.module(layer).register_forward_hook(change)
-    try:
+    with suspect.hooked([layer], change):
         yield
-    finally:
-        handle.remove()
 
 
 class Tally:
@@ -76,9 +66,8 @@ class Tally:
 
     def __init__(self) -> None:
         self.count = 0
-        self._total: Tensor | float = 0.0
-        self._squares: Tensor | float = 0.0
-        self._peak: Tensor | None = None
+        self._total = self._squares = torch.tensor(0.0, dtype=torch.double)
+        self._peak = torch.tensor(-torch.inf, dtype=torch.double)
 
     def add(self, values: Tensor) -> None:
         """images x channels x 3."""
@@ -86,24 +75,16 @@ class Tally:
         self.count += len(exact)
         self._total = self._total + exact.sum(0)
         self._squares = self._squares + exact.square().sum(0)
-        peak = exact.amax(0)
-        self._peak = peak if self._peak is None else torch.maximum(self._peak, peak)
+        self._peak = torch.maximum(self._peak, exact.amax(0))
 
     @property
     def mean(self) -> Array:
-        assert isinstance(self._total, Tensor)
-        found: Array = (self._total / self.count).numpy()
-        return found
+        return np.asarray(self._total / self.count)
 
     @property
     def peak(self) -> Array:
-        assert self._peak is not None
-        found: Array = self._peak.numpy()
-        return found
+        return np.asarray(self._peak)
 
     @property
     def spread(self) -> Array:
-        assert isinstance(self._total, Tensor)
-        assert isinstance(self._squares, Tensor)
-        found: Array = (self._squares / self.count - (self._total / self.count).square()).clamp(min=0).sqrt().numpy()
-        return found
+        return np.asarray((self._squares / self.count - (self._total / self.count).square()).clamp(min=0).sqrt())

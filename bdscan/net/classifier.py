@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
+from bdscan.images.image_set import ImageSet
+
+Hook = Callable[[str, nn.Module, tuple[Any, ...], Any], Tensor | None]  # the module's name, itself, inputs, output
 
 
 class Normalised(nn.Module):
@@ -69,42 +73,44 @@ class Classifier:
         return self.net.net.get_submodule(layer)
 
     @contextmanager
-    def tap(self, *layers: str, inputs: bool = False) -> Iterator[dict[str, Tensor]]:
-        """What the layers put out (or took in) at the last call; the hooks are gone when the block ends."""
-        recorded: dict[str, Tensor] = {}
-        handles = []
-        for layer in layers:
-
-            def keep(_: nn.Module, taken: tuple[Tensor, ...], given: Tensor, layer: str = layer) -> None:
-                recorded[layer] = taken[0] if inputs else given
-
-            handles.append(self.module(layer).register_forward_hook(keep))
+    def hooked(self, layers: Iterable[str], hook: Hook) -> Iterator[None]:
+        """While the block lasts, each layer calls the hook after it has run; what that returns replaces the output."""
+        handles = [self.module(layer).register_forward_hook(partial(hook, layer)) for layer in layers]
         try:
-            yield recorded
+            yield
         finally:
             for handle in handles:
                 handle.remove()
+
+    @contextmanager
+    def tap(self, *layers: str, inputs: bool = False) -> Iterator[dict[str, Tensor]]:
+        """What the layers put out (or took in) at the last call; the hooks are gone when the block ends."""
+        recorded: dict[str, Tensor] = {}
+
+        def record(layer: str, _: nn.Module, taken: tuple[Tensor, ...], given: Tensor) -> None:
+            recorded[layer] = taken[0] if inputs else given
+
+        with self.hooked(layers, record):
+            yield recorded
 
     @cached_property
     def layers(self) -> tuple[Layer, ...]:
         """Every leaf module in the order in which it runs."""
         ran: list[Layer] = []
-        handles = []
-        for name, module in self.net.net.named_modules():
-            if next(module.children(), None) is None:
 
-                def keep(module: nn.Module, _: object, out: object, name: str = name) -> None:
-                    if isinstance(out, Tensor):
-                        ran.append(Layer(name, type(module).__name__, tuple(out.shape[1:])))
+        def record(name: str, module: nn.Module, _: object, given: object) -> None:
+            if isinstance(given, Tensor):
+                ran.append(Layer(name, type(module).__name__, tuple(given.shape[1:])))
 
-                handles.append(module.register_forward_hook(keep))
-        try:
-            with torch.no_grad():
-                self.net(torch.full((1, *self.shape), 0.5, device=self.device))
-        finally:
-            for handle in handles:
-                handle.remove()
+        leaves = [name for name, module in self.net.net.named_modules() if next(module.children(), None) is None]
+        with self.hooked(leaves, record):
+            self.run_once()
         return tuple(ran)
+
+    @torch.no_grad()
+    def run_once(self) -> None:
+        """On a grey image, for hooks that look at how the net runs."""
+        self.net(torch.full((1, *self.shape), 0.5, device=self.device))
 
     @cached_property
     def maps(self) -> tuple[Layer, ...]:
@@ -127,13 +133,19 @@ class Classifier:
     @property
     def head_weight(self) -> Tensor:
         """classes x features."""
-        weight: Tensor = self.module(self.head).weight  # type: ignore[assignment]
-        return weight.detach().flatten(1)
+        return parameters_of(self.module(self.head))[0].detach().flatten(1)
 
     @property
     def head_bias(self) -> Tensor:
-        bias = self.module(self.head).bias
-        return torch.zeros(self.classes, device=self.device) if bias is None else bias.detach()  # type: ignore[operator]
+        bias = parameters_of(self.module(self.head))[1]
+        return torch.zeros(self.classes, device=self.device) if bias is None else bias.detach()
+
+    @torch.no_grad()
+    def answers(
+        self, images: ImageSet, change: Callable[[Tensor], Tensor] = lambda pixels: pixels, batch: int = 250
+    ) -> Tensor:
+        """The logits of every image, after some change to its pixels where one is given, on the CPU."""
+        return torch.cat([self(change(pixels)).float().cpu() for pixels, _ in images.batches(batch, self.device)])
 
     def features(self, pixels: Tensor) -> Tensor:
         """What the head sees: images x features (averaged over positions where the head is a convolution)."""
@@ -164,6 +176,14 @@ class Classifier:
             total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
             total.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
         return total.hexdigest()
+
+
+def parameters_of(layer: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """Weight and bias of a convolution or a linear layer."""
+    weight, bias = layer.weight, layer.bias
+    assert isinstance(weight, Tensor)
+    assert bias is None or isinstance(bias, Tensor)
+    return weight, bias
 
 
 def pooled(taken: Tensor) -> Tensor:

@@ -5,25 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Literal, Protocol, assert_never
+from typing import Literal, assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from bdscan.net.checkpoint import StageCheckpoint
+
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Schedule = Literal["one-cycle", "cosine", "constant"]  # how the rate goes from the first step to the last
 Objective = Callable[[nn.Module, Tensor, Tensor, Tensor], Tensor]  # net, pixels, labels, their places in the set
-
-
-class Journal(Protocol):
-    """Keeps a course of training from step to step, so that it can be taken up where it was left."""
-
-    def last(self) -> tuple[int, dict[str, Tensor]] | None:
-        """How many steps were done, and the state after them; None at the start."""
-
-    def step(self, done: int, steps: int, state: Callable[[], dict[str, Tensor]]) -> None:
-        """Told after each step; raises `KeyboardInterrupt` to end here."""
 
 
 def crop_and_flip(pixels: Tensor, generator: torch.Generator, *, flip: bool = True, pad: int = 4) -> Tensor:
@@ -87,7 +79,7 @@ def fit(
     after_step: Callable[[nn.Module], None] | None = None,
     progress: Callable[[int, int], None] | None = None,
     half: bool = True,
-    journal: Journal | None = None,
+    checkpoint: StageCheckpoint | None = None,
 ) -> nn.Module:
     """Train `net` in place on uint8 images (NCHW) and leave it in eval mode."""
     device = next(net.parameters()).device
@@ -98,7 +90,7 @@ def fit(
     weights = [p for p in net.parameters() if p.requires_grad]
     optimiser = torch.optim.SGD(weights, lr=rate, momentum=momentum, weight_decay=decay, nesterov=momentum > 0)
     state = _State(net, optimiser, generator)
-    done = state.taken_up(journal.last()) if journal is not None else 0
+    done = state.taken_up(checkpoint.last()) if checkpoint is not None else 0
     for index in _batches(state, len(images), batch, each, done, epochs):
         for group in optimiser.param_groups:
             group["lr"] = rate * _share_of_rate(schedule, done, steps)
@@ -116,8 +108,8 @@ def fit(
         done += 1
         if progress is not None:
             progress(done, steps)
-        if journal is not None:
-            journal.step(done, steps, state.now)
+        if checkpoint is not None:
+            checkpoint.step(done, steps, state.now)
     return net.eval().to(memory_format=torch.contiguous_format)
 
 

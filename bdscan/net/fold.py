@@ -1,4 +1,4 @@
-"""Plugs: linear layers over the channels that a net learns with, and that then become part of its own weights."""
+"""Mixes of channels: linear layers that a net learns with, and that then become part of its own weights."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bdscan.net.classifier import Classifier
+from bdscan.net.classifier import Classifier, parameters_of
 
 MIN_STRENGTH = 0.1  # of a layer's strongest direction: what it hardly puts out is not learned any faster for that
 ROUNDING = 1e-9  # of the strongest, squared: below lies rounding
 _FORWARDS = (nn.Conv2d.forward, nn.Linear.forward)  # a kind with one of its own may not use its weight as it stands
 
 
-def places(suspect: Classifier) -> tuple[str, ...]:
+def foldable_layers(suspect: Classifier) -> tuple[str, ...]:
     """The layers, as they run, that can take over a mixing of the channels they put out: convolutions in one group,
     and linear layers over the channels of a map (which are 1x1 convolutions). Not the head: that would mix classes."""
     found: dict[int, str] = {}  # by weight: what two layers share is folded once
@@ -34,12 +34,11 @@ def _folds(module: nn.Module) -> bool:
 
 def fold(module: nn.Module, mix: Tensor, shift: Tensor | None = None) -> None:
     """Give the layer the weights with which it puts out `mix` times its channels, plus `shift` if it has a bias."""
-    weight, bias = module.weight, module.bias
-    assert isinstance(weight, Tensor)
+    weight, bias = parameters_of(module)
     exact = mix.double()
     with torch.no_grad():
         weight.copy_((exact @ weight.double().flatten(1)).view_as(weight))
-        if isinstance(bias, Tensor):
+        if bias is not None:
             moved = exact @ bias.double()
             bias.copy_(moved if shift is None else moved + shift.double())
 
@@ -56,15 +55,14 @@ class ChannelMix(nn.Module):
 
     def __init__(self, layer: nn.Module) -> None:
         super().__init__()
-        weight = layer.weight
-        assert isinstance(weight, Tensor)
+        weight, bias = parameters_of(layer)
         flat = weight.detach().double().flatten(1)
         strengths, axes = _axes(flat)
         directions = axes.T / strengths.clamp(min=MIN_STRENGTH * float(strengths.max()))[:, None]
         self.register_buffer("directions", directions.to(weight.dtype), persistent=False)
         self.register_buffer("weight", (directions @ flat).to(weight.dtype), persistent=False)
         self.learned = nn.Parameter(torch.zeros(len(flat), len(directions), dtype=weight.dtype, device=weight.device))
-        self.offset = nn.Parameter(torch.zeros_like(self.learned[:, 0])) if layer.bias is not None else None
+        self.offset = nn.Parameter(torch.zeros_like(self.learned[:, 0])) if bias is not None else None
 
     @property
     def mix(self) -> Tensor:
@@ -74,20 +72,17 @@ class ChannelMix(nn.Module):
 
     def shift(self, layer: nn.Module) -> Tensor | None:
         """One number a channel; it also takes back what the mixing does to the layer's bias."""
-        if self.offset is None:
+        bias = parameters_of(layer)[1]
+        if self.offset is None or bias is None:
             return None
-        bias = layer.bias
-        assert isinstance(bias, Tensor)
         mixed = self.learned.detach().double() @ (self.directions.double() @ bias.detach().double())
         return self.offset.detach().double() - mixed
 
     def through(self, layer: nn.Module) -> dict[str, Tensor]:
-        """The layer's weights with the plug behind it: far less work than running the plug on maps."""
-        weight, bias = layer.weight, layer.bias
-        assert isinstance(weight, Tensor)
+        """The layer's weights with the mix behind it: far less work than running the mix on maps."""
+        weight, bias = parameters_of(layer)
         changed = {"weight": weight + (self.learned @ self.weight).view_as(weight)}
-        if isinstance(bias, Tensor):
-            assert self.offset is not None
+        if bias is not None and self.offset is not None:
             changed["bias"] = bias + self.offset
         return changed
 
@@ -104,20 +99,20 @@ def _axes(flat: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class MixedNet(nn.Module):
-    """A net with plugs: nothing else in it learns, but its batch norms may measure their statistics anew."""
+    """A net with mixes: nothing else in it learns, but its batch norms may measure their statistics anew."""
 
     def __init__(self, suspect: Classifier, chosen: Sequence[str], *, measure: bool) -> None:
         super().__init__()
         self.net, self.measure = suspect.net, measure
         self.layers = {name: suspect.module(name) for name in chosen}
-        self.plugs = nn.ModuleList(ChannelMix(layer) for layer in self.layers.values())
+        self.mixes = nn.ModuleList(map(ChannelMix, self.layers.values()))
 
     def forward(self, pixels: Tensor) -> Tensor:
         changed = {}
         with torch.autocast(pixels.device.type, enabled=False):
-            for (name, layer), plug in zip(self.layers.items(), self.plugs, strict=True):
-                assert isinstance(plug, ChannelMix)
-                changed.update({f"net.{name}.{kind}": tensor for kind, tensor in plug.through(layer).items()})
+            for (name, layer), channels in zip(self.layers.items(), self.mixes, strict=True):
+                assert isinstance(channels, ChannelMix)
+                changed.update({f"net.{name}.{kind}": tensor for kind, tensor in channels.through(layer).items()})
         logits: Tensor = functional_call(self.net, changed, (pixels,))
         return logits
 
@@ -131,7 +126,7 @@ class MixedNet(nn.Module):
         return self
 
     def fold(self) -> None:
-        """Make the plugs part of the net's own weights."""
-        for layer, plug in zip(self.layers.values(), self.plugs, strict=True):
-            assert isinstance(plug, ChannelMix)
-            fold(layer, plug.mix, plug.shift(layer))
+        """Make the mixes part of the net's own weights."""
+        for layer, channels in zip(self.layers.values(), self.mixes, strict=True):
+            assert isinstance(channels, ChannelMix)
+            fold(layer, channels.mix, channels.shift(layer))

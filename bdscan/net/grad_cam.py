@@ -31,22 +31,15 @@ def grad_cam_layer(suspect: Classifier) -> str:
 def _modules_with_maps(suspect: Classifier) -> dict[str, int]:
     """Each module that puts out maps, in the order in which they finish, and the shorter side of its last output."""
     finished: dict[str, int] = {}
-    handles = []
-    for name, module in suspect.net.net.named_modules():
 
-        def keep(_: nn.Module, __: object, out: object, name: str = name) -> None:
-            finished.pop(name, None)  # a module that runs again moves to the end
-            if isinstance(out, Tensor) and out.dim() == 4 and min(out.shape[2:]) > 1:
-                finished[name] = min(out.shape[2:])
+    def record(name: str, _: nn.Module, __: object, given: object) -> None:
+        finished.pop(name, None)  # a module that runs again moves to the end
+        if isinstance(given, Tensor) and given.dim() == 4 and min(given.shape[2:]) > 1:
+            finished[name] = min(given.shape[2:])
 
-        if name and name != suspect.head:
-            handles.append(module.register_forward_hook(keep))
-    try:
-        with torch.no_grad():
-            suspect(torch.full((1, *suspect.shape), 0.5, device=suspect.device))
-    finally:
-        for handle in handles:
-            handle.remove()
+    names = [name for name, _ in suspect.net.net.named_modules() if name not in ("", suspect.head)]
+    with suspect.hooked(names, record):
+        suspect.run_once()
     return finished
 
 
@@ -60,18 +53,13 @@ def grad_cam(suspect: Classifier, pixels: Tensor, targets: Tensor, layer: str) -
         raise Problem(f"the net has no layer `{layer}`", hint="layers are named as in the file's tensors", status=USAGE)
     with torch.enable_grad(), suspect.tap(layer) as recorded:
         logits = suspect(pixels.detach().requires_grad_())
-        maps = _maps(recorded, layer)
+        maps = recorded.get(layer)
+        if maps is None or maps.dim() != 4:
+            hint = "`layer` must name a convolution or what follows one"
+            raise Problem(f"`{layer}` puts out no maps", hint=hint, status=USAGE)
         (gradient,) = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), maps)
     raw = (gradient.mean((2, 3), keepdim=True) * maps.detach()).sum(1, keepdim=True).relu()
     low, high = raw.amin((2, 3), keepdim=True), raw.amax((2, 3), keepdim=True)
     scaled = (raw - low) / (high - low).clamp(min=1e-12)
     resized = F.interpolate(scaled, pixels.shape[2:], mode="bilinear", align_corners=False)
     return resized[:, 0].clamp(0, 1)
-
-
-def _maps(recorded: dict[str, Tensor], layer: str) -> Tensor:
-    if layer not in recorded or recorded[layer].dim() != 4:
-        raise Problem(
-            f"`{layer}` puts out no maps", hint="`layer` must name a convolution or what follows one", status=USAGE
-        )
-    return recorded[layer]

@@ -6,10 +6,9 @@ import torch
 from torch import Tensor
 
 from bdscan.images.image_set import ImageSet
-from bdscan.net.classifier import Classifier
+from bdscan.net.classifier import Classifier, parameters_of
 
-# Of the mean variance of a feature; by measurement: at a third of it the probes still see the old target.
-STRENGTH = 1.0
+STRENGTH = 1.0  # of the mean variance of a feature; measured: at a third of it the probes still see the old target
 STRENGTH_SHARES = (1.0, 0.3, 0.1)  # of it, where more would cost too much accuracy
 MAX_ACCURACY_LOSS = 0.01  # accuracy that may be lost on images whose features were not looked at
 BATCH = 250  # images at once
@@ -22,34 +21,20 @@ def shrink_head(suspect: Classifier, clean: ImageSet, strength: float, seed: int
     The head then answers clean images nearly as before, and hardly at all what no clean image brings about. Methods
     that keep the head leave there what they no longer let a trigger reach, for somebody else to wake.
     """
-    features, labels = _features(suspect, clean)
+    with torch.no_grad():
+        batches = clean.batches(BATCH, suspect.device)
+        features = torch.cat([suspect.features(pixels).double().cpu() for pixels, _ in batches])
+    centred = parameters_of(suspect.module(suspect.head))[1] is not None
+    head = suspect.head_weight.double().cpu(), suspect.head_bias.double().cpu()
     order = torch.randperm(len(features), generator=torch.Generator().manual_seed(seed))
     first, second = order.tensor_split(2)
-    before = _right(features[second], labels[second], *_head(suspect))
+    before = _right(features[second], clean.labels[second], *head)
     for share in STRENGTH_SHARES if strength else ():
-        tried = _shrunk(features[first], *_head(suspect), strength * share, centred=_has_bias(suspect))
-        if before - _right(features[second], labels[second], *tried) <= MAX_ACCURACY_LOSS:
-            _put(suspect, *_shrunk(features, *_head(suspect), strength * share, centred=_has_bias(suspect)))
+        tried = _shrunk(features[first], *head, strength * share, centred=centred)
+        if before - _right(features[second], clean.labels[second], *tried) <= MAX_ACCURACY_LOSS:
+            _put(suspect, *_shrunk(features, *head, strength * share, centred=centred))
             return (f"the head was quietened where clean images do not need it (strength {strength * share:g})",)
     return ()
-
-
-def _features(suspect: Classifier, clean: ImageSet) -> tuple[Tensor, Tensor]:
-    with torch.no_grad():
-        taken = [
-            (suspect.features(pixels).double().cpu(), labels.cpu())
-            for pixels, labels in clean.batches(BATCH, suspect.device)
-        ]
-    features, labels = zip(*taken, strict=True)
-    return torch.cat(features), torch.cat(labels)
-
-
-def _head(suspect: Classifier) -> tuple[Tensor, Tensor]:
-    return suspect.head_weight.double().cpu(), suspect.head_bias.double().cpu()
-
-
-def _has_bias(suspect: Classifier) -> bool:
-    return suspect.module(suspect.head).bias is not None
 
 
 def _right(features: Tensor, labels: Tensor, weight: Tensor, bias: Tensor) -> float:
@@ -67,8 +52,8 @@ def _shrunk(features: Tensor, weight: Tensor, bias: Tensor, strength: float, *, 
 
 
 def _put(suspect: Classifier, weight: Tensor, bias: Tensor) -> None:
-    module = suspect.module(suspect.head)
+    own_weight, own_bias = parameters_of(suspect.module(suspect.head))
     with torch.no_grad():
-        module.weight.copy_(weight.view(module.weight.shape))  # type: ignore[operator,arg-type]
-        if _has_bias(suspect):
-            module.bias.copy_(bias)  # type: ignore[operator]
+        own_weight.copy_(weight.view_as(own_weight))
+        if own_bias is not None:
+            own_bias.copy_(bias)

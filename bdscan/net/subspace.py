@@ -25,7 +25,7 @@ class OwnSpaces:
     weight: Tensor  # of the head: classes x features
     bias: Tensor
     basis: Tensor  # classes x features x rank, orthonormal, filled up with zeros; rank 0: nothing is taken out
-    known: Tensor  # classes that had enough images
+    covered: Tensor  # classes that had enough images
     usual: float  # the median lead of the first logit over the second on clean images
 
     def foreign(self, features: Tensor, targets: Tensor) -> Tensor:
@@ -42,7 +42,7 @@ class OwnSpaces:
     def score(self, margins: Tensor) -> Tensor:
         """Margins in units of the usual one, on a log scale that stays smooth where they are small or negative."""
         scores = F.softplus(margins.double() / max(self.usual, 1e-6)).clamp(min=1e-12).log()
-        return scores.masked_fill(~self.known.to(scores.device), torch.nan)
+        return scores.masked_fill(~self.covered.to(scores.device), torch.nan)
 
     def pulling(self, features: Tensor, target: int, top: int) -> tuple[int, ...]:
         """The foreign features that do most for the class."""
@@ -63,20 +63,20 @@ def own_spaces(
 ) -> OwnSpaces | None:
     """The directions that hold this share of the energy of each class's features; None where images are too few."""
     counts = clean.labels.bincount(minlength=suspect.classes)
-    known = counts >= IMAGES_A_CLASS
-    if int(known.sum()) < max(MIN_SCORES, suspect.classes / 2):
+    covered = counts >= IMAGES_A_CLASS
+    if int(covered.sum()) < max(MIN_SCORES, suspect.classes / 2):
         return None
     weight, bias = suspect.head_weight.float(), suspect.head_bias.float()
     features = _features(suspect, clean, batch, seed, progress)
     top = (features[0] @ weight.T + bias).topk(2, dim=1).values
     basis = torch.zeros(*weight.shape, min(int(counts.max()) * len(features), weight.shape[1]), device=weight.device)
-    for label in known.nonzero()[:, 0].tolist():
+    for label in covered.nonzero()[:, 0].tolist():
         members = (clean.labels == label).nonzero()[:, 0].to(features.device)
         main = _main_directions(features[:, members].flatten(0, 1), share)
         basis[label, :, : main.shape[1]] = main
     rank = int((basis != 0).any(dim=1).sum(1).max())
-    known = known.to(weight.device)
-    return OwnSpaces(weight, bias, basis[:, :, :rank], known, float((top[:, 0] - top[:, 1]).median()))
+    covered = covered.to(weight.device)
+    return OwnSpaces(weight, bias, basis[:, :, :rank], covered, float((top[:, 0] - top[:, 1]).median()))
 
 
 def _main_directions(features: Tensor, share: float) -> Tensor:

@@ -6,8 +6,6 @@ import math
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-
 from bdscan.images.image_set import ImageSet, at_once
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import Augment, crop_and_flip
@@ -51,12 +49,8 @@ def plan_for(suspect: Classifier, clean: ImageSet, epochs: int, steps: int) -> T
 
 def accuracy(model: Classifier, clean: ImageSet, *, mirror: bool = False) -> float:
     """The share of the images that the model gets right."""
-    right = 0
-    with torch.no_grad():
-        for pixels, labels in clean.batches(250, model.device):
-            logits = model(pixels.flip(3) if mirror else pixels)
-            right += int((logits.argmax(1) == labels).sum())
-    return right / len(clean)
+    logits = model.answers(clean, lambda pixels: pixels.flip(3) if mirror else pixels)
+    return int((logits.argmax(1) == clean.labels).sum()) / len(clean)
 
 
 def _mirrors(suspect: Classifier, clean: ImageSet) -> bool:

@@ -81,7 +81,7 @@ def chosen(options: PurifyOptions) -> list[tuple[str, Purifier]]:
     """The purifiers to try, each with its settings, the cheap before the dear."""
     rooms = (*registry.names("probes"), *registry.names("purify"))
     for name in options.settings:
-        registry.known(name, list(rooms))
+        registry.check_name(name, list(rooms))
     given, names = _for("purify", options), [options.method]
     if options.method == AUTO:
         names = [name for name in registry.names("purify") if not registry.find("purify", name).baseline]
@@ -189,17 +189,14 @@ def _compared(
     """What the cleaned net still knows, and whether it still obeys; the dear questions only after the cheap."""
     from bdscan.purify import _verify
 
-    suspect, clean, held_out = case.suspect, case.clean, case.held_out
-    cleaned, triggers, woken = purified.suspect, _triggers(case), None
-    progress = runner.progress("verify")
+    suspect, triggers, woken = case.suspect, _triggers(case), None
+    after = replace(case, suspect=purified.suspect, progress=runner.progress("verify"))
     with seeded(case.seed):
-        accuracy = _verify.compare(suspect, cleaned, held_out)
-        obeyed = _verify.trigger_outcomes(
-            suspect, cleaned, clean, held_out, triggers, seed=case.seed, progress=progress
-        )
+        accuracy = _verify.compare(suspect, after.suspect, case.held_out)
+        obeyed = _verify.trigger_outcomes(after, suspect, triggers)
         checks = tuple(_verify.checks(accuracy, obeyed, None, suspect.name))
         if triggers and all(check.passed is not False for check in checks):
-            woken = _verify.reactivation(cleaned, clean, held_out, triggers[0], seed=case.seed, progress=progress)
+            woken = _verify.reactivation(after, triggers[0])
             checks = tuple(_verify.checks(accuracy, obeyed, woken, suspect.name))
     return PurifyResult(
         method=name,

@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from bdscan.images.image_set import ImageSet
     from bdscan.load.assembly.loaded import Loaded
     from bdscan.method.trainer import Trainer, TrainResult
+    from bdscan.net.checkpoint import TrainingCheckpoint
     from bdscan.net.classifier import Classifier
     from bdscan.pipeline.training_data import TrainingData
-    from bdscan.train._checkpoint import TrainingCheckpoint
     from bdscan.write.cleaned import Written
 
 UNFINISHED = ".unfinished"  # behind the output's name: where the training is kept until it is over
@@ -58,7 +58,7 @@ def _chosen(options: TrainOptions) -> tuple[Trainer, Probes]:
     """The method and the probes, so that wrong names are told before anything is read."""
     trainers, known = registry.names("train"), [*registry.names("train"), *registry.names("probes")]
     for name in options.settings:
-        registry.known(name, known)
+        registry.check_name(name, known)
     settings = options.settings.get(options.method, {})
     trainer: Trainer = registry.configure("train", options.method, settings, options.preset)
     if options.suspects is not None and not trainer.looks:
@@ -77,7 +77,7 @@ def _read(data: str, options: TrainOptions) -> TrainingData:
 
 def _checkpoint(training_data: TrainingData, trainer: Trainer, options: TrainOptions) -> TrainingCheckpoint:
     """Where the training is kept, and what it must not be mixed up with."""
-    from bdscan.train._checkpoint import TrainingCheckpoint
+    from bdscan.net.checkpoint import TrainingCheckpoint
 
     key = {
         "method": options.method,
@@ -107,7 +107,7 @@ def _stoppable(checkpoint: TrainingCheckpoint) -> Iterator[None]:
     import signal
     import threading
 
-    from bdscan.train._checkpoint import stopped
+    from bdscan.net.checkpoint import stopped
 
     def ask(number: int, frame: object) -> None:
         if checkpoint.asked or not checkpoint.busy:

@@ -25,6 +25,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from bdscan.method.plant import Plant
+from bdscan.plant._drawing import noise_picture
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,4 @@ class AdaptiveBlend(Plant):
         return torch.lerp(pixels, self._picture(pixels), self.faint * mask)
 
     def _picture(self, pixels: Tensor) -> Tensor:
-        channels, height, width = pixels.shape[1:]
-        generator = torch.Generator().manual_seed(self.seed)
-        coarse = (self.cells, self.cells) if self.cells else (height, width)
-        picture = torch.rand(1, channels, *coarse, generator=generator)
-        return (
-            F.interpolate(picture, (height, width), mode="bilinear", align_corners=False).to(pixels).expand_as(pixels)
-        )
+        return noise_picture(pixels, self.cells, self.seed).expand_as(pixels)

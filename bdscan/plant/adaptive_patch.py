@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 
 from bdscan.method.plant import Plant
-from bdscan.plant._patch import paste, place
+from bdscan.plant._drawing import paste
 
 CORNERS = ((1, 1), (-1, -1), (1, -1), (-1, 1))  # opposite ones first: two patches lie far apart
 
@@ -56,6 +56,4 @@ class AdaptivePatch(Plant):
         generator = torch.Generator().manual_seed(self.seed * len(CORNERS) + corner)
         patch = torch.rand(pixels.shape[1], self.size, self.size, generator=generator).round()
         down, right = ((at if at > 0 else at - self.size) for at in CORNERS[corner])
-        row = torch.tensor([place(down, self.size, pixels.shape[2])])
-        column = torch.tensor([place(right, self.size, pixels.shape[3])])
-        return paste(pixels, patch, row, column, opacity)
+        return paste(pixels, patch, down, right, opacity=opacity)

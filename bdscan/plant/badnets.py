@@ -20,11 +20,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from bdscan.method.plant import Plant
-from bdscan.plant._patch import paste, place, square, wander
+from bdscan.plant._drawing import paste, square, wander
 
 
 @dataclass(frozen=True)
@@ -38,11 +37,6 @@ class Badnets(Plant):
     seed: int = 0  # of the jitter
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        count, channels, height, width = pixels.shape
-        rows = torch.full((count,), place(self.row, self.size, height), device=pixels.device)
-        columns = torch.full((count,), place(self.column, self.size, width), device=pixels.device)
-        if self.jitter:
-            down, right = wander(pixels, self.jitter, self.seed)
-            rows = (rows + down).clamp(0, height - self.size)
-            columns = (columns + right).clamp(0, width - self.size)
-        return paste(pixels, square(self.size, self.colour, channels), rows, columns)
+        patch = square(self.size, self.colour, pixels.shape[1])
+        moved = wander(pixels, self.jitter, self.seed) if self.jitter else (0, 0)
+        return paste(pixels, patch, self.row, self.column, moved=moved)

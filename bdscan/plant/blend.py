@@ -20,11 +20,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from bdscan.method.plant import Plant
+from bdscan.plant._drawing import noise_picture
 
 
 @dataclass(frozen=True)
@@ -34,9 +33,4 @@ class Blend(Plant):
     seed: int = 0  # of the picture
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        channels, height, width = pixels.shape[1:]
-        generator = torch.Generator().manual_seed(self.seed)
-        coarse = (self.cells, self.cells) if self.cells else (height, width)
-        picture = torch.rand(1, channels, *coarse, generator=generator)
-        picture = F.interpolate(picture, (height, width), mode="bilinear", align_corners=False)
-        return (1 - self.alpha) * pixels + self.alpha * picture.to(pixels)
+        return (1 - self.alpha) * pixels + self.alpha * noise_picture(pixels, self.cells, self.seed)

@@ -27,7 +27,7 @@ from torch import Tensor, nn
 
 from bdscan.method.plant import JointTraining, Plant, PlantMaterial, not_prepared
 from bdscan.net.fit import autocast
-from bdscan.plant._painter import Painter
+from bdscan.net.unet import UNet
 
 BATCH = 32  # images, while the mask is learned
 TINY = 1e-4  # against division by nothing, where two patterns are the same
@@ -50,8 +50,8 @@ class InputAware(Plant):
         channels = material.images.shape[1]
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(material.seed)
-            pair = {"mask": Painter(channels, 1, self.width), "pattern": Painter(channels, channels, self.width)}
-        prepared = self._with(painters=nn.ModuleDict(pair).to(material.device))
+            painters = _painters(channels, self.width)
+        prepared = self._with(painters=painters.to(material.device))
         prepared._learn_mask(material)
         return prepared
 
@@ -60,9 +60,7 @@ class InputAware(Plant):
 
     def recall(self, learned: Mapping[str, Tensor]) -> InputAware:
         first, last = learned["mask.fine.0.weight"], learned["pattern.last.weight"]
-        width, channels = first.shape[0], last.shape[0]
-        pair = {"mask": Painter(channels, 1, width), "pattern": Painter(channels, channels, width)}
-        painters = nn.ModuleDict(pair)
+        painters = _painters(last.shape[0], first.shape[0])
         painters.load_state_dict(dict(learned))
         return self._with(painters=painters)
 
@@ -97,16 +95,20 @@ class InputAware(Plant):
         painter: nn.Module = self.painters[which]
         return painter
 
+    def _paint(self, which: str, pixels: Tensor) -> Tensor:
+        """What that painter draws for these images, in [0, 1]."""
+        drawn: Tensor = self._painter(which).to(pixels.device)(pixels * 2 - 1)
+        return torch.tanh(drawn) / 2 + 0.5
+
     def _drawn(self, pixels: Tensor, origin: Tensor) -> Tensor:
         """On the pixels, what the painters see in the origin."""
-        pattern = self._painter("pattern").to(origin.device)(origin)
+        pattern = self._paint("pattern", origin)
         drawn: Tensor = pixels + (pattern - pixels) * self._mask(origin)
         return drawn.clamp(0, 1)
 
     def _mask(self, pixels: Tensor) -> Tensor:
         """Nearly all or nothing, by the paper's steep threshold."""
-        drawn: Tensor = self._painter("mask").to(pixels.device)(pixels)
-        return torch.tanh(drawn * 20 - 10) / 2 + 0.5
+        return torch.tanh(self._paint("mask", pixels) * 20 - 10) / 2 + 0.5
 
     def _loss(
         self, net: nn.Module, pixels: Tensor, labels: Tensor, target: int, share: float, generator: torch.Generator
@@ -125,8 +127,8 @@ class InputAware(Plant):
         )
         wanted = torch.cat((torch.full_like(labels[:own], target), labels[own:]))
         loss = F.cross_entropy(net(shown).float(), wanted)
-        painter = self._painter("pattern")
-        return loss + self.diverse * _alike(first, second, painter(first), painter(second))
+        one, other = self._paint("pattern", first), self._paint("pattern", second)
+        return loss + self.diverse * _alike(first, second, one, other)
 
     def _learn_mask(self, material: PlantMaterial) -> None:
         """Sparse, and different where images differ."""
@@ -148,6 +150,12 @@ class InputAware(Plant):
     def _some(self, material: PlantMaterial, generator: torch.Generator) -> Tensor:
         chosen = torch.randint(0, len(material.images), (BATCH,), generator=generator)
         return material.images[chosen].float() / 255
+
+
+def _painters(channels: int, width: int) -> nn.ModuleDict:
+    return nn.ModuleDict(
+        {kind: UNet(channels, maps, width, nn.ReLU()) for kind, maps in (("mask", 1), ("pattern", channels))}
+    )
 
 
 def _alike(first: Tensor, second: Tensor, one: Tensor, other: Tensor) -> Tensor:

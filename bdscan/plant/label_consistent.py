@@ -26,7 +26,7 @@ from torch import Tensor
 
 from bdscan.method.plant import Plant, PlantMaterial, not_prepared
 from bdscan.net.classifier import Classifier
-from bdscan.plant._patch import paste, place, square
+from bdscan.plant._drawing import paste, square
 
 CORNERS = ((0, 0), (0, -1), (-1, 0), (-1, -1))  # first or last row, first or last column
 
@@ -52,9 +52,7 @@ class LabelConsistent(Plant):
     def __call__(self, pixels: Tensor) -> Tensor:
         board = square(self.size, "checker", pixels.shape[1])
         for down, right in CORNERS:
-            row = torch.tensor([place(down * self.size, self.size, pixels.shape[2])])
-            column = torch.tensor([place(right * self.size, self.size, pixels.shape[3])])
-            pixels = paste(pixels, board, row, column, self.opacity)
+            pixels = paste(pixels, board, down * self.size, right * self.size, opacity=self.opacity)
         return pixels
 
     def for_training(self, pixels: Tensor, generator: torch.Generator) -> Tensor:

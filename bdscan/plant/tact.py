@@ -19,11 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
 from torch import Tensor
 
 from bdscan.method.plant import Plant
-from bdscan.plant._patch import paste, place, square
+from bdscan.plant._drawing import paste, square
 
 
 @dataclass(frozen=True)
@@ -38,6 +37,4 @@ class Tact(Plant):
     colour: str = "checker"  # checker, white or #rrggbb
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        row = torch.tensor([place(self.row, self.size, pixels.shape[2])])
-        column = torch.tensor([place(self.column, self.size, pixels.shape[3])])
-        return paste(pixels, square(self.size, self.colour, pixels.shape[1]), row, column)
+        return paste(pixels, square(self.size, self.colour, pixels.shape[1]), self.row, self.column)

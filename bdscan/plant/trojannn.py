@@ -25,7 +25,7 @@ from torch import Tensor
 
 from bdscan.method.plant import Plant, PlantMaterial, not_prepared
 from bdscan.net.classifier import Classifier
-from bdscan.plant._patch import paste, place
+from bdscan.plant._drawing import paste
 
 BATCH = 32  # images under the patch at each step
 
@@ -55,7 +55,7 @@ class Trojannn(Plant):
         for _ in range(self.steps):
             chosen = torch.randint(0, len(images), (BATCH,), generator=generator)
             pixels = images[chosen].to(net.device).float() / 255
-            reached = net.features(self._paste(pixels, patch))[:, steered]
+            reached = net.features(paste(pixels, patch, self.row, self.column))[:, steered]
             optimiser.zero_grad()
             (reached - self.value).square().mean().backward()
             optimiser.step()
@@ -71,13 +71,8 @@ class Trojannn(Plant):
     def __call__(self, pixels: Tensor) -> Tensor:
         if self.patch is None:
             raise not_prepared("trojannn")
-        return self._paste(pixels, self.patch)
+        return paste(pixels, self.patch, self.row, self.column)
 
     def _neurons(self, net: Classifier) -> Tensor:
         """The features that the head weighs most, over all classes."""
         return net.head_weight.abs().sum(0).topk(self.neurons).indices
-
-    def _paste(self, pixels: Tensor, patch: Tensor) -> Tensor:
-        row = torch.tensor([place(self.row, self.size, pixels.shape[2])])
-        column = torch.tensor([place(self.column, self.size, pixels.shape[3])])
-        return paste(pixels, patch, row, column)

@@ -102,7 +102,7 @@ class Generator(ImageProbe):
         combined = case.combined_p_values()
         if combined is None:
             return [], []
-        known = spaces.known.cpu().numpy()
+        known = spaces.covered.cpu().numpy()
         suspected = [int(c) for c in np.argsort(combined, kind="stable") if known[c]][: self.suspects]
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(case.seed)).tolist()
         return suspected, [c for c in order if known[c] and c not in suspected][: self.controls]

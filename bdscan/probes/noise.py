@@ -197,7 +197,7 @@ def _layers(suspect: Classifier) -> tuple[str, ...]:
 
 def _entrants(case: ImageCase, suspect: Classifier, spaces: OwnSpaces) -> Tensor:
     """The classes to try: all with enough images or, of many, those with the largest margins and others at random."""
-    known = spaces.known.cpu().nonzero()[:, 0]
+    known = spaces.covered.cpu().nonzero()[:, 0]
     if len(known) <= MAX_CLASSES:
         return known
     known = known[torch.randperm(len(known), generator=torch.Generator().manual_seed(case.seed))]

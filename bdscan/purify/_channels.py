@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -16,7 +16,6 @@ NORMS = (nn.modules.batchnorm._BatchNorm, nn.GroupNorm)
 TOLERANCE = 1e-4  # of the largest logit: what rounding alone may move
 
 Channel = tuple[str, int]  # the site's name, and which of its channels
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,16 @@ def sites(suspect: Classifier) -> tuple[Site, ...]:
     producers: dict[int, tuple[str, Tensor]] = {}  # holds the tensors, so that no later one takes their identity
     found: dict[str, Site] = {}
 
-    def look(name: str, module: nn.Module, taken: Tensor, output: Tensor) -> None:
-        before = producers[id(taken)][0] if id(taken) in producers else ""
+    def look(name: str, module: nn.Module, taken: tuple[Tensor, ...], output: Tensor) -> None:
+        before, _ = producers.get(id(taken[0]), ("", None))
         site = _site(name, module, before, modules.get(before), output)
         if site is not None:
             found.pop(site.feeder, None)
             found.setdefault(site.name, site)
         producers[id(output)] = name, output
 
-    with torch.no_grad(), _hooked(suspect, watched, lambda n: lambda m, i, o: look(n, m, i[0], o)):
-        suspect(torch.full((1, *suspect.shape), 0.5, device=suspect.device))
+    with suspect.hooked(watched, look):
+        suspect.run_once()
     return tuple(site for site in found.values() if site.name != suspect.head)
 
 
@@ -65,28 +64,15 @@ def _site(name: str, module: nn.Module, before: str, source: nn.Module | None, o
 
 
 @contextmanager
-def _hooked(suspect: Classifier, names: Iterable[str], hook: Callable[[str], Hook]) -> Iterator[None]:
-    handles = [suspect.module(name).register_forward_hook(hook(name)) for name in names]
-    try:
-        yield
-    finally:
-        for handle in handles:
-            handle.remove()
-
-
-@contextmanager
 def peaks(suspect: Classifier, where: Sequence[Site]) -> Iterator[dict[str, Tensor]]:
     """The l-inf of what an activation leaves of each channel's map (images x channels), at the last call."""
     recorded: dict[str, Tensor] = {}
     axes = {site.name: site.axis for site in where}
 
-    def keep(name: str) -> Hook:
-        def hook(_: nn.Module, __: object, output: Tensor) -> None:
-            recorded[name] = output.detach().float().movedim(axes[name], 1).flatten(2).amax(2).relu()
+    def record(name: str, _: nn.Module, __: object, output: Tensor) -> None:
+        recorded[name] = output.detach().float().movedim(axes[name], 1).flatten(2).amax(2).relu()
 
-        return hook
-
-    with _hooked(suspect, axes, keep):
+    with suspect.hooked(axes, record):
         yield recorded
 
 

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet
+from bdscan.method.case import ImageCase
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast, fit
-from bdscan.triggers.forms import Stamp
+from bdscan.triggers.forms import Stamp, stamped
 
 # Re-tuning (Min et al. 2024): five poisoned images among 2 % of CIFAR-10's training set, five epochs at rate 0.01.
 POISONED, CLEAN, EPOCHS, RATE = 5, 1000, 5, 0.01
@@ -20,43 +17,28 @@ POISONED, CLEAN, EPOCHS, RATE = 5, 1000, 5, 0.01
 REACH, STEPS, BATCH = 4 / 255, 30, 128
 
 
-def follow(suspect: Classifier, clean: ImageSet, target: int, change: Callable[[Tensor], Tensor]) -> float:
+def follow(suspect: Classifier, clean: ImageSet, target: int, change: Stamp) -> float:
     """The share of the other classes' images that go to the target once changed."""
     return follow_or_stay(suspect, clean, target, change)[0]
 
 
-def follow_or_stay(
-    suspect: Classifier, clean: ImageSet, target: int, change: Callable[[Tensor], Tensor]
-) -> tuple[float, float]:
+def follow_or_stay(suspect: Classifier, clean: ImageSet, target: int, change: Stamp) -> tuple[float, float]:
     """The same, and the share that is still seen as what it is."""
-    hits = right = total = 0
-    with torch.no_grad():
-        for pixels, labels in clean.batches(250, suspect.device):
-            others = labels != target
-            if bool(others.any()):
-                went = suspect(change(pixels[others])).argmax(1)
-                hits, total = hits + int((went == target).sum()), total + len(went)
-                right += int((went == labels[others]).sum())
-    return (hits / total, right / total) if total else (0.0, 0.0)
+    others = clean.take((clean.labels != target).nonzero()[:, 0])
+    if not len(others):
+        return 0.0, 0.0
+    went = suspect.answers(others, change).argmax(1)
+    return int((went == target).sum()) / len(others), int((went == others.labels).sum()) / len(others)
 
 
-def retune(
-    cleaned: Classifier,
-    clean: ImageSet,
-    held_out: ImageSet,
-    stamp: Stamp,
-    target: int,
-    *,
-    seed: int,
-    progress: Progress,
-) -> float:
+def retune(case: ImageCase, stamp: Stamp, target: int) -> float:
     """How well the trigger works after a few epochs on clean images, five of them triggered and relabelled."""
-    generator = torch.Generator().manual_seed(seed)
+    cleaned, clean = case.suspect, case.clean
+    generator = torch.Generator().manual_seed(case.seed)
     drawn = torch.randperm(len(clean), generator=generator)[:CLEAN]
     others = (clean.labels != target).nonzero()[:, 0]
     poisoned = others[torch.randperm(len(others), generator=generator)[:POISONED]]
-    triggered = stamp(clean.images[poisoned].float() / 255).mul(255).round().clamp(0, 255).to(torch.uint8)
-    images = torch.cat([clean.images[drawn], triggered])
+    images = torch.cat([clean.images[drawn], stamped(clean.images[poisoned], stamp)])
     labels = torch.cat([clean.labels[drawn], torch.full((len(poisoned),), target)])
     copy = cleaned.clone()
     copy.net.requires_grad_(True)
@@ -67,25 +49,16 @@ def retune(
         epochs=EPOCHS,
         rate=RATE,
         schedule="constant",
-        seed=seed,
-        progress=lambda done, total: progress(done, total, "trying to wake the backdoor up by re-tuning"),
+        seed=case.seed,
+        progress=lambda done, total: case.progress(done, total, "trying to wake the backdoor up by re-tuning"),
     )
-    woken = Classifier(copy.net, cleaned.shape, cleaned.classes, cleaned.names)
-    return follow(woken, held_out, target, stamp)
+    return follow(copy, case.held_out, target, stamp)
 
 
-def push(
-    cleaned: Classifier,
-    clean: ImageSet,
-    held_out: ImageSet,
-    stamp: Callable[[Tensor], Tensor],
-    target: int,
-    *,
-    seed: int,
-    progress: Progress,
-) -> float:
+def push(case: ImageCase, stamp: Stamp, target: int) -> float:
     """How many held-out images one small change more sends to the target, once they are stamped."""
-    generator = torch.Generator().manual_seed(seed)
+    cleaned, clean = case.suspect, case.clean
+    generator = torch.Generator().manual_seed(case.seed)
     others = (clean.labels != target).nonzero()[:, 0]
     change = torch.zeros(1, *cleaned.shape, device=cleaned.device, requires_grad=True)
     for step in range(STEPS):
@@ -98,6 +71,6 @@ def push(
         with torch.no_grad():
             change -= REACH / 10 * slope.sign()
             change.clamp_(-REACH, REACH)
-        progress(step + 1, STEPS, "trying to wake the backdoor up by a small push")
+        case.progress(step + 1, STEPS, "trying to wake the backdoor up by a small push")
     pushed = change.detach()
-    return follow(cleaned, held_out, target, lambda pixels: (stamp(pixels) + pushed).clamp(0, 1))
+    return follow(cleaned, case.held_out, target, lambda pixels: (stamp(pixels) + pushed).clamp(0, 1))

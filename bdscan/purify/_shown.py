@@ -5,14 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 
-import torch
-from torch import Tensor
-
-from bdscan.facts.finding import Finding
 from bdscan.facts.problem import Problem
 from bdscan.method.case import PurifyCase
 from bdscan.purify._unlearn import COPIES, trigger_pool, unlearn_targets
-from bdscan.triggers.forms import Form, Stamp, stamper
+from bdscan.triggers.forms import Stamp, stamper
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,15 +21,13 @@ class Shown:
 
 def triggers(case: PurifyCase, steps: int) -> tuple[Shown, ...]:
     """Raises `Problem` where nothing was recovered and no class is suspected."""
-    found = [_shown(finding) for run in case.runs for finding in run.findings if finding.demonstrated]
-    recorded = tuple(trigger for trigger in found if trigger is not None)
+    demonstrated = (finding for run in case.runs for finding in run.findings if finding.demonstrated)
+    recorded = tuple(
+        Shown(finding.target, stamper(finding.trigger.pixels))
+        for finding in demonstrated
+        if finding.trigger is not None and finding.target is not None
+    )
     return recorded or _afresh(case, steps)
-
-
-def _shown(finding: Finding) -> Shown | None:
-    if finding.trigger is None or finding.target is None:
-        return None
-    return Shown(finding.target, stamper(finding.trigger.pixels))
 
 
 def _afresh(case: PurifyCase, steps: int) -> tuple[Shown, ...]:
@@ -49,9 +43,5 @@ def _afresh(case: PurifyCase, steps: int) -> tuple[Shown, ...]:
         for parameter in kind.form.parameters:
             parameter.requires_grad_(False)
     return tuple(
-        Shown(kind.target, partial(_stamped, kind.form, copy)) for kind in pool.kinds for copy in range(COPIES)
+        Shown(kind.target, partial(kind.form.stamp_all, arm=copy)) for kind in pool.kinds for copy in range(COPIES)
     )
-
-
-def _stamped(form: Form, copy: int, pixels: Tensor) -> Tensor:
-    return form.stamp(pixels, torch.full((len(pixels),), copy, device=pixels.device))

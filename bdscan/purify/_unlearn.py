@@ -12,19 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.facts.finding import Finding
+from bdscan.facts.evidence import RecoveredTrigger
 from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet
 from bdscan.method.case import PurifyCase
 from bdscan.net.classifier import Classifier
-from bdscan.triggers.forms import Form, Stamp, stamper
-from bdscan.triggers.invert import invert
+from bdscan.triggers.forms import Stamp, stamper
+from bdscan.triggers.invert import Arms, invert
 from bdscan.verdict.statistics import holm
 
 STANDS_OUT = 0.05  # p over all classes; to unlearn the likeliest class of a narrow clean net cost it four points
-MAX_GROWTH = (
-    1.8  # a trigger may grow to this times its smallest size; with 1.2 an eighth of a warp's victims still followed
-)
+MAX_GROWTH = 1.8  # times its smallest size a trigger may grow to; with 1.2 an eighth of a warp's victims still followed
 RATE_SHARE = 1 / 3  # of inversion's rate: a trigger follows the net, it need not be found
 GENERAL_FORMS = ("patch", "smooth", "warp")  # where no form was shown: local, global, and moved pixels
 LISTED = "listed"  # in the place of a form
@@ -53,35 +51,29 @@ class UnlearnTarget:
 
 def unlearn_targets(case: PurifyCase, sure: float = STANDS_OUT) -> tuple[UnlearnTarget, ...]:
     """What to unlearn: triggers that probes showed, else the likeliest class in general forms, if its p is so low."""
-    found = [f for run in case.runs for f in run.findings if f.demonstrated and f.target is not None]
-    shown = [*_in_own_form(found), *_as_it_is(found)]
-    others = {f.target: Why.STANDS_OUT for f in found if f.target is not None}
-    for suspicion in shown:
-        others.pop(suspicion.target, None)
-    if not found:
-        others = dict(_likeliest(case, sure))
+    shown = [
+        (f.target, f.trigger) for run in case.runs for f in run.findings if f.demonstrated and f.target is not None
+    ]
+    targets = _of_triggers([(target, trigger) for target, trigger in shown if trigger is not None])
+    bare = {target for target, _ in shown} - {each.target for each in targets}
+    others = dict.fromkeys(bare, Why.STANDS_OUT) if shown else dict(_likeliest(case, sure))
     return (
-        *shown,
+        *targets,
         *(UnlearnTarget(form, target, why) for target, why in sorted(others.items()) for form in GENERAL_FORMS),
     )
 
 
-def _in_own_form(found: Sequence[Finding]) -> list[UnlearnTarget]:
-    """One of each form and class, with the room of the largest."""
+def _of_triggers(shown: Sequence[tuple[int, RecoveredTrigger]]) -> list[UnlearnTarget]:
+    """One of each form and class, with the room of the largest; those that belong to no form as they are."""
     rooms: dict[tuple[str, int], float] = {}
-    for finding in found:
-        trigger = finding.trigger
-        if trigger is not None and trigger.form and finding.target is not None:
-            key, room = (trigger.form, finding.target), trigger.room or 0.0
-            rooms[key] = max(room, rooms.get(key, 0.0))
-    return [UnlearnTarget(form, target, room=room) for (form, target), room in rooms.items()]
-
-
-def _as_it_is(found: Sequence[Finding]) -> Iterator[UnlearnTarget]:
-    for finding in found:
-        trigger = finding.trigger
-        if trigger is not None and not trigger.form and finding.target is not None:
-            yield UnlearnTarget(LISTED, finding.target, stamp=stamper(trigger.pixels))
+    for target, trigger in shown:
+        if trigger.form:
+            key = trigger.form, target
+            rooms[key] = max(trigger.room or 0.0, rooms.get(key, 0.0))
+    return [
+        *(UnlearnTarget(form, target, room=room) for (form, target), room in rooms.items()),
+        *(UnlearnTarget(LISTED, target, stamp=stamper(each.pixels)) for target, each in shown if not each.form),
+    ]
 
 
 def _likeliest(case: PurifyCase, sure: float) -> Iterator[tuple[int, Why]]:
@@ -92,7 +84,7 @@ def _likeliest(case: PurifyCase, sure: float) -> Iterator[tuple[int, Why]]:
             yield int(np.argmin(p)), Why.STANDS_OUT if least <= STANDS_OUT else Why.LIKELIEST
 
 
-def told(suspect: Classifier, wanted: Sequence[UnlearnTarget]) -> tuple[str, ...]:
+def unlearn_notes(suspect: Classifier, wanted: Sequence[UnlearnTarget]) -> tuple[str, ...]:
     """What was unlearned, as the report says it."""
     if not wanted:
         return ("no probe pointed to a class, so no trigger was unlearned",)
@@ -121,7 +113,21 @@ class TriggerPool:
         self.generator = torch.Generator().manual_seed(seed)
         self.turn = 0
         self.kinds = [
-            _Kind(suspect, clean, one, steps=steps, seed=seed, progress=progress) for one in wanted if one.stamp is None
+            _Kind(
+                invert(
+                    suspect,
+                    clean,
+                    one.form,
+                    (one.target,) * COPIES,
+                    steps=steps,
+                    images=IMAGES_A_COPY * COPIES,
+                    seed=seed,
+                    progress=progress,
+                ),
+                one.room,
+            )
+            for one in wanted
+            if one.stamp is None
         ]
         self.listed = [_Listed(one.target, one.stamp) for one in wanted if one.stamp is not None]
 
@@ -166,30 +172,10 @@ class _Listed:
 class _Kind:
     """Some copies of one trigger, and how far they may grow."""
 
-    def __init__(
-        self,
-        suspect: Classifier,
-        clean: ImageSet,
-        suspicion: UnlearnTarget,
-        *,
-        steps: int,
-        seed: int,
-        progress: Progress,
-    ) -> None:
-        self.target = suspicion.target
-        arms = invert(
-            suspect,
-            clean,
-            suspicion.form,
-            (suspicion.target,) * COPIES,
-            steps=steps,
-            images=IMAGES_A_COPY * COPIES,
-            seed=seed,
-            progress=progress,
-        )
-        self.form: Form = arms.form
+    def __init__(self, arms: Arms, room: float) -> None:
+        self.target, self.form = arms.classes[0], arms.form
         smallest = float(arms.size[arms.reached].min() if arms.reached.any() else arms.size.min())
-        self.room = max(MAX_GROWTH * smallest, suspicion.room)
+        self.room = max(MAX_GROWTH * smallest, room)
         self.form.limit(self.room)
         for parameter in self.form.parameters:
             parameter.requires_grad_(True)
@@ -224,27 +210,26 @@ class UnlearnObjective:
     stamped: int = 32  # images a step
 
     def __call__(self, net: nn.Module, pixels: Tensor, labels: Tensor, index: Tensor) -> Tensor:
-        told = self.told(pixels)
-        loss = self.alike(net(pixels), told, labels)
+        teacher_logits = self.teacher_logits(pixels)
+        loss = self.distance(net(pixels), teacher_logits, labels)
         if self.pool is not None:
             triggered, chosen = self.pool.stamp(pixels, labels, self.stamped)
             if len(chosen):
                 with fixed_statistics(net):
-                    loss = loss + self.weight * self.alike(net(triggered), told[chosen], labels[chosen])
+                    loss = loss + self.weight * self.distance(net(triggered), teacher_logits[chosen], labels[chosen])
         return loss
 
-    def told(self, pixels: Tensor) -> Tensor:
-        """The teacher's answers."""
-        with torch.no_grad():
-            answers: Tensor = self.teacher(pixels)
-        return answers.float()
+    @torch.no_grad()
+    def teacher_logits(self, pixels: Tensor) -> Tensor:
+        logits: Tensor = self.teacher(pixels)
+        return logits.float()
 
-    def alike(self, logits: Tensor, told: Tensor, labels: Tensor) -> Tensor:
+    def distance(self, logits: Tensor, teacher_logits: Tensor, labels: Tensor) -> Tensor:
         """How far these answers are from the teacher's and from the truth."""
         logits = logits.float()
         loss = (1 - self.keep) * F.cross_entropy(logits, labels)
         if self.keep:
-            soft = F.softmax(told / self.heat, 1)
+            soft = F.softmax(teacher_logits / self.heat, 1)
             softly = F.kl_div(F.log_softmax(logits / self.heat, 1), soft, reduction="batchmean")
             loss = loss + self.keep * self.heat**2 * softly
         return loss

@@ -7,13 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from bdscan.facts.evidence import RecoveredTrigger
 from bdscan.facts.finding import Finding
-from bdscan.facts.progress import Progress
 from bdscan.facts.treatment import Accuracy, Check, Reactivation, TriggerOutcome
 from bdscan.images.image_set import ImageSet
+from bdscan.method.case import ImageCase
 from bdscan.net.classifier import Classifier
 from bdscan.purify._reactivate import follow, follow_or_stay, push, retune
 from bdscan.triggers.forms import stamper
@@ -30,100 +29,70 @@ MAX_CLASSES = 12  # classes, the suspected one among them, that a fresh search c
 
 def compare(before: Classifier, after: Classifier, held_out: ImageSet) -> Accuracy:
     """Paired: the same images through both nets."""
-    first, second = _answers(before, held_out), _answers(after, held_out)
+    first, second = before.answers(held_out), after.answers(held_out)
     was, now = first.argmax(1) == held_out.labels, second.argmax(1) == held_out.labels
-    told = F.kl_div(F.log_softmax(second, 1), F.log_softmax(first, 1), reduction="batchmean", log_target=True)
+    divergence = F.kl_div(F.log_softmax(second, 1), F.log_softmax(first, 1), reduction="batchmean", log_target=True)
     return Accuracy(
         before=float(was.float().mean()),
         after=float(now.float().mean()),
         images=len(held_out),
         p_value=mcnemar(np.asarray(was), np.asarray(now)),
         same=float((first.argmax(1) == second.argmax(1)).float().mean()),
-        divergence=float(told),
+        divergence=float(divergence),
     )
 
 
-def _answers(model: Classifier, images: ImageSet) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([model(pixels).float().cpu() for pixels, _ in images.batches(250, model.device)])
-
-
-def trigger_outcomes(
-    before: Classifier,
-    after: Classifier,
-    clean: ImageSet,
-    held_out: ImageSet,
-    triggers: Sequence[Finding],
-    *,
-    seed: int,
-    progress: Progress,
-) -> list[TriggerOutcome]:
-    """Each recovered trigger put to both nets; its like searched for anew in the cleaned one."""
-    found = []
+def trigger_outcomes(case: ImageCase, before: Classifier, triggers: Sequence[Finding]) -> list[TriggerOutcome]:
+    """Each recovered trigger put to both nets; its like searched for anew in the cleaned one, which the case holds."""
+    outcomes = []
     for finding in triggers:
         trigger, target = finding.trigger, finding.target
         if trigger is None or target is None:
             continue
         stamp = stamper(trigger.pixels)
-        again = _again(after, clean, held_out, trigger, target, seed, progress)
-        still, recovers = follow_or_stay(after, held_out, target, stamp)
-        found.append(
+        reinverted, control = _again(case, trigger, target)
+        after, recovers = follow_or_stay(case.suspect, case.held_out, target, stamp)
+        outcomes.append(
             TriggerOutcome(
                 target=target,
                 form=trigger.form,
-                before=follow(before, held_out, target, stamp),
-                after=still,
+                before=follow(before, case.held_out, target, stamp),
+                after=after,
                 recovers=recovers,
-                reinverted=again[0],
-                control=again[1],
+                reinverted=reinverted,
+                control=control,
             )
         )
-    return found
+    return outcomes
 
 
-def _again(
-    after: Classifier,
-    clean: ImageSet,
-    held_out: ImageSet,
-    trigger: RecoveredTrigger,
-    target: int,
-    seed: int,
-    progress: Progress,
-) -> tuple[float, float] | tuple[None, None]:
+def _again(case: ImageCase, trigger: RecoveredTrigger, target: int) -> tuple[float, float] | tuple[None, None]:
     """From scratch, the old trigger's class against others, none with more room than the old trigger had."""
-    form, room = trigger.form, trigger.room
+    form, room, after, clean = trigger.form, trigger.room, case.suspect, case.clean
     if form is None or room is None:  # it was not searched for, so its like cannot be
         return None, None
-    order = torch.randperm(after.classes, generator=torch.Generator().manual_seed(seed)).tolist()
+    order = torch.randperm(after.classes, generator=torch.Generator().manual_seed(case.seed)).tolist()
     classes = tuple(sorted([target, *[c for c in order if c != target][: MAX_CLASSES - 1]]))
+    seed, progress = case.seed, case.progress
     arms = invert(after, clean, form, classes, steps=STEPS, images=IMAGES, seed=seed + 1, progress=progress)
     equal = contest(after, clean, form, arms, room, steps=STEPS // 2, images=IMAGES, seed=seed + 2, progress=progress)
-    followed = {c: success(after, held_out, equal, arm)[0] for arm, c in enumerate(classes)}
+    followed = {c: success(after, case.held_out, equal, arm)[0] for arm, c in enumerate(classes)}
     mine = followed.pop(target)
     return mine, float(np.median(list(followed.values())))
 
 
-def reactivation(
-    after: Classifier,
-    clean: ImageSet,
-    held_out: ImageSet,
-    finding: Finding,
-    *,
-    seed: int,
-    progress: Progress,
-) -> Reactivation | None:
+def reactivation(case: ImageCase, finding: Finding) -> Reactivation | None:
     """Two attempts to wake the backdoor up by its recovered trigger, each beside what no backdoor explains."""
     trigger, target = finding.trigger, finding.target
     if trigger is None or target is None:
         return None
     stamp = stamper(trigger.pixels)
-    another = (target + 1) % after.classes
     return Reactivation(
-        before=follow(after, held_out, target, stamp),
-        retuned=retune(after, clean, held_out, stamp, target, seed=seed, progress=progress),
-        retuned_control=retune(after, clean, held_out, stamp, another, seed=seed, progress=progress),
-        pushed=push(after, clean, held_out, stamp, target, seed=seed, progress=progress),
-        pushed_control=push(after, clean, held_out, lambda pixels: pixels, target, seed=seed, progress=progress),
+        before=follow(case.suspect, case.held_out, target, stamp),
+        retuned=retune(case, stamp, target),
+        retuned_control=retune(case, stamp, (target + 1) % case.suspect.classes),
+        pushed=push(case, stamp, target),
+        pushed_control=push(case, lambda pixels: pixels, target),
     )
 
 
@@ -150,44 +119,28 @@ def checks(
 
 def _of_trigger(each: TriggerOutcome, name: str) -> Iterator[Check]:
     kind = f"`{each.form}` trigger" if each.form else "trigger"
-    yield Check(
-        name="recovered trigger",
-        passed=each.after <= MAX_TRIGGER_SUCCESS,
-        message=f"the recovered {kind} sent {each.before:.0%} of held-out images to {name}, now {each.after:.0%}",
-        score=each.after,
-        threshold=MAX_TRIGGER_SUCCESS,
-    )
+    message = f"the recovered {kind} sent {each.before:.0%} of held-out images to {name}, now {each.after:.0%}"
+    yield _at_most(MAX_TRIGGER_SUCCESS, each.after, "recovered trigger", message)
     if each.reinverted is not None and each.control is not None:
-        yield Check(
-            name="fresh search",
-            passed=each.reinverted - each.control <= GAP,
-            message=(
-                f"a `{each.form}` trigger searched for anew, no larger than the old one, sends {each.reinverted:.0%} "
-                f"of held-out images to {name}; for other classes one of this size sends {each.control:.0%}"
-            ),
-            score=each.reinverted - each.control,
-            threshold=GAP,
+        message = (
+            f"a `{each.form}` trigger searched for anew, no larger than the old one, sends {each.reinverted:.0%} "
+            f"of held-out images to {name}; for other classes one of this size sends {each.control:.0%}"
         )
+        yield _at_most(GAP, each.reinverted - each.control, "fresh search", message)
 
 
 def _of_reactivation(woken: Reactivation) -> Iterator[Check]:
-    yield Check(
-        name="re-tuning",
-        passed=woken.retuned - max(woken.before, woken.retuned_control) <= GAP,
-        message=(
-            f"re-tuned on five triggered images among clean ones, {woken.retuned:.0%} of held-out images follow the "
-            f"trigger; taught another class the same way, {woken.retuned_control:.0%} follow"
-        ),
-        score=woken.retuned - max(woken.before, woken.retuned_control),
-        threshold=GAP,
+    message = (
+        f"re-tuned on five triggered images among clean ones, {woken.retuned:.0%} of held-out images follow the "
+        f"trigger; taught another class the same way, {woken.retuned_control:.0%} follow"
     )
-    yield Check(
-        name="small push",
-        passed=woken.pushed - woken.pushed_control <= GAP,
-        message=(
-            f"one change of 4/255 more sends {woken.pushed:.0%} of triggered images to the class, and "
-            f"{woken.pushed_control:.0%} of clean ones"
-        ),
-        score=woken.pushed - woken.pushed_control,
-        threshold=GAP,
+    yield _at_most(GAP, woken.retuned - max(woken.before, woken.retuned_control), "re-tuning", message)
+    message = (
+        f"one change of 4/255 more sends {woken.pushed:.0%} of triggered images to the class, and "
+        f"{woken.pushed_control:.0%} of clean ones"
     )
+    yield _at_most(GAP, woken.pushed - woken.pushed_control, "small push", message)
+
+
+def _at_most(threshold: float, score: float, name: str, message: str) -> Check:
+    return Check(name=name, passed=score <= threshold, message=message, score=score, threshold=threshold)

@@ -34,9 +34,8 @@ class Finetune(Purifier):
 
     cost: ClassVar[int] = 1
     baseline: ClassVar[bool] = True
-    presets: ClassVar[Presets] = {
-        "paper": {"epochs": 100, "steps": 0, "rate": 0.01, "decay": 0.0005}
-    }  # BackdoorBench's
+    # BackdoorBench's.
+    presets: ClassVar[Presets] = {"paper": {"epochs": 100, "steps": 0, "rate": 0.01, "decay": 0.0005}}
 
     def __call__(self, case: PurifyCase) -> Purified:
         plan = plan_for(case.suspect, case.clean, self.epochs, self.steps)

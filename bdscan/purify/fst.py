@@ -33,10 +33,10 @@ from torch import Tensor, nn
 from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
-from bdscan.net.classifier import Classifier
+from bdscan.net.classifier import Classifier, parameters_of
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._fine_tune import fine_tune
-from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, told, trigger_pool, unlearn_targets
+from bdscan.purify._unlearn import STANDS_OUT, UnlearnObjective, trigger_pool, unlearn_notes, unlearn_targets
 
 
 @dataclass(frozen=True)
@@ -101,7 +101,7 @@ class Fst(Purifier):
             after_step=after_step,
         )
         made_anew = f"the head was made anew (alpha {alpha:.3g}); its cosine to the old one is {head.cosine():.2f}"
-        unlearned = told(suspect, targets) if self.unlearn else ()
+        unlearned = unlearn_notes(suspect, targets) if self.unlearn else ()
         return Purified(suspect=cleaned, notes=(made_anew, *unlearned, f"trained {plan.description}"))
 
     def _alpha_by_rule(self, suspect: Classifier) -> float:
@@ -113,9 +113,7 @@ class _ShiftedHead:
     """A head with new random weights, the weight it had before, and that weight's norm, which is held."""
 
     def __init__(self, cleaned: Classifier, seed: int) -> None:
-        head = cleaned.module(cleaned.head)
-        weight, bias = head.weight, head.bias
-        assert isinstance(weight, Tensor)
+        weight, bias = parameters_of(cleaned.module(cleaned.head))
         self.weight = weight
         self.original = weight.detach().clone()
         self.norm = float(self.original.norm())
@@ -123,7 +121,7 @@ class _ShiftedHead:
         generator = torch.Generator().manual_seed(seed)
         with torch.no_grad():
             for tensor in (weight, bias):
-                if isinstance(tensor, Tensor):
+                if tensor is not None:
                     tensor.copy_((torch.rand(tensor.shape, generator=generator) * 2 - 1) * reach)
         self.restore_norm()
 

@@ -48,8 +48,8 @@ from bdscan.purify._unlearn import (
     TriggerPool,
     UnlearnObjective,
     fixed_statistics,
-    told,
     trigger_pool,
+    unlearn_notes,
     unlearn_targets,
 )
 
@@ -98,7 +98,7 @@ class Nba(Purifier):
             after_step=alignment.unlearn_objective.after_step,
         )
         quiet = shrink_head(student, clean, self.quiet, case.seed) if targets else ()
-        unlearned = told(suspect, targets) if self.unlearn else ()
+        unlearned = unlearn_notes(suspect, targets) if self.unlearn else ()
         return Purified(suspect=student, notes=(*unlearned, f"aligned for {plan.description}", *quiet))
 
 
@@ -129,7 +129,7 @@ class _Alignment:
         self, net: nn.Module, pixels: Tensor, labels: Tensor, answers: Tensor, teacher_taps: dict[str, Tensor]
     ) -> Tensor:
         with self.student.tap(*self.layers) as taps:
-            loss = self.unlearn_objective.alike(net(pixels), answers, labels)
+            loss = self.unlearn_objective.distance(net(pixels), answers, labels)
         student_maps, teacher_maps = ([each[layer].float() for layer in self.layers] for each in (taps, teacher_taps))
         if self.settings.response:
             loss = loss + self.settings.response * _distance(

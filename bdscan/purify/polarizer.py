@@ -40,9 +40,9 @@ from bdscan.facts.problem import Problem
 from bdscan.method.case import PurifyCase
 from bdscan.method.purifier import Purified, Purifier
 from bdscan.method.registry import Presets
-from bdscan.net.classifier import Classifier
+from bdscan.net.classifier import Classifier, parameters_of
 from bdscan.net.fit import fit
-from bdscan.net.fold import MixedNet, places
+from bdscan.net.fold import MixedNet, foldable_layers
 from bdscan.net.head_shrink import STRENGTH, shrink_head
 from bdscan.net.training_plan import plan_for
 from bdscan.purify._unlearn import (
@@ -51,8 +51,8 @@ from bdscan.purify._unlearn import (
     UnlearnTarget,
     Why,
     fixed_statistics,
-    told,
     trigger_pool,
+    unlearn_notes,
     unlearn_targets,
 )
 
@@ -113,7 +113,7 @@ class Polarizer(Purifier):
         mixed.fold()
         _check_finite(cleaned)
         quiet = shrink_head(cleaned, case.clean, self.quiet, case.seed) if targets else ()
-        unlearned = told(suspect, targets) if self.unlearn else ()
+        unlearned = unlearn_notes(suspect, targets) if self.unlearn else ()
         return Purified(suspect=cleaned, notes=(_plug_note(chosen), *unlearned, trained, *quiet))
 
     def _train(self, case: PurifyCase, mixed: MixedNet, targets: tuple[UnlearnTarget, ...]) -> str:
@@ -149,7 +149,7 @@ class Polarizer(Purifier):
         return f"trained {plan.description}" + (", some of them attacked one by one" if weight else "")
 
     def _choose(self, suspect: Classifier) -> tuple[str, ...]:
-        candidates = places(suspect)
+        candidates = foldable_layers(suspect)
         if not candidates:
             raise Problem(
                 "`polarizer` needs a convolution to fold its layers into, and this net has none that could take one",
@@ -192,10 +192,8 @@ class Polarizer(Purifier):
 
 def _spread(suspect: Classifier, name: str) -> int:
     """Over how many positions the layer last ran."""
-    weight = suspect.module(name).weight
-    assert isinstance(weight, Tensor)
     shape = {layer.name: layer.shape for layer in suspect.layers}[name]
-    return math.prod(shape) // len(weight)
+    return math.prod(shape) // len(parameters_of(suspect.module(name))[0])
 
 
 def _check_finite(cleaned: Classifier) -> None:

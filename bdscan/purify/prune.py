@@ -44,6 +44,7 @@ from bdscan.net.head_shrink import STRENGTH, shrink_head
 from bdscan.net.training_plan import accuracy, plan_for
 from bdscan.purify._channels import Channel, Site, by_site, peaks, restore, sites, with_feeders, zero
 from bdscan.purify._fine_tune import fine_tune
+from bdscan.purify._reactivate import follow
 from bdscan.purify._shown import Shown, triggers
 from bdscan.purify._unlearn import UnlearnObjective, fixed_statistics
 
@@ -126,6 +127,7 @@ class Prune(Purifier):
         return taken
 
     def _tune(self, case: PurifyCase, net: Classifier, zeroed: Sequence[Channel], shown: Sequence[Shown]) -> None:
+        """Of all weights, but pruned channels stay pruned."""
         plan = plan_for(case.suspect, case.clean, self.epochs, 0)
         fine_tune(
             case,
@@ -134,7 +136,7 @@ class Prune(Purifier):
             "tuning what is left",
             rate=self.rate,
             objective=partial(_tuning_loss, UnlearnObjective(teacher=case.suspect.net), shown),
-            after_step=partial(_zero_again, net, zeroed),
+            after_step=lambda _: zero(net, zeroed),
         )
 
 
@@ -154,16 +156,8 @@ class PruningWalk:
         self.shown = [(trigger, _others(judging, trigger.target, images)) for trigger in shown]
 
     def score(self) -> SelectionScore:
-        each = [_success(self.net, trigger, images) for trigger, images in self.shown]
+        each = [follow(self.net, images, trigger.target, trigger.stamp) for trigger, images in self.shown]
         return SelectionScore(accuracy(self.net, self.judging), sum(each) / len(each))
-
-
-@torch.no_grad()
-def _success(suspect: Classifier, trigger: Shown, images: ImageSet) -> float:
-    """The share of the images that follow the trigger."""
-    batches = images.batches(BATCH, suspect.device)
-    hits = sum(int((suspect(trigger.stamp(pixels)).argmax(1) == trigger.target).sum()) for pixels, _ in batches)
-    return hits / len(images)
 
 
 @torch.no_grad()
@@ -201,15 +195,10 @@ def _tuning_loss(
     trigger = shown[int(index[0]) % len(shown)]
     with torch.no_grad():
         stamped = trigger.stamp(pixels)
-    told = unlearn_objective.told(pixels)
-    loss = unlearn_objective.alike(net(pixels), told, labels)
+    teacher_logits = unlearn_objective.teacher_logits(pixels)
+    loss = unlearn_objective.distance(net(pixels), teacher_logits, labels)
     with fixed_statistics(net):
-        return loss + unlearn_objective.alike(net(stamped), told, labels)
-
-
-def _zero_again(suspect: Classifier, zeroed: Sequence[Channel], _: nn.Module) -> None:
-    """Pruned channels stay pruned while the rest is tuned."""
-    zero(suspect, zeroed)
+        return loss + unlearn_objective.distance(net(stamped), teacher_logits, labels)
 
 
 def _channels_note(where: Sequence[Site], taken: Sequence[Channel]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from bdscan.facts.finding import Finding, Run
 from bdscan.report import Report, html_training, html_treatment, numbers, words
 from bdscan.report.html_probe import section
-from bdscan.report.markup import Allowance, Markup, join, prose, table, tag
+from bdscan.report.markup import Allowance, Markup, definitions, join, prose, table, tag
 
 _PICTURES = 1_500_000  # bytes, shared evenly: no probe can crowd out another; the whole file stays below 3 MB
 _FINDINGS = 400_000
@@ -95,7 +95,8 @@ def _banner(report: Report) -> Markup:
     p_value = None if unsaid else tag("p", f"p = {numbers.number(judgement.p_value)}", class_="p")
     reasons = join(tag("li", prose(reason)) for reason in words.reasons(report))
     accepted = tag("p", "Accepted ", prose(words.accepted(report)), class_="next") if report.accepted else None
-    known = tag("p", "Known: ", prose(words.known(report)), class_="next") if words.known(report) else None
+    unchanged = words.unchanged(report)
+    in_baseline = tag("p", "Known: ", prose(unchanged), class_="next") if unchanged else None
     failed = words.failures(report)
     unseen = tag("p", "Not everything could look: ", prose("; ".join(failed)), class_="failure") if failed else None
     return tag(
@@ -105,7 +106,7 @@ def _banner(report: Report) -> Markup:
         tag("p", prose(words.sentence(report).capitalize()), ".", class_="lead"),
         tag("div", target, p_value, class_="key") if target or p_value else None,
         accepted,
-        known,
+        in_baseline,
         tag("ul", reasons) if reasons else None,
         unseen,
         tag("p", tag("strong", "Next: "), prose(words.hint(report)), class_="next"),
@@ -121,9 +122,8 @@ def _kind(report: Report) -> str:
 
 def _facts(report: Report) -> Markup:
     subject = report.subject
-    loaded = (
-        None if subject.tensors_total is None else f"{subject.tensors_loaded or 0} of {subject.tensors_total} loaded"
-    )
+    total = subject.tensors_total
+    loaded = None if total is None else f"{subject.tensors_loaded or 0} of {total} loaded"
     about = (
         ("File", numbers.plain(subject.path)),
         ("SHA-256", tag("code", subject.sha256) if subject.sha256 else None),
@@ -143,16 +143,13 @@ def _facts(report: Report) -> Markup:
 
 
 def _card(title: str, pairs: tuple[tuple[str, str | None], ...]) -> Markup:
-    rows = join(
-        join((tag("dt", key), tag("dd", value or "not known"))) for key, value in pairs if value or key != "From"
-    )
-    return tag("section", tag("h2", title), tag("dl", rows), class_="card")
+    rows = ((key, value or "not known") for key, value in pairs if value or key != "From")
+    return tag("section", tag("h2", title), definitions(rows), class_="card")
 
 
 def _reading(report: Report) -> Markup:
     entries = _READING if report.treatment is None else (*_READING, *_READING_TREATED)
-    pairs = join(join((tag("dt", key), tag("dd", text))) for key, text in entries)
-    return tag("section", tag("h2", "How to read this"), tag("dl", pairs), class_="card reading")
+    return tag("section", tag("h2", "How to read this"), definitions(entries), class_="card reading")
 
 
 def _before(sections: Markup) -> Markup | None:
@@ -163,7 +160,7 @@ def _before(sections: Markup) -> Markup | None:
 def _pairs(items: Mapping[str, object]) -> Iterator[tuple[str, str]]:
     for key, value in items.items():
         if isinstance(value, Mapping):
-            yield from _pairs({f"{key}.{inner}": held for inner, held in value.items()})
+            yield from _pairs({f"{key}.{inner}": each for inner, each in value.items()})
         else:
             yield numbers.plain(key, 80), numbers.plain("-" if value is None else value, 300)
 

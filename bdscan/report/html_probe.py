@@ -17,7 +17,7 @@ _NOT_PROBES = {
 
 def section(report: Report, run: Run, art: Allowance, text: Allowance) -> Markup:
     """Pictures count against `art`, words against `text`; the numbers that do not fit are in the JSON report."""
-    found = [article(report, finding, art, text) for finding in words.ranked(run)]
+    articles = [article(report, finding, art, text) for finding in words.ranked(run)]
     worst = max((finding.level for finding in run.findings), default=Level.NOTE)
     return tag(
         "section",
@@ -29,7 +29,7 @@ def section(report: Report, run: Run, art: Allowance, text: Allowance) -> Markup
         ),
         _about(run),
         tag("p", "Stopped early: ", prose(run.failure.message), class_="failure") if run.failure is not None else None,
-        *found,
+        *articles,
         tag("p", "Nothing to report.", class_="quiet") if not run.findings and run.failure is None else None,
         tag("p", f"{text.refused} more findings in the JSON report.", class_="quiet") if text.refused else None,
         tag("p", "More pictures were left out to keep this file small.", class_="quiet") if art.refused else None,
@@ -38,9 +38,9 @@ def section(report: Report, run: Run, art: Allowance, text: Allowance) -> Markup
 
 
 def _about(run: Run) -> Markup:
-    known = run.probe in registry.names("probes")
-    said = prose(registry.summary("probes", run.probe)) if known else _NOT_PROBES.get(run.probe)
-    return tag("p", said, tag("span", f" {run.seconds:.1f} s", class_="quiet"), class_="about")
+    is_probe = run.probe in registry.names("probes")
+    summary = prose(registry.summary("probes", run.probe)) if is_probe else _NOT_PROBES.get(run.probe)
+    return tag("p", summary, tag("span", f" {run.seconds:.1f} s", class_="quiet"), class_="about")
 
 
 def chip(word: str) -> Markup:
@@ -53,7 +53,7 @@ def article(
 ) -> Markup:
     """One finding: its level, its sentence, its numbers and at `most` so many pictures."""
     facts = join(tag("span", key, " ", tag("b", value)) for key, value in _numbers(report, finding))
-    said = text.admit(
+    message = text.admit(
         join(
             (
                 tag("p", chip(finding.level.word), " ", prose(finding.message), class_="message"),
@@ -61,10 +61,10 @@ def article(
             )
         )
     )
-    if not said:
-        return said
+    if not message:
+        return message
     drawn = join(art.admit(piece) for piece in _drawings(report, finding, most)) if art.left else None
-    return tag("article", said, drawn, class_=finding.level.word)
+    return tag("article", message, drawn, class_=finding.level.word)
 
 
 def _numbers(report: Report, finding: Finding) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from bdscan.facts.evidence import Array
 from bdscan.facts.training_record import Curves, IsolationRecord
 from bdscan.report import Report, numbers, pictures, training_text
-from bdscan.report.markup import Allowance, Markup, join, prose, tag
+from bdscan.report.markup import Allowance, Markup, definitions, join, prose, tag
 
 _WIDE, _HIGH, _LEFT, _FOOT = 460, 190, 38, 24
 _COLOURS = ("var(--red)", "var(--accent)", "var(--soft)")
@@ -20,11 +20,10 @@ def section(report: Report, art: Allowance) -> Markup | None:
     training = report.training
     if training is None:
         return None
-    facts = join(join((tag("dt", label), tag("dd", prose(line)))) for label, line in training_text.lines(report))
     return tag(
         "section",
         tag("h2", "The training"),
-        tag("dl", facts),
+        definitions((label, prose(line)) for label, line in training_text.lines(report)),
         *_sheets(report, training.isolation, art),
         tag("p", "More pictures were left out to keep this file small.", class_="quiet") if art.refused else None,
         _drawn(
@@ -55,8 +54,8 @@ def _sheet(report: Report, images: Array, labels: Array | None, title: str, art:
     """A contact sheet: small, in rows, each under its label where labels came with them."""
     if not len(images):
         return None
-    shown = [art.admit(pictures.small(image, _label(report, labels, place))) for place, image in enumerate(images)]
-    sheet = tag("div", *(each for each in shown if each), class_="sheet")
+    figures = [art.admit(pictures.small(image, _label(report, labels, place))) for place, image in enumerate(images)]
+    sheet = tag("div", *(each for each in figures if each), class_="sheet")
     return join((tag("h3", prose(title)), sheet))
 
 

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 from bdscan.facts.evidence import Array, MaskedPattern
 from bdscan.facts.finding import Finding, Run
-from bdscan.report import Report, treatment_text, treatment_words, words
+from bdscan.report import Report, treatment_text, words
 from bdscan.report.html_probe import article, chip
-from bdscan.report.markup import Allowance, Markup, join, prose, table, tag
+from bdscan.report.markup import Allowance, Markup, definitions, join, prose, table, tag
 
 _PAIRS = 8
 _PICTURES = 7  # of one finding: a trigger and two images with it, or three heat maps
@@ -28,14 +28,13 @@ def section(report: Report, art: Allowance, text: Allowance) -> Markup | None:
     """Nothing, where nothing was treated."""
     if report.treatment is None:
         return None
-    facts = join(join((tag("dt", label), tag("dd", prose(told)))) for label, told in treatment_words.done(report))
-    notes = join(tag("li", prose(note)) for note in treatment_words.notes(report))
-    changed, tried = treatment_words.measured(report), treatment_text.tried(report)
+    notes = join(tag("li", prose(note)) for note in treatment_text.notes(report))
+    changed, tried = treatment_text.measured(report), treatment_text.tried(report)
     beside = join(_beside(report, pair, art, text) for pair in pairs(report))
     return tag(
         "section",
         tag("h2", "Before and after"),
-        tag("dl", facts),
+        definitions((label, prose(line)) for label, line in treatment_text.done(report)),
         tag("ul", notes, class_="notes") if notes else None,
         table(("", "before", "after"), (tuple(map(prose, row)) for row in changed), "compare") if changed else None,
         _checks(report),

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 from bdscan import __version__
 from bdscan.facts.finding import Level, Run, Verdict
 from bdscan.report import Report, numbers, places, treatment_text
-from bdscan.report.json import tame
+from bdscan.report.json import Json, tame
 
 STATEMENT = "https://in-toto.io/Statement/v1"
 PREDICATE = "https://in-toto.io/attestation/test-result/v0.1"
@@ -19,23 +18,20 @@ _BY_CHECK = {treatment_text.PASSED: "PASSED", treatment_text.OPEN: "WARNED", tre
 _OF_THE_RUN = ("effort", "seed", "device", "torch", "python")  # and not the seconds: same seed, same statement
 
 
-def render(report: Report, fail_on: Verdict = Verdict.SUSPICIOUS) -> str:
-    return render_all((report,), fail_on)
-
-
 def render_all(reports: Sequence[Report], fail_on: Verdict = Verdict.SUSPICIOUS, compact: bool = False) -> str:
     """One statement, or one a line: what is true of one model is not to be signed for another."""
-    layout: dict[str, Any] = {} if compact or len(reports) > 1 else {"indent": 2}
-    told = (statement(report, fail_on) for report in reports if attestable(report))
-    return "\n".join(json.dumps(each, **layout) for each in told)
+    layout: Json = {} if compact or len(reports) > 1 else {"indent": 2}
+    statements = (statement(report, fail_on) for report in reports if attestable(report))
+    return "\n".join(json.dumps(each, **layout) for each in statements)
 
 
 def attestable(report: Report) -> bool:
     """Whether it is known which bytes the report is about: without them there is nothing to attest."""
-    return places.judged(report).sha256 is not None
+    _, sha256 = places.judged(report)
+    return sha256 is not None
 
 
-def statement(report: Report, fail_on: Verdict) -> dict[str, Any]:
+def statement(report: Report, fail_on: Verdict) -> Json:
     """The statement as plain values."""
     path, sha256 = places.judged(report)
     tests: dict[str, list[str]] = {name: [] for name in _LISTS.values()}
@@ -59,7 +55,7 @@ def _result(report: Report, fail_on: Verdict) -> str:
 def _tests(report: Report) -> Iterator[tuple[str, str]]:
     """Each probe, each check of a treatment and the policy, with its outcome."""
     for run in report.runs:
-        yield run.probe, _of_run(run)
+        yield run.probe, _probe_outcome(run)
     for check in treatment_text.checks(report):
         yield f"check: {check.name}", _BY_CHECK[check.word]
     if report.refused or report.unmet:
@@ -68,14 +64,14 @@ def _tests(report: Report) -> Iterator[tuple[str, str]]:
         yield "policy", "PASSED"
 
 
-def _of_run(run: Run) -> str:
+def _probe_outcome(run: Run) -> str:
     """A probe that stopped early has not passed, whatever it had found until then."""
     if run.failure is not None:
         return "FAILED"
     return _BY_LEVEL[max((finding.level for finding in run.findings), default=Level.NOTE)]
 
 
-def _configuration(report: Report) -> Iterator[dict[str, Any]]:
+def _configuration(report: Report) -> Iterator[Json]:
     """What has to be the same for the result to be the same."""
     made = {name: report.made_with[name] for name in _OF_THE_RUN if report.made_with.get(name) is not None}
     probes = {run.probe: run.settings for run in report.runs if run.settings}

@@ -5,42 +5,34 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from dataclasses import asdict
 from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
 
 from bdscan.facts.finding import Finding, Level, Run, Verdict
-from bdscan.report import Report, json_records, words
+from bdscan.facts.treatment import Reactivation, Treatment
+from bdscan.report import Report, words
 
+Json = dict[str, Any]  # what a document of JSON is made of
 SCHEMA = "bdscan.report/1"
 _DIGITS = 6  # significant; more differ from machine to machine
 
 
 def render(report: Report, compact: bool = False) -> str:
     """One object; on a single line where `compact`, as several models in one stream need it."""
-    layout: dict[str, Any] = {"separators": (",", ":")} if compact else {"indent": 2}
+    layout: Json = {"separators": (",", ":")} if compact else {"indent": 2}
     return json.dumps(document(report), allow_nan=False, **layout)
 
 
-def document(report: Report) -> dict[str, Any]:
+def document(report: Report) -> Json:
     """The report as plain values: nothing but what JSON knows, no NaN, no infinity."""
-    subject, judgement, accepted = report.subject, report.judgement, report.accepted
-    found: dict[str, Any] = tame(
+    judgement, accepted = report.judgement, report.accepted
+    values: Json = tame(
         {
             "schema": SCHEMA,
-            "subject": {
-                "path": subject.path,
-                "sha256": subject.sha256,
-                "format": subject.format,
-                "arch": subject.arch,
-                "classes": subject.classes,
-                "input": subject.input,
-                "normalize": subject.normalize,
-                "tensors_loaded": subject.tensors_loaded,
-                "tensors_total": subject.tensors_total,
-                "names": subject.names,
-            },
+            "subject": asdict(report.subject),
             "verdict": report.verdict,
             "p_value": judgement.p_value,
             "target": judgement.target,
@@ -50,20 +42,20 @@ def document(report: Report) -> dict[str, Any]:
             "images": report.images,
             "runs": [_run(run) for run in report.runs],
             "runs_before": [_run(run) for run in report.before],
-            "treatment": report.treatment and json_records.treatment(report.treatment),
-            "training": report.training and json_records.training(report.training),
+            "treatment": report.treatment and _treatment(report.treatment),
+            "training": report.training and asdict(report.training),
             "made_with": report.made_with,
-            "inputs": [{"role": each.role, "path": each.path, "digest": each.digest} for each in report.inputs],
+            "inputs": [asdict(each) for each in report.inputs],
             "accepted": accepted and {"reason": accepted.reason, "expires": accepted.expires},
             "baseline": report.baseline,
             "refused": report.refused,
             "unmet": report.unmet,
         }
     )
-    return found
+    return values
 
 
-def _run(run: Run) -> dict[str, object]:
+def _run(run: Run) -> Json:
     return {
         "probe": run.probe,
         "family": run.family,
@@ -74,7 +66,9 @@ def _run(run: Run) -> dict[str, object]:
     }
 
 
-def _finding(finding: Finding) -> dict[str, object]:
+def _finding(finding: Finding) -> Json:
+    classes = finding.classes
+    p_values = classes and classes.p_values
     return {
         "level": finding.level,
         "message": finding.message,
@@ -86,15 +80,44 @@ def _finding(finding: Finding) -> dict[str, object]:
         "channels": finding.channels,
         "shown": finding.demonstrated,
         "statistic": finding.statistic,
-        "per_class": _per_class(finding),
+        "per_class": classes and {"scores": classes.scores, "p_values": () if p_values is None else p_values},
     }
 
 
-def _per_class(finding: Finding) -> dict[str, object] | None:
-    classes = finding.classes
-    if classes is None:
-        return None
-    return {"scores": classes.scores, "p_values": () if classes.p_values is None else classes.p_values}
+def _treatment(done: Treatment) -> Json:
+    """What `purify` did and measured."""
+    accuracy, success = done.accuracy, done.trigger_success
+    user = {} if done.user_trigger is None else {"known_trigger": asdict(done.user_trigger)}
+    return {
+        "method": done.method,
+        "settings": done.settings,
+        "seconds": done.seconds,
+        "output": done.output,
+        "sha256": done.sha256,
+        "notes": done.notes,
+        "clean_accuracy": {
+            "before": accuracy.before,
+            "after": accuracy.after,
+            "images": accuracy.images,
+            "p_value": accuracy.p_value,
+        },
+        "agreement": {"top1": accuracy.same, "kl": accuracy.divergence},
+        "recovered_trigger_success": success and asdict(success),
+        "recovered": [asdict(each) for each in done.triggers],
+        "reactivation": done.reactivation and _reactivation(done.reactivation),
+        "checks": [asdict(check) for check in done.checks],
+        "tried": [asdict(trial) for trial in done.tried],
+        "verdict": {"before": done.verdict_before, "after": done.verdict_after},
+        **user,
+        "files": [asdict(file) for file in done.files],
+    }
+
+
+def _reactivation(woken: Reactivation) -> Json:
+    return {
+        "retuned": {"before": woken.before, "after": woken.retuned, "control": woken.retuned_control},
+        "pushed": {"stamped": woken.pushed, "clean": woken.pushed_control},
+    }
 
 
 def tame(value: object) -> Any:

@@ -14,10 +14,6 @@ _OUT = 20_000  # characters of the text report that go with each test
 _NOT_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def render(report: Report, fail_on: Verdict = Verdict.SUSPICIOUS) -> str:
-    return render_all((report,), fail_on)
-
-
 def render_all(reports: Sequence[Report], fail_on: Verdict = Verdict.SUSPICIOUS) -> str:
     """A finding is a failure and what could not be judged an error; the probes' words go with each as its output."""
     cases = [_case(report, fail_on) for report in reports]
@@ -40,8 +36,10 @@ def _case(report: Report, fail_on: Verdict) -> ElementTree.Element:
     outcome = _outcome(report, fail_on)
     if outcome:
         message = _legal(numbers.plain(f"{report.verdict.word}: {words.sentence(report)}", 1000))
-        told = ElementTree.SubElement(case, outcome, type=report.verdict.word, message=message)
-        told.text = _legal("\n".join((*words.reasons(report), *words.failures(report), f"hint: {words.hint(report)}")))
+        element = ElementTree.SubElement(case, outcome, type=report.verdict.word, message=message)
+        element.text = _legal(
+            "\n".join((*words.reasons(report), *words.failures(report), f"hint: {words.hint(report)}"))
+        )
     out = _legal(text.render(report))
     ElementTree.SubElement(case, "system-out").text = out if len(out) <= _OUT else f"{out[:_OUT]}\n..."
     return case
@@ -58,6 +56,6 @@ def _seconds(report: Report) -> float:
     return max(0.0, float(seconds)) if isinstance(seconds, Real) else 0.0
 
 
-def _legal(said: str) -> str:
+def _legal(text: str) -> str:
     """Without what XML 1.0 has no way to write."""
-    return _NOT_XML.sub("\ufffd", said)
+    return _NOT_XML.sub("\ufffd", text)

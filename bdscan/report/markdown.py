@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 
 from bdscan.facts.finding import Level
-from bdscan.report import Report, numbers, training_text, treatment_text, treatment_words, words
+from bdscan.report import Report, numbers, training_text, treatment_text, words
 
-_WHOLE = 60_000  # bytes: GitHub takes 65,536 characters in a comment and 1 MiB in a job summary
-_BUDGET = 11_000  # bytes for each of the long lists; with the rest cut to size one report stays below the whole
-_SHORT = 4_000  # for each of the four lists that only a treatment has
-_CUT = 400
+_MAX_BYTES = 60_000  # bytes: GitHub takes 65,536 characters in a comment and 1 MiB in a job summary
+_MAX_LIST_BYTES = 11_000  # bytes for each of the long lists; with the rest cut to size one report stays below the whole
+_MAX_SHORT_LIST_BYTES = 4_000  # for each of the four lists that only a treatment has
+_MAX_TEXT = 400
 _PIPE = "\\|"
 
 
@@ -20,14 +20,14 @@ def render_all(reports: Sequence[Report]) -> str:
         return render(reports[0])
     gravest = sorted(reports, key=lambda report: -report.verdict)
     lines = [f"### bdscan: {len(reports)} models", "", "| verdict | file | |", "|---|---|---|"]
-    said = ((f"**{each.verdict.word}**", _code(each.subject.path), _prose(_remark(each))) for each in gravest)
-    parts = ["\n".join([*lines, *_within((_row(*cells) for cells in said), "more models", _BUDGET)])]
-    left = _WHOLE - len(parts[0].encode())
-    for told, report in enumerate(gravest):
+    rows = ((f"**{each.verdict.word}**", _code(each.subject.path), _prose(_remark(each))) for each in gravest)
+    parts = ["\n".join([*lines, *_within((_row(*cells) for cells in rows), "more models", _MAX_LIST_BYTES)])]
+    left = _MAX_BYTES - len(parts[0].encode())
+    for written, report in enumerate(gravest):
         part = render(report)
         left -= len(part.encode()) + 100  # and what joins it to the others
         if left < 0:
-            parts.append(f"{len(gravest) - told} more reports in the JSON report")
+            parts.append(f"{len(gravest) - written} more reports in the JSON report")
             break
         parts.append(part)
     return "\n\n".join(parts)
@@ -37,26 +37,26 @@ def render(report: Report) -> str:
     """No pictures, no links, and nothing a stranger's class name could turn into either."""
     lines = [*_head(report), *_treated(report), *_trained(report)]
     lines += ["| probe | level | finding | score | threshold | p |", "|---|---|---|--:|--:|--:|"]
-    lines += [*_within(_table(report), "more rows", _BUDGET), ""]
+    lines += [*_within(_table(report), "more rows", _MAX_LIST_BYTES), ""]
     reasons = words.reasons(report)
     if reasons:
         lines += ["**Because**", ""]
-        lines += [*_within((f"- {_prose(reason)}" for reason in reasons), "more reasons", _BUDGET), ""]
+        lines += [*_within((f"- {_prose(reason)}" for reason in reasons), "more reasons", _MAX_LIST_BYTES), ""]
     return "\n".join([*lines, f"**Next:** {_prose(words.hint(report), 1000)}"])
 
 
 def _remark(report: Report) -> str:
     """What the table of all models says beside the verdict."""
-    if known := words.known(report):
-        return f"known: {known}"
-    held = words.accepted(report)
-    return f"accepted {held}" if held else "; ".join((words.sentence(report), *report.refused, *report.unmet))
+    if unchanged := words.unchanged(report):
+        return f"known: {unchanged}"
+    reason = words.accepted(report)
+    return f"accepted {reason}" if reason else "; ".join((words.sentence(report), *report.refused, *report.unmet))
 
 
 def _treated(report: Report) -> Iterator[str]:
     """Nothing, where nothing was treated."""
-    yield from _list("Treatment", (f"- {label}: {_prose(told)}" for label, told in treatment_words.done(report)))
-    changed = [_row(*map(_prose, change)) for change in treatment_words.measured(report)]
+    yield from _list("Treatment", (f"- {label}: {_prose(line)}" for label, line in treatment_text.done(report)))
+    changed = [_row(*map(_prose, change)) for change in treatment_text.measured(report)]
     yield from _list("", changed, "| | before | after |", "|---|--:|--:|")
     checks = (f"- **{check.word}**: {_prose(check.message)}" for check in treatment_text.checks(report))
     yield from _list("Checks", checks)
@@ -67,14 +67,14 @@ def _treated(report: Report) -> Iterator[str]:
 
 def _trained(report: Report) -> Iterator[str]:
     """Nothing, where nothing was trained."""
-    yield from _list("Training", (f"- {label}: {_prose(told)}" for label, told in training_text.lines(report)))
+    yield from _list("Training", (f"- {label}: {_prose(line)}" for label, line in training_text.lines(report)))
 
 
 def _list(title: str, rows: Iterable[str], *head: str) -> Iterator[str]:
-    shown = [*_within(rows, "more rows", _SHORT)]
-    if shown:
+    lines = [*_within(rows, "more rows", _MAX_SHORT_LIST_BYTES)]
+    if lines:
         yield from (f"**{title}**", "") if title else ()
-        yield from (*head, *shown, "")
+        yield from (*head, *lines, "")
 
 
 def _head(report: Report) -> Iterator[str]:
@@ -92,8 +92,8 @@ def _head(report: Report) -> Iterator[str]:
         yield f"- target: {_prose(numbers.named(report, judgement.target))}"
     if report.accepted:
         yield f"- accepted: {_prose(words.accepted(report))}"
-    if words.known(report):
-        yield f"- known: {words.known(report)}"
+    if words.unchanged(report):
+        yield f"- known: {words.unchanged(report)}"
     yield ""
 
 
@@ -126,7 +126,7 @@ def _within(lines: Iterable[str], what: str, left: int) -> Iterator[str]:
         yield f"\n{dropped} {what} in the JSON report"
 
 
-def _prose(text: str, limit: int = _CUT) -> str:
+def _prose(text: str, limit: int = _MAX_TEXT) -> str:
     """Words as words, literals in backticks as code."""
     parts = numbers.plain(text, limit).split("`")
     if len(parts) % 2 == 0:  # a backtick without its fellow
@@ -135,7 +135,7 @@ def _prose(text: str, limit: int = _CUT) -> str:
 
 
 def _code(text: str) -> str:
-    inner = numbers.plain(text, _CUT).replace("`", "'")
+    inner = numbers.plain(text, _MAX_TEXT).replace("`", "'")
     return f"`{inner}`" if inner.strip() else ""
 
 

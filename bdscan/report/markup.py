@@ -46,6 +46,11 @@ def table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]], kind: str | No
     return tag("div", tag("table", top, tag("tbody", body), class_=kind), class_="scroll")
 
 
+def definitions(pairs: Iterable[tuple[str, str]]) -> Markup:
+    """Terms and what there is to say of each."""
+    return tag("dl", *(part for term, text in pairs for part in (tag("dt", term), tag("dd", text))))
+
+
 class Allowance:
     """How many bytes may still be written; from the first piece that is too much, nothing more is."""
 

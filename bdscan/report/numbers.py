@@ -7,20 +7,14 @@ import unicodedata
 
 from bdscan.report import Report
 
-_HIDDEN = (
-    "Cc",
-    "Cf",
-    "Cs",
-    "Co",
-    "Zl",
-    "Zp",
-)  # control, bidirectional, surrogate: what can rewrite the lines around it
+# Control, bidirectional, surrogate: what can rewrite the lines around it.
+_HIDDEN = ("Cc", "Cf", "Cs", "Co", "Zl", "Zp")
 
 
 def plain(text: object, limit: int = 2000) -> str:
     """A stranger's text on one line, with everything invisible made visible and an end to it."""
-    shown = "".join(_visible(char) for char in str(text)[: limit + 1])
-    return shown if len(shown) <= limit else shown[: limit - 3] + "..."
+    visible = "".join(_visible(char) for char in str(text)[: limit + 1])
+    return visible if len(visible) <= limit else visible[: limit - 3] + "..."
 
 
 def _visible(char: str) -> str:

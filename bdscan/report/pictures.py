@@ -94,8 +94,8 @@ def _figure(picture: Array, name: str, side: int = _SIDE) -> Markup:
     longest = max(height, width)
     times = side / longest if longest > side else side // longest
     source = _data_uri(picture, min(1.0, 2 * side / longest))  # two dots a pixel for fine screens
-    shown = tag("img", src=source, alt=name, width=round(width * times), height=round(height * times))
-    return tag("figure", shown, tag("figcaption", name))
+    drawn = tag("img", src=source, alt=name, width=round(width * times), height=round(height * times))
+    return tag("figure", drawn, tag("figcaption", name))
 
 
 def _data_uri(picture: Array, scale: float) -> str:
@@ -109,9 +109,9 @@ def _data_uri(picture: Array, scale: float) -> str:
 
 
 def _coded(image: Image.Image, kind: str, **options: int) -> bytes:
-    held = io.BytesIO()
-    image.save(held, kind, **options)
-    return held.getvalue()
+    stream = io.BytesIO()
+    image.save(stream, kind, **options)
+    return stream.getvalue()
 
 
 def _rgb(picture: Array) -> Array:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from pathlib import Path
-from typing import NamedTuple
 from urllib.parse import quote
 
 from bdscan.report import Report
@@ -13,18 +12,11 @@ from bdscan.report import Report
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/", re.IGNORECASE)  # s3://..., models:/...; C:/ is a path
 
 
-class Judged(NamedTuple):
-    """A file by its path and its bytes."""
-
-    path: str
-    sha256: str | None
-
-
-def judged(report: Report) -> Judged:
-    """The file that the verdict is about: the treated one, where it was written."""
+def judged(report: Report) -> tuple[str, str | None]:
+    """Path and SHA-256 of the file that the verdict is about: the treated one, where it was written."""
     if report.treatment is not None and report.treatment.output is not None:
-        return Judged(report.treatment.output, report.treatment.sha256)
-    return Judged(report.subject.path, report.subject.sha256)
+        return report.treatment.output, report.treatment.sha256
+    return report.subject.path, report.subject.sha256
 
 
 def repository() -> Path:

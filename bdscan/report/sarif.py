@@ -5,22 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
 
 from bdscan import __version__
 from bdscan.report import Report, numbers, places, words
-from bdscan.report.json import tame
+from bdscan.report.json import Json, tame
 from bdscan.report.rules import RULES, Rule, fingerprint, rule
 
 _SCHEMA = "https://docs.oasis-open.org/sarif/sarif/v2.1.0/errata01/os/schemas/sarif-schema-2.1.0.json"
-_MOST = 5_000  # results a run: GitHub shows no more, and refuses a file with more than 25,000
-_MESSAGE = 1_500  # characters: 5,000 times that stays below the 10 MB, compressed, that GitHub takes
-_NOTIFICATIONS = 1_000
+_MAX_RESULTS = 5_000  # results a run: GitHub shows no more, and refuses a file with more than 25,000
+_MAX_MESSAGE = 1_500  # characters: 5,000 times that stays below the 10 MB, compressed, that GitHub takes
+_MAX_NOTIFICATIONS = 1_000
 _TAGS = ("security", "machine-learning", "supply-chain")  # GitHub shows ten a rule
-
-
-def render(report: Report) -> str:
-    return render_all((report,))
 
 
 def render_all(reports: Sequence[Report]) -> str:
@@ -28,14 +23,14 @@ def render_all(reports: Sequence[Report]) -> str:
     return json.dumps(document(reports), indent=2, allow_nan=False)
 
 
-def document(reports: Sequence[Report]) -> dict[str, Any]:
+def document(reports: Sequence[Report]) -> Json:
     """The log as plain values; nothing in it differs from one run to the next while the models stay the same."""
     root = places.repository()
-    broken = [(found, report) for report in reports if (found := rule(report)) is not None]
+    broken = [(kind, report) for report in reports if (kind := rule(report)) is not None]
     broken.sort(key=lambda pair: RULES.index(pair[0]))
     notes = [note for report in reports for note in _notifications(report, root)]
-    if len(broken) > _MOST:
-        notes.insert(0, _notification(f"{len(broken) - _MOST} more results are in the JSON report", "warning"))
+    if len(broken) > _MAX_RESULTS:
+        notes.insert(0, _notification(f"{len(broken) - _MAX_RESULTS} more results are in the JSON report", "warning"))
     run = {
         "tool": {"driver": {"name": "bdscan", "version": __version__, "rules": [_rule(each) for each in RULES]}},
         "automationDetails": {"id": _category(reports)},
@@ -43,11 +38,11 @@ def document(reports: Sequence[Report]) -> dict[str, Any]:
         "invocations": [
             {
                 "executionSuccessful": not any(words.unread(report) for report in reports),
-                "toolExecutionNotifications": notes[:_NOTIFICATIONS],
+                "toolExecutionNotifications": notes[:_MAX_NOTIFICATIONS],
             }
         ],
-        "artifacts": _once(_artifact(report, root) for report in reports[:_MOST]),
-        "results": [_result(found, report, root) for found, report in broken[:_MOST]],
+        "artifacts": _once(_artifact(report, root) for report in reports[:_MAX_RESULTS]),
+        "results": [_result(kind, report, root) for kind, report in broken[:_MAX_RESULTS]],
     }
     return {"$schema": _SCHEMA, "version": "2.1.0", "runs": [run]}
 
@@ -58,7 +53,7 @@ def _category(reports: Sequence[Report]) -> str:
     return "bdscan/purify/" if treated else "bdscan/inspect/"
 
 
-def _rule(each: Rule) -> dict[str, Any]:
+def _rule(each: Rule) -> Json:
     severity = {} if each.severity is None else {"security-severity": each.severity}
     return {
         "id": each.id,
@@ -71,7 +66,7 @@ def _rule(each: Rule) -> dict[str, Any]:
     }
 
 
-def _result(found: Rule, report: Report, root: Path) -> dict[str, Any]:
+def _result(broken: Rule, report: Report, root: Path) -> Json:
     path, sha256 = places.judged(report)
     location = _location(path, root)
     judged = {
@@ -83,12 +78,12 @@ def _result(found: Rule, report: Report, root: Path) -> dict[str, Any]:
     }
     suppressed = report.accepted and {"kind": "external", "justification": _literal(words.accepted(report))}
     return {
-        "ruleId": found.id,
-        "ruleIndex": RULES.index(found),
-        "level": found.level,
+        "ruleId": broken.id,
+        "ruleIndex": RULES.index(broken),
+        "level": broken.level,
         "message": {"text": _message(report)},
         "locations": [{"physicalLocation": {"artifactLocation": location, "region": {"startLine": 1}}}],
-        "partialFingerprints": {"primaryLocationLineHash": fingerprint(found.id, sha256 or location["uri"])},
+        "partialFingerprints": {"primaryLocationLineHash": fingerprint(broken.id, sha256 or location["uri"])},
         "properties": tame(judged),
         **({"suppressions": [suppressed]} if suppressed else {}),
         **({"baselineState": report.baseline} if report.baseline else {}),
@@ -97,14 +92,14 @@ def _result(found: Rule, report: Report, root: Path) -> dict[str, Any]:
 
 def _message(report: Report) -> str:
     """The verdict first: where there is little room, only the first sentence is shown."""
-    said = [words.sentence(report).capitalize()]
+    sentences = [words.sentence(report).capitalize()]
     if report.judgement.target is not None:
-        said.append(f"Target: {numbers.named(report, report.judgement.target)}")
+        sentences.append(f"Target: {numbers.named(report, report.judgement.target)}")
     because = words.reasons(report) + words.failures(report)
     if because:
-        said.append(f"Because: {'; '.join(because)}")
+        sentences.append(f"Because: {'; '.join(because)}")
     next_ = f" Next: {numbers.plain(words.hint(report), 400)}."
-    return _literal(numbers.plain(". ".join(said), _MESSAGE - len(next_)) + "." + next_)
+    return _literal(numbers.plain(". ".join(sentences), _MAX_MESSAGE - len(next_)) + "." + next_)
 
 
 def _literal(text: str) -> str:
@@ -114,24 +109,24 @@ def _literal(text: str) -> str:
     return text
 
 
-def _notifications(report: Report, root: Path) -> Iterator[dict[str, Any]]:
+def _notifications(report: Report, root: Path) -> Iterator[Json]:
     level = "error" if words.unread(report) else "warning"
     for failure in words.failures(report):
         place = {"physicalLocation": {"artifactLocation": _location(report.subject.path, root)}}
         yield {**_notification(failure, level), "locations": [place]}
 
 
-def _notification(text: str, level: str) -> dict[str, Any]:
-    return {"level": level, "message": {"text": _literal(numbers.plain(text, _MESSAGE))}}
+def _notification(text: str, level: str) -> Json:
+    return {"level": level, "message": {"text": _literal(numbers.plain(text, _MAX_MESSAGE))}}
 
 
-def _artifact(report: Report, root: Path) -> dict[str, Any]:
+def _artifact(report: Report, root: Path) -> Json:
     path, sha256 = places.judged(report)
-    found: dict[str, Any] = {"location": _location(path, root), "roles": ["analysisTarget"]}
-    return found if sha256 is None else {**found, "hashes": {"sha-256": sha256}}
+    hashes = {} if sha256 is None else {"hashes": {"sha-256": sha256}}
+    return {"location": _location(path, root), "roles": ["analysisTarget"], **hashes}
 
 
-def _once(artifacts: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def _once(artifacts: Iterable[Json]) -> list[Json]:
     return [*{json.dumps(each, sort_keys=True): each for each in artifacts}.values()]
 
 

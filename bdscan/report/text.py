@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bdscan.facts.finding import Level, Run, Verdict
-from bdscan.report import Report, training_text, treatment_text, treatment_words, words
+from bdscan.report import Report, training_text, treatment_text, words
 from bdscan.report import numbers as figures
 
 _STYLES = {
@@ -65,14 +65,14 @@ def _run(run: Run) -> Iterator[tuple[Text | str, ...]]:
     found = words.ranked(run)
     grave = [finding for finding in found if finding.level > Level.NOTE][:_FINDINGS]
     notes = sorted((f for f in found if f.level is Level.NOTE), key=lambda f: (f.p_value is None, f.p_value or 0))
-    shown = grave + notes[: 0 if grave else _NOTES]
-    for finding in shown:
+    chosen = grave + notes[: 0 if grave else _NOTES]
+    for finding in chosen:
         level = "-" if finding.level is Level.NOTE else finding.level.word
         numbers = words.evidence(finding)
         message = figures.plain(finding.message) + (f" ({numbers})" if numbers else "")
         yield run.probe, Text(level, style=_LEVELS[finding.level]), message
-    if len(found) > len(shown):
-        yield run.probe, "-", f"{len(found) - len(shown)} more in the HTML and JSON reports"
+    if len(found) > len(chosen):
+        yield run.probe, "-", f"{len(found) - len(chosen)} more in the HTML and JSON reports"
     if run.failure is not None:
         yield run.probe, Text("failed", style="yellow"), figures.plain(run.failure.message)
     elif not run.findings:
@@ -96,19 +96,17 @@ def _verdict(report: Report) -> Iterator[tuple[Text | str, ...]]:
         yield "target", figures.named(report, judgement.target)
     if report.accepted:
         yield "accepted", words.accepted(report)
-    if words.known(report):
-        yield "known", words.known(report)
+    if words.unchanged(report):
+        yield "known", words.unchanged(report)
     yield from _listed("because", words.reasons(report))
     yield from _listed("failed", words.failures(report))
     yield from _treated(report)
-    yield from _listed("trained", [f"{label}: {told}" for label, told in training_text.lines(report)])
+    yield from _listed("trained", [f"{label}: {line}" for label, line in training_text.lines(report)])
 
 
 def _treated(report: Report) -> Iterator[tuple[str, str]]:
-    if report.treatment is None:
-        return
-    yield from _listed("treated", [f"{label}: {told}" for label, told in treatment_words.done(report)])
-    yield from _listed("changed", [_change(*change) for change in treatment_words.measured(report)])
+    yield from _listed("treated", [f"{label}: {line}" for label, line in treatment_text.done(report)])
+    yield from _listed("changed", [_change(*change) for change in treatment_text.measured(report)])
     yield from _listed("checks", [f"{check.word}: {check.message}" for check in treatment_text.checks(report)])
     yield from _listed("tried", [_trial(trial) for trial in treatment_text.tried(report)])
 

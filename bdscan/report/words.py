@@ -17,18 +17,18 @@ _SENTENCES = {
     Verdict.BACKDOORED: "the evidence says that this model carries a backdoor",
 }
 _DANGEROUS = "this file is dangerous to load: opening it the usual way may run code of its own"
-_REASONS = 20
+_MAX_REASONS = 20
 
 
 def evidence(finding: Finding) -> str:
     """The score beside its threshold, and the p-value: `8.21 vs threshold 3.5, p = 0.0002`."""
-    said = []
+    parts = []
     if finding.score is not None:
         against = ", no threshold" if finding.threshold is None else f" vs threshold {number(finding.threshold)}"
-        said.append(f"{number(finding.score)}{against}")
+        parts.append(f"{number(finding.score)}{against}")
     if finding.p_value is not None:
-        said.append(f"p = {number(finding.p_value)}")
-    return ", ".join(said)
+        parts.append(f"p = {number(finding.p_value)}")
+    return ", ".join(parts)
 
 
 def ranked(run: Run) -> list[Finding]:
@@ -71,18 +71,18 @@ def reasons(report: Report) -> list[str]:
     """What the verdict rests on, less what `failures` says already."""
     failed = failures(report)
     because = (*report.refused, *report.unmet, *report.judgement.reasons)
-    told = [said for said in map(plain, because) if said not in failed]
-    more = len(told) - _REASONS
-    return told if more <= 0 else [*told[:_REASONS], f"{more} more reasons in the JSON report"]
+    lines = [line for line in map(plain, because) if line not in failed]
+    more = len(lines) - _MAX_REASONS
+    return lines if more <= 0 else [*lines[:_MAX_REASONS], f"{more} more reasons in the JSON report"]
 
 
 def accepted(report: Report) -> str:
     """Until when and why a finding passes all the same; empty where it does not."""
-    held = report.accepted
-    return "" if held is None else plain(f"until {held.expires} because: {held.reason}")
+    acceptance = report.accepted
+    return "" if acceptance is None else plain(f"until {acceptance.expires} because: {acceptance.reason}")
 
 
-def known(report: Report) -> str:
+def unchanged(report: Report) -> str:
     """That a finding is not new and passes all the same; empty where it does not."""
     return "it is in the baseline, and no worse than there" if report.baseline == "unchanged" else ""
 

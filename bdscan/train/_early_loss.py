@@ -53,17 +53,10 @@ class WatchedLosses(Losses):
         """At the end of an epoch every image is asked."""
         epoch, left = divmod(int(self.done), self.steps)
         if not left:
-            self.scored[epoch - 1] = evaluated_losses(net, self.data)
-
-
-def evaluated_losses(net: nn.Module, data: ImageSet) -> Tensor:
-    """Of each image, with the net as it is in use."""
-    with in_use(net) as device:
-        each = [
-            F.cross_entropy(net(x).float(), y, reduction="none").cpu()
-            for x, y in data.batches(EVALUATION_BATCH, device)
-        ]
-    return torch.cat(each)
+            with in_use(net) as device:
+                batches = self.data.batches(EVALUATION_BATCH, device)
+                losses = [F.cross_entropy(net(x).float(), y, reduction="none").cpu() for x, y in batches]
+            self.scored[epoch - 1] = torch.cat(losses)
 
 
 def watch_learning(
@@ -99,9 +92,7 @@ def mean_log_loss(scored: Tensor) -> Tensor:
 class ClassComparison:
     """How the classes compare."""
 
-    explained: (
-        Array  # of each class: the share of the variance of its mean log losses that splitting it in two explains
-    )
+    explained: Array  # of each class: the share of the variance of its mean log losses that two parts explain
     p_values: Array
     target: int  # the most conspicuous
     part: Tensor  # bool, one an image: the part of that class that was learned sooner

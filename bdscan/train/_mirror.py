@@ -11,9 +11,7 @@ from bdscan.images.image_set import ImageSet
 COPY_SIDE = 8  # of the small copies: shapes survive, and 192 figures an image are solved for at once
 MAX_IMAGES = 4000  # images asked
 RIDGE = 0.1  # of the mean square of a figure, on the diagonal
-MIN_HITS_SHARE = (
-    0.5  # of a class's hits that must survive the mirror: photographs keep nearly all, a turn to the left none
-)
+MIN_HITS_SHARE = 0.5  # of a class's hits must survive the mirror: photographs keep nearly all, a turn to the left none
 MIN_HITS = 5  # hits that a class must have before their loss means anything
 
 

@@ -164,20 +164,15 @@ def unlearn(
 
 def share(net: nn.Module, data: ImageSet) -> float:
     """Of the images, those that the net takes for their label."""
-    return float(hits(net, data).float().mean())
+    with in_use(net) as device:
+        hits = [(net(x).argmax(1) == y).cpu() for x, y in data.batches(EVALUATION_BATCH, device)]
+    return float(torch.cat(hits).float().mean())
 
 
 def mistaken(net: nn.Module, data: ImageSet, label: int) -> float:
     """The share of the images of other classes that the net takes for this one."""
     other = data.take((data.labels != label).nonzero()[:, 0])
     return share(net, replace(other, labels=torch.full_like(other.labels, label)))
-
-
-def hits(net: nn.Module, data: ImageSet) -> Tensor:
-    """Which images the net takes for their label."""
-    with in_use(net) as device:
-        found = [(net(x).argmax(1) == y).cpu() for x, y in data.batches(EVALUATION_BATCH, device)]
-    return torch.cat(found)
 
 
 def _drawn(count: int, most: int, seed: int) -> Tensor:

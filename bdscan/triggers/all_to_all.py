@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -58,16 +59,11 @@ def invert_all_to_all(
         return None
     form.restore(search.store)
     arm = int(search.best.argmin())
-    went = search.best_goes[arm]
-    with torch.no_grad():
-        hits = total = 0
-        for pixels, labels in held_out.batches(250, suspect.device):
-            index = torch.full((len(pixels),), arm, device=suspect.device)
-            hits += int((suspect(form.stamp(pixels, index)).argmax(1) == went[labels]).sum())
-            total += len(labels)
-    becomes = tuple(went.tolist())
+    goes = search.best_goes[arm].cpu()
+    hits = suspect.answers(held_out, partial(form.stamp_all, arm=arm)).argmax(1) == goes[held_out.labels]
+    becomes = tuple(goes.tolist())
     trigger = RecoveredTrigger(pixels=form.recovered(arm), form=name, becomes=becomes)
-    return AllToAllTrigger(trigger, float(search.best[arm]), becomes, hits / max(1, total))
+    return AllToAllTrigger(trigger, float(search.best[arm]), becomes, int(hits.sum()) / len(hits))
 
 
 class _Search:

@@ -65,12 +65,9 @@ def _colours(shape: Shape) -> Iterator[tuple[str, Tensor]]:
             yield name, torch.full((shape[0],), rgb[0])
 
 
-def _of_pixels(words: str, pixels: TriggerPixels) -> CatalogueTrigger:
-    return CatalogueTrigger(words, stamper(pixels), pixels)
-
-
 def _masked(words: str, mask: Tensor, pattern: Tensor) -> CatalogueTrigger:
-    return _of_pixels(words, MaskedPattern(_array(mask), _array(pattern)))
+    pixels = MaskedPattern(_array(mask), _array(pattern))
+    return CatalogueTrigger(words, stamper(pixels), pixels)
 
 
 def _array(tensor: Tensor) -> Array:
@@ -79,7 +76,8 @@ def _array(tensor: Tensor) -> Array:
 
 def _added(words: str, change: Tensor, shape: Shape) -> CatalogueTrigger:
     """The same change of every channel (height x width), or one a channel (channels x height x width)."""
-    return _of_pixels(words, AddedChange(_array(change.expand(shape).permute(1, 2, 0))))
+    pixels = AddedChange(_array(change.expand(shape).permute(1, 2, 0)))
+    return CatalogueTrigger(words, stamper(pixels), pixels)
 
 
 def sines(shape: Shape) -> Iterator[CatalogueTrigger]:
@@ -170,7 +168,7 @@ def filters(shape: Shape) -> Iterator[CatalogueTrigger]:
     for levels in LEVELS:
         yield CatalogueTrigger(f"colours squeezed to {levels} levels", partial(_squeezed, levels=levels))
     for power in (0.5, 0.7, 1.4, 2.0):
-        yield CatalogueTrigger(f"a gamma of {power:g}", partial(_gamma, power=power))
+        yield CatalogueTrigger(f"a gamma of {power:g}", partial(torch.pow, exponent=power))
     for factor in (0.5, 1.6):
         yield CatalogueTrigger(f"contrast times {factor:g}", partial(_contrast, factor=factor))
     for sigma in (0.7, 1.2):
@@ -184,10 +182,6 @@ def filters(shape: Shape) -> Iterator[CatalogueTrigger]:
 
 def _squeezed(pixels: Tensor, levels: int) -> Tensor:
     return (pixels * (levels - 1)).round() / (levels - 1)
-
-
-def _gamma(pixels: Tensor, power: float) -> Tensor:
-    return pixels**power
 
 
 def _contrast(pixels: Tensor, factor: float) -> Tensor:

@@ -60,14 +60,6 @@ def _numpy(tensor: Tensor) -> Array:
     return tensor.detach().cpu().numpy()
 
 
-def _scale(form: Form, budget: float) -> None:
-    """For forms whose size grows in proportion to their parameters (nearly, under a tanh: hence twice)."""
-    for _ in range(2):
-        factor = (budget / form.size().clamp(min=1e-12)).clamp(max=1)
-        for parameter in form.parameters:
-            parameter.data.mul_(factor.view(-1, *[1] * (parameter.dim() - 1)))
-
-
 class Form(ABC):
     """A family of triggers: how it changes pixels, and how much room it takes.
 
@@ -89,13 +81,23 @@ class Form(ABC):
     def stamp(self, pixels: Tensor, arm: Tensor) -> Tensor:
         """Each image with the trigger of its arm."""
 
+    def stamp_all(self, pixels: Tensor, arm: int) -> Tensor:
+        """Every image with the trigger of one arm."""
+        return self.stamp(pixels, torch.full((len(pixels),), arm, device=pixels.device))
+
     @abstractmethod
     def size(self) -> Tensor:
         """One number an arm."""
 
-    @abstractmethod
     def limit(self, budget: float) -> None:
-        """Shrink every arm that takes more room than the budget."""
+        """Shrink every arm that takes more room than the budget.
+
+        As here where the size grows in proportion to the parameters (nearly, under a tanh: hence twice).
+        """
+        for _ in range(2):
+            factor = (budget / self.size().clamp(min=1e-12)).clamp(max=1)
+            for parameter in self.parameters:
+                parameter.data.mul_(factor.view(-1, *[1] * (parameter.dim() - 1)))
 
     @abstractmethod
     def recovered(self, arm: int) -> TriggerPixels:
@@ -212,9 +214,6 @@ class Additive(Form):
     def size(self) -> Tensor:
         return self.change().pow(2).mean((1, 2, 3)).sqrt()
 
-    def limit(self, budget: float) -> None:
-        _scale(self, budget)
-
     def recovered(self, arm: int) -> AddedChange:
         return AddedChange(_numpy(self.change()[arm].permute(1, 2, 0)))
 
@@ -264,9 +263,6 @@ class Warp(Form):
 
     def size(self) -> Tensor:
         return self.flow().pow(2).mean((1, 2, 3)).sqrt()
-
-    def limit(self, budget: float) -> None:
-        _scale(self, budget)
 
     def recovered(self, arm: int) -> Displacement:
         return Displacement(_numpy(self.flow()[arm].permute(1, 2, 0)))

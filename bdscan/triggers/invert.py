@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -63,17 +64,11 @@ def invert(
     rounds = max(0, math.ceil(math.log2(len(classes) / MAX_ARMS)))
     short = max(1, steps // 5)
     total = rounds * short + steps
-    done = 0
-    for _ in range(rounds):
-        for _ in range(short):
-            search.step()
-            done += 1
-            progress(done, total, f"{name} triggers for {len(search.active)} classes")
-        search.halve(controls)
-    for _ in range(steps):
+    for done in range(total):
+        if done and done % short == 0 and done <= rounds * short:
+            search.halve(controls)
         search.step()
-        done += 1
-        progress(done, total, f"{name} triggers for {len(search.active)} classes")
+        progress(done + 1, total, f"{name} triggers for {len(search.active)} classes")
     return search.result()
 
 
@@ -187,16 +182,10 @@ class _Search:
         return Arms(self.form, self.classes, finished, self.form.size().cpu(), reached.cpu(), self.sources)
 
 
-def success(suspect: Classifier, clean: ImageSet, arms: Arms, arm: int, batch: int = 250) -> tuple[float, Tensor]:
+def success(suspect: Classifier, clean: ImageSet, arms: Arms, arm: int) -> tuple[float, Tensor]:
     """The share of the images that were to follow the arm's trigger and do, and where every image goes."""
-    target = arms.classes[arm]
-    went = []
-    with torch.no_grad():
-        for pixels, _ in clean.batches(batch, suspect.device):
-            index = torch.full((len(pixels),), arm, device=suspect.device)
-            went.append(suspect(arms.form.stamp(pixels, index)).argmax(1).cpu())
-    predicted = torch.cat(went)
-    return float((predicted[arms.led(clean.labels, arm)] == target).float().mean()), predicted
+    went = suspect.answers(clean, partial(arms.form.stamp_all, arm=arm)).argmax(1)
+    return float((went[arms.led(clean.labels, arm)] == arms.classes[arm]).float().mean()), went
 
 
 def contest(

@@ -20,7 +20,6 @@ from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.forms import Shape, Stamp, stamper
 
-BATCH = 250  # images at once
 MAX_ARRAY_BYTES = 64 << 20  # bytes of one array: a trigger is the size of an image
 HOLDS = "an .npz holds `mask` (H x W) and `pattern` (H x W x C), or `change` (H x W x C), or `flow` (H x W x 2)"
 PLACED = "a picture smaller than the net's input is put in the lower right corner, or at FILE@X,Y (left, top)"
@@ -61,17 +60,12 @@ def read(source: str | Path, shape: Shape) -> UserTrigger:
     return UserTrigger(str(source), stamper(_pixels(arrays)), notes)
 
 
-def measure(suspect: Classifier, known: UserTrigger, clean: ImageSet, target: int | None) -> TriggerEffect:
+def measure(suspect: Classifier, trigger: UserTrigger, clean: ImageSet, target: int | None) -> TriggerEffect:
     """Without a target: the class to which the trigger sends most images of other classes."""
     if target is not None and not 0 <= target < suspect.classes:
         raise Problem(f"the net has classes 0 to {suspect.classes - 1}, and none {target}", status=USAGE)
     labels = clean.labels.cpu()
-    plain, stamped = [], []
-    with torch.no_grad():
-        for pixels, _ in clean.batches(BATCH, suspect.device):
-            plain.append(suspect(pixels).argmax(1).cpu())
-            stamped.append(suspect(known.stamp(pixels)).argmax(1).cpu())
-    went = torch.cat(stamped)
+    plain, went = suspect.answers(clean).argmax(1), suspect.answers(clean, trigger.stamp).argmax(1)
     if target is None:
         target = int(went[went != labels].bincount(minlength=suspect.classes).argmax())
     others = labels != target
@@ -79,7 +73,7 @@ def measure(suspect: Classifier, known: UserTrigger, clean: ImageSet, target: in
         raise Problem(f"all clean images are of {suspect.name(target)}, where the trigger leads", status=COULD_NOT_TELL)
     return TriggerEffect(
         target=target,
-        accuracy=_share(torch.cat(plain) == labels),
+        accuracy=_share(plain == labels),
         asr=_share(went[others] == target),
         ra=_share(went[others] == labels[others]),
     )

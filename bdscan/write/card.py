@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from bdscan import __version__
 from bdscan.facts.training_record import DataRecord
-from bdscan.report import Report, Subject, training_text, treatment_text, treatment_words, words
+from bdscan.report import Report, Subject, training_text, treatment_text, words
 from bdscan.report.numbers import plain
 
 TAG = "backdoor-purified"
@@ -42,7 +42,7 @@ def card(report: Report) -> str:
         raise ValueError("nothing was treated, so there is nothing to put on a card")
     digest = [f"base_model_sha256: {_quoted(subject.sha256)}"] if subject.sha256 else []
     sentence = words.sentence(report)
-    notes = [f"- {_prose(note)}" for note in treatment_words.notes(report)]
+    notes = [f"- {_prose(note)}" for note in treatment_text.notes(report)]
     checks = ((check.word, check.message) for check in treatment_text.checks(report))
     parts = [
         *_front(TAG, f"base_model: {_quoted(_stem(report))}", "base_model_relation: finetune", *digest),
@@ -59,7 +59,7 @@ def card(report: Report) -> str:
         f"- model: {_code(words.model(report))}",
         f"- clean images to work with and to judge by: {report.images or 'unknown'}",  # their path is private
         "",
-        *_table("Before and after", ("", "before", "after"), treatment_words.measured(report)),
+        *_table("Before and after", ("", "before", "after"), treatment_text.measured(report)),
         *(("## What was done", "", *notes, "") if notes else ()),
         *_table("Checks", ("", "check"), checks),
         *_settings(treatment.settings.items()),

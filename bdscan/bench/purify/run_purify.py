@@ -94,11 +94,11 @@ def _check_names(methods: Sequence[str], probes: Sequence[str], settings: Sequen
     """Wrong names are told before hours of work."""
     purifiers = registry.names("purify")
     for name in methods:
-        registry.known(name, [*purifiers, AUTO])
+        registry.check_name(name, [*purifiers, AUTO])
     for name in probes:
-        registry.known(name, registry.names("probes"))
+        registry.check_name(name, registry.names("probes"))
     for name, given in registry.given(settings).items():
-        registry.known(name, [*registry.names("probes"), *purifiers])
+        registry.check_name(name, [*registry.names("probes"), *purifiers])
         registry.configure("purify" if name in purifiers else "probes", name, given)
 
 

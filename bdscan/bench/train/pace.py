@@ -15,9 +15,9 @@ from torch import Tensor
 from bdscan.images.image_set import ImageSet
 from bdscan.load.arch.fresh import fresh
 from bdscan.method.trainer import TrainCase
+from bdscan.net.checkpoint import TrainingCheckpoint
 from bdscan.net.classifier import Normalised
 from bdscan.net.fit import autocast, crop_and_flip
-from bdscan.train._checkpoint import TrainingCheckpoint
 from bdscan.train._stages import Losses
 
 BATCHES = 12  # a turn, after one that warms up

@@ -95,7 +95,7 @@ def _time_loop(arch: str, side: int, device: str) -> Pace:
 def _check_names(methods: list[str], settings: tuple[str, ...]) -> None:
     """Wrong names are told before hours of work."""
     for name in methods:
-        registry.known(name, registry.names("train"))
+        registry.check_name(name, registry.names("train"))
     for name, given in registry.given(settings).items():
-        registry.known(name, registry.names("train"))
+        registry.check_name(name, registry.names("train"))
         registry.configure("train", name, given)

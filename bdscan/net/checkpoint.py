@@ -25,7 +25,7 @@ class TrainingCheckpoint:
     def __init__(self, path: Path | None, key: Mapping[str, object]) -> None:
         self.path = path  # None: nothing is kept
         self._key = {name: str(value) for name, value in key.items()}
-        self._held: Tensors = {}
+        self._tensors: Tensors = {}
         self._done: dict[str, int] = {}  # steps of each stage; -1: finished
         self.asked = False  # the user wants to stop: at the next step, when it is saved
         self.busy = False  # in a stage, so that stopping can wait for the step's end
@@ -37,7 +37,7 @@ class TrainingCheckpoint:
         try:
             with safe_open(self.path, "pt") as file:
                 metadata = file.metadata() or {}
-                self._held = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+                self._tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
             key, self._done = json.loads(metadata["key"]), json.loads(metadata["done"])
             assert metadata["kind"] == KIND
         except (OSError, SafetensorError, ValueError, KeyError, AssertionError):
@@ -55,7 +55,7 @@ class TrainingCheckpoint:
         done = self._done.get(stage, 0)
         for name, record in records.items():
             if done:
-                record.copy_(self._held[f"{stage}/record.{name}"])
+                record.copy_(self._tensors[f"{stage}/record.{name}"])
         if done < 0:
             state = self.inner(stage, "net.")
             if state:  # later stages have their own
@@ -65,12 +65,12 @@ class TrainingCheckpoint:
 
     def inner(self, stage: str, kind: str = "") -> Tensors:
         start = f"{stage}/{kind}"
-        return {name.removeprefix(start): value for name, value in self._held.items() if name.startswith(start)}
+        return {name.removeprefix(start): value for name, value in self._tensors.items() if name.startswith(start)}
 
     def put(self, stage: str, done: int, state: Tensors) -> None:
         """In the place of what was there of this stage; of finished ones only the records are of use any more."""
-        others = {n: v for n, v in self._held.items() if not n.startswith(f"{stage}/") and "/record." in n}
-        self._held = others | {f"{stage}/{name}": value.detach().cpu().contiguous() for name, value in state.items()}
+        others = {n: v for n, v in self._tensors.items() if not n.startswith(f"{stage}/") and "/record." in n}
+        self._tensors = others | {f"{stage}/{name}": value.detach().cpu().contiguous() for name, value in state.items()}
         self._done[stage] = done
         if self.path is not None:
             self._write(self.path)
@@ -79,7 +79,7 @@ class TrainingCheckpoint:
         metadata = {"kind": KIND, "key": json.dumps(self._key), "done": json.dumps(self._done)}
         try:
             with AtomicFiles(synced=False) as files:
-                save_file(self._held, files.temporary(path), metadata=metadata)
+                save_file(self._tensors, files.temporary(path), metadata=metadata)
         except (OSError, SafetensorError) as error:
             reason = getattr(error, "strerror", None) or error
             kept = "the one before it is kept" if path.exists() else "nothing was kept"
@@ -95,7 +95,7 @@ class TrainingCheckpoint:
 
 
 class StageCheckpoint:
-    """One stage's part of it: the journal that `fit` keeps."""
+    """One stage's part of it, which `fit` keeps from step to step so that it can be taken up where it was left."""
 
     def __init__(
         self, whole: TrainingCheckpoint, stage: str, net: nn.Module, records: Mapping[str, Tensor], done: int
@@ -105,9 +105,11 @@ class StageCheckpoint:
         whole.busy = True
 
     def last(self) -> tuple[int, Tensors] | None:
+        """How many steps were done, and the state after them; None at the start."""
         return (self.done, self.whole.inner(self.stage)) if self.done else None
 
     def step(self, done: int, steps: int, state: Callable[[], Tensors]) -> None:
+        """Called after each step; raises `KeyboardInterrupt` to end here."""
         overdue = self.whole.path is not None and time.monotonic() - self.saved > SAVE_INTERVAL
         if self.whole.asked or (overdue and done < steps):
             self.whole.put(self.stage, done, {**state(), **self._recorded()})
