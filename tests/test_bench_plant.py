@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
-from bdscan.bench.labels import ModelKind, read_label, read_labels
+from bdscan.bench.labels import ModelKind, learned_path, read_label, read_labels, trigger_path
 from bdscan.bench.plant import plant_net, plant_table
-from bdscan.bench.plant.plant_job import PlantJob, learned_path, trigger_path
 from bdscan.bench.plant.run_plant import SuiteNet, _suite, parse_plant
 from bdscan.bench.purify import true_trigger
 from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import markdown
 from bdscan.bench.workers import jobs
+from bdscan.bench.workers.job import PlantJob
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images

@@ -21,12 +21,12 @@ from typer.testing import CliRunner
 from bdscan.bench.commands import app
 from bdscan.bench.labels import ModelLabel, read_label
 from bdscan.bench.purify import purify_net, purify_rows, purify_table, true_trigger
-from bdscan.bench.purify.purify_job import PurifyJob
 from bdscan.bench.result_json import read_result
 from bdscan.bench.results import BeforeAfter
 from bdscan.bench.tables.grid import markdown
 from bdscan.bench.tables.metrics import Share
 from bdscan.bench.workers import jobs
+from bdscan.bench.workers.job import PurifyJob
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images

@@ -15,7 +15,7 @@ from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import markdown
 from bdscan.bench.train import train_net, train_table
 from bdscan.bench.train.pace import measure_pace
-from bdscan.bench.train.train_job import TrainJob
+from bdscan.bench.workers.job import TrainJob
 from bdscan.bench.workers.jobs import SCHEMA
 
 

@@ -49,9 +49,9 @@ def detect(
 ) -> None:
     """Inspect labelled models and print AUC, detection and false alarms."""
     from bdscan.bench.detect import detect_table
-    from bdscan.bench.detect.detect_rows import detect_row
+    from bdscan.bench.detect.accuracy import detect_row
     from bdscan.bench.labels import read_labels
-    from bdscan.bench.workers.jobs import Job
+    from bdscan.bench.workers.job import Job
 
     check_writable(output)
     labels = {label.name: label for label in read_labels(models)}
@@ -97,10 +97,9 @@ def reference(
     output: Annotated[Path | None, typer.Option(help="Write the statistics here, not into the package.")] = None,
 ) -> None:
     """Measure how clean nets score, for the p-values of all later inspections."""
-    from bdscan.bench.detect.calibrate import by_statistic, calibrated_probes, clean_nets, write
-    from bdscan.bench.detect.leave_out import judge_by_others
+    from bdscan.bench.detect.calibrate import by_statistic, calibrated_probes, clean_nets, judge_by_others, write
     from bdscan.bench.labels import ModelKind, read_labels
-    from bdscan.bench.workers.jobs import Job
+    from bdscan.bench.workers.job import Job
     from bdscan.verdict.calibration import STATISTICS
 
     if len(models) != len(clean):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from bdscan.bench.labels import ModelLabel
     from bdscan.bench.results import JobResult
     from bdscan.bench.tables.grid import Grid
-    from bdscan.bench.workers.jobs import Job, Json
+    from bdscan.bench.workers.job import Job, Json
 
 
 def command_line() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bdscan.bench.labels import MAX_CONTROL_ASR, MIN_BACKDOOR_ASR, ModelLabel
 from bdscan.bench.results import JobResult, PlantOutcome
 from bdscan.bench.tables.grid import NOTHING, Grid
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.workers.job import Json
 
 SCHEMA = "bdscan.bench.plant/1"
 TITLE = (

@@ -48,7 +48,7 @@ def plant(
 ) -> None:
     """Train nets with known triggers, and clean ones, and print what came of it."""
     from bdscan.bench.plant import plant_table
-    from bdscan.bench.plant.plant_job import PlantJob
+    from bdscan.bench.workers.job import PlantJob
 
     check_writable(output)
     specs = [parse_plant(text) for text in name or registry.names("plant")]

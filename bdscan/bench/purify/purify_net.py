@@ -5,15 +5,14 @@ from __future__ import annotations
 import tempfile
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING
 
 import torch
 
 from bdscan.bench.labels import read_label
 from bdscan.bench.purify import true_trigger
-from bdscan.bench.purify.purify_job import PurifyJob
 from bdscan.bench.results import BeforeAfter
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.workers.job import Json, PurifyJob
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 from bdscan.images.image_set import ImageSet
@@ -44,39 +43,22 @@ def do(job: PurifyJob) -> Json:
         output = job.output or Path(folder, f"{job.title}{Path(job.model).suffix}")
         with counted() as passes:
             report = _purified(job, clean, output)
-        cost = {"passes": passes.forward, "gradients": passes.gradient}
         if isinstance(report, Problem):
-            return {"refused": report.message, **cost}
+            return {"refused": report.message, **passes.json()}
         after = _loaded(job, output, clean)
     measured = measure(job, report, before, after)
-    return {"refused": None, "report": document(_without_temporary(job, report)), "measured": measured, **cost}
+    return {"refused": None, "report": document(_without_temporary(job, report)), "measured": measured, **passes.json()}
 
 
 def _purified(job: PurifyJob, clean: str, output: Path) -> Report | Problem:
     """That a method has nothing to go by is an answer too, and the same one next time."""
+    options = replace(job.verb_options(), clean=clean, settings=registry.given(job.settings))
     try:
-        return purify(job.model, purify_options(job, clean, output))
+        return purify(job.model, PurifyOptions(**vars(options), output=output, method=job.purifier))
     except Problem as problem:
         if problem.status != COULD_NOT_TELL:
             raise
         return problem
-
-
-def purify_options(job: PurifyJob, clean: str, output: Path) -> PurifyOptions:
-    """The options of the user's own command."""
-    return PurifyOptions(
-        clean=clean,
-        output=output,
-        method=job.purifier,
-        arch=job.arch,
-        normalize=job.normalize,
-        probes=job.probes,
-        settings=registry.given(job.settings),
-        effort=cast(Any, job.effort),
-        budget=job.budget,
-        device=job.device,
-        seed=job.seed,
-    )
 
 
 def draw(job: PurifyJob, folder: Path) -> str:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean
 
 from bdscan.bench.labels import ModelKind, ModelLabel
 from bdscan.bench.results import JobFailure, JobFailureKind, JobResult, PurifyOutcome
-from bdscan.bench.tables.metrics import Share
+from bdscan.bench.tables.metrics import Share, mean, mean_and_worst
 from bdscan.facts.finding import Verdict
 
 MAX_SUCCESS = 0.2  # of triggered images: more the verification itself would not let pass
@@ -83,25 +82,15 @@ def _summary(rows: Sequence[PurifyRow]) -> PurifySummary:
         images=rows[0].images,
         backdoored=len(backdoored),
         measured=len(success),
-        success=_mean_and_worst(success),
-        lost=_mean_and_worst(row.lost for row in backdoored),
-        der=_mean(row.der for row in backdoored),
+        success=mean_and_worst(success),
+        lost=mean_and_worst(row.lost for row in backdoored),
+        der=mean(row.der for row in backdoored),
         verified=Share(sum(row.verified for row in backdoored), len(backdoored)),
         deceived=Share(sum(after > MAX_SUCCESS for after in passed), len(passed)),
-        seconds=_mean(row.seconds_in_all for row in (*backdoored, *controls)),
+        seconds=mean(row.seconds_in_all for row in (*backdoored, *controls)),
         controls=len(controls),
-        lost_on_controls=_mean_and_worst(row.lost for row in controls),
+        lost_on_controls=mean_and_worst(row.lost for row in controls),
         verified_controls=Share(sum(row.verified for row in controls), len(controls)),
         refused=sum(row.failed_as(JobFailureKind.REFUSED) for row in rows),
         failed=sum(row.failed_as(JobFailureKind.FAILED) for row in rows),
     )
-
-
-def _mean(values: Iterable[float | None]) -> float | None:
-    numbers = [value for value in values if value is not None]
-    return fmean(numbers) if numbers else None
-
-
-def _mean_and_worst(values: Iterable[float | None]) -> tuple[float, float] | None:
-    numbers = [value for value in values if value is not None]
-    return (fmean(numbers), max(numbers)) if numbers else None

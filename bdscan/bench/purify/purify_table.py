@@ -7,9 +7,9 @@ from collections.abc import Sequence
 from bdscan.bench.labels import ModelKind, label_figures
 from bdscan.bench.purify.purify_rows import MAX_SUCCESS, PurifyRow, PurifySummary, summaries
 from bdscan.bench.results import JobFailureKind
-from bdscan.bench.tables.grid import NOTHING, Grid, figure, percent
+from bdscan.bench.tables.grid import NOTHING, Grid, count, figure, percent, percents
 from bdscan.bench.tables.metrics import Share
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.workers.job import Json
 
 SCHEMA = "bdscan.bench.purify/1"
 
@@ -43,9 +43,9 @@ def _model(row: PurifyRow) -> tuple[str, ...]:
         row.label.kind.value,
         f"{row.label.family}{rate}",
         f"{row.method}{settled}",
-        _images(row.images),
-        *_both(row.accuracy),
-        *_both(row.success),
+        count(row.images, "all"),
+        *percents(row.accuracy),
+        *percents(row.success),
         percent(row.recovered.after if row.recovered else None),
         figure(row.der),
         figure(row.seconds, digits=0),
@@ -73,28 +73,20 @@ def _methods(summed: Sequence[PurifySummary]) -> Grid:
 def _method(summary: PurifySummary) -> tuple[str, ...]:
     return (
         summary.method,
-        _images(summary.images),
+        count(summary.images, "all"),
         str(summary.backdoored),
-        *_both(summary.success),
-        *_both(summary.lost),
+        *percents(summary.success),
+        *percents(summary.lost),
         figure(summary.der),
         _of(summary.verified),
         _of(summary.deceived),
         str(summary.controls),
-        *_both(summary.lost_on_controls),
+        *percents(summary.lost_on_controls),
         _of(summary.verified_controls),
         figure(summary.seconds, digits=0),
         str(summary.refused),
         str(summary.failed),
     )
-
-
-def _both(pair: tuple[float, float] | None) -> tuple[str, str]:
-    return (NOTHING, NOTHING) if pair is None else (percent(pair[0]), percent(pair[1]))
-
-
-def _images(images: int | None) -> str:
-    return "all" if images is None else str(images)
 
 
 def _of(share: Share) -> str:

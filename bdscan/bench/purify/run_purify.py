@@ -51,8 +51,8 @@ def purify(
     """Purify labelled models and print ACC, ASR, RA and DER, before and after."""
     from bdscan.bench.labels import read_labels
     from bdscan.bench.purify import purify_table
-    from bdscan.bench.purify.purify_job import PurifyJob
     from bdscan.bench.purify.purify_rows import purify_row
+    from bdscan.bench.workers.job import PurifyJob
 
     check_writable(output)
     methods = name or [*registry.names("purify"), AUTO]

@@ -9,8 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bdscan.bench.labels import ALL_TO_ALL, ModelLabel
-from bdscan.bench.plant.plant_job import learned_path
+from bdscan.bench.labels import ALL_TO_ALL, ModelLabel, learned_path
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.load.arch.from_file import function

@@ -47,16 +47,9 @@ def published() -> tuple[PublishedFigure, ...]:
     """All figures, in the order of the file."""
     document = json.loads(FILE.read_text(encoding="utf-8"))
     sources = {name: Source(**source) for name, source in document["sources"].items()}
+    pairs = ("accuracy", "asr")
     return tuple(
-        PublishedFigure(
-            source=sources[figure["source"]],
-            room=figure["room"],
-            method=figure["method"],
-            attack=figure["attack"],
-            rate=figure["rate"],
-            accuracy=tuple(figure["accuracy"]),
-            asr=tuple(figure["asr"]),
-        )
+        PublishedFigure(**{**figure, "source": sources[figure["source"]], **{key: tuple(figure[key]) for key in pairs}})
         for figure in document["figures"]
     )
 

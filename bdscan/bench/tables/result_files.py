@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bdscan.bench.detect.detect_rows import DetectRow, detect_row
-from bdscan.bench.labels import ModelLabel, label_from_json, label_json, read_label
-from bdscan.bench.plant.plant_job import label_path
+from bdscan.bench.detect.accuracy import DetectRow, detect_row
+from bdscan.bench.labels import ModelLabel, label_from_json, label_json, label_path, read_label
 from bdscan.bench.purify.purify_rows import PurifyRow, purify_row
 from bdscan.bench.result_json import compact, read_result
 from bdscan.bench.results import JobResult, PlantOutcome, PurifyOutcome
 from bdscan.bench.workers import jobs
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.workers.job import Json
 from bdscan.facts.problem import USAGE, Problem
 
 SCHEMA = "bdscan.bench.results/1"  # many results in one file, without what no table shows

@@ -43,9 +43,9 @@ def table(
 
 
 def _text(form: str, grids: list[Grid], results: BenchResults) -> str:
-    from bdscan.bench.tables import export, result_files
-    from bdscan.bench.tables import grid as tables
+    from bdscan.bench.tables.grid import html, long_csv, markdown
+    from bdscan.bench.tables.result_files import compact_json
 
     if form == ".json":
-        return result_files.compact_json(results)
-    return {".md": tables.markdown, ".html": export.html, ".csv": export.long_csv}[form](grids)
+        return compact_json(results)
+    return {".md": markdown, ".html": html, ".csv": long_csv}[form](grids)

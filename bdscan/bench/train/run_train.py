@@ -44,7 +44,7 @@ def train(
 ) -> None:
     """Train on poisoned data by every method, and print ACC, ASR and what was isolated."""
     from bdscan.bench.train import train_table
-    from bdscan.bench.train.train_job import TrainJob
+    from bdscan.bench.workers.job import TrainJob
 
     check_writable(output)
     methods = name or registry.names("train")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
-from bdscan.bench.train.train_job import TrainJob
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.workers.job import Json, TrainJob
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images
@@ -92,19 +92,10 @@ def _written(folder: Path, poisoned: Poisoned, names: tuple[str, ...]) -> str:
 def _options(job: TrainJob, folder: Path) -> TrainOptions:
     """Those of the user's own command; suspects only where the method looks for some."""
     looks = registry.find("train", job.trainer).looks
+    options = replace(job.verb_options(), clean=None, settings=registry.given(job.options))
+    suspects = folder / SUSPECTS if looks else None
     return TrainOptions(
-        method=job.trainer,
-        output=folder / MODEL,
-        suspects=folder / SUSPECTS if looks else None,
-        arch=job.arch,
-        augment=job.augment,
-        normalize=job.normalize,
-        probes=job.probes,
-        settings=registry.given(job.options),
-        effort=cast(Any, job.effort),
-        budget=job.budget,
-        device=job.device,
-        seed=job.seed,
+        **vars(options), method=job.trainer, output=folder / MODEL, suspects=suspects, augment=job.augment
     )
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from bdscan.bench.results import JobResult, TrainOutcome
-from bdscan.bench.tables.grid import NOTHING, Grid, percent
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.tables.grid import NOTHING, Grid, count, percent
+from bdscan.bench.workers.job import Json
 
 if TYPE_CHECKING:
     from bdscan.bench.train.pace import Pace
@@ -31,7 +31,7 @@ def _row(result: JobResult) -> tuple[str, ...]:
         *head,
         percent(outcome.accuracy),
         percent(outcome.success),
-        NOTHING if outcome.isolated is None else str(outcome.isolated),
+        count(outcome.isolated),
         percent(outcome.precision),
         percent(outcome.recall),
         NOTHING if outcome.p_value is None else f"{outcome.p_value:.1g}",

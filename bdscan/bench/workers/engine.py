@@ -1,14 +1,18 @@
-"""Where jobs are done: each in a process of its own, on this machine or wherever an engine starts it."""
+"""Where jobs are done: each in a process of its own, on this machine or spread over a cluster by Ray."""
 
 from __future__ import annotations
 
+import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple
 
+from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 from bdscan.pipeline.pool import ProcessPool, python_command
 
+PROCESSES = "processes"  # the engine that everybody has
 Command = Callable[[Path, Path], list[str]]  # from a job's file and its outcome's to a command line
 
 
@@ -19,27 +23,23 @@ class JobEnd(NamedTuple):
     outcome: str | None  # JSON
 
 
-class Engine(Protocol):
-    """Starts the process that does a job."""
-
-    def do(self, job: str, *, may_use_gpu: bool) -> JobEnd:
-        """Does the job, which is JSON; returns when it has ended."""
-
-    def stop(self) -> None:
-        """Ends all that is at work."""
+Engine = Callable[[str, bool], JobEnd]  # does a job, which is JSON, on a GPU if it may; returns when it has ended
 
 
-class ProcessEngine:
-    """Processes of this machine."""
-
-    def __init__(self, pool: ProcessPool, command: Command) -> None:
-        self._pool, self._command = pool, command
-
-    def do(self, job: str, *, may_use_gpu: bool) -> JobEnd:
-        return by_files(job, self._command, self._pool.run, self._pool.folder)
-
-    def stop(self) -> None:
-        self._pool.stop()
+@contextmanager
+def started(name: str, workers: int, command: Command, pool: ProcessPool) -> Iterator[Engine]:
+    """Processes of this machine, or Ray: here (`ray`) or on a cluster (`ray:ADDRESS`)."""
+    kind, _, address = name.partition(":")
+    if name == PROCESSES:
+        yield lambda job, may_use_gpu: _by_files(job, command, pool.run, pool.folder)
+    elif kind == "ray":
+        with _ray(address or None, workers, command) as engine:
+            try:
+                yield engine
+            finally:  # what has not begun must not find Ray gone
+                pool.stop()
+    else:
+        raise Problem(f"`--engine {name}` is no engine", hint="processes, ray or ray:ADDRESS", status=USAGE)
 
 
 def worker_command(job: Path, outcome: Path) -> list[str]:
@@ -47,7 +47,7 @@ def worker_command(job: Path, outcome: Path) -> list[str]:
     return python_command("from bdscan.bench.workers.worker import main; main()", str(job), str(outcome))
 
 
-def by_files(
+def _by_files(
     job: str, command: Command, run: Callable[[list[str]], tuple[int, str]], folder: Path | None = None
 ) -> JobEnd:
     """Hands the job over in a file, and takes its outcome from another; `run` returns exit status and stderr."""
@@ -59,3 +59,59 @@ def by_files(
             lines = [line.strip() for line in stderr.splitlines() if line.strip()]
             return JobEnd(f"exit status {status}: {lines[-1] if lines else 'no word'}", None)
         return JobEnd(None, outcome_file.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _ray(address: str | None, workers: int, command: Command) -> Iterator[Engine]:
+    """A task a job, each in a process of its own: what kills one, a lost machine included, costs one job.
+
+    Every machine needs bdscan, and the paths of models, images and results must mean the same everywhere.
+    """
+    ray = _connected(address, workers)
+    gpu_share = min(1.0, ray.cluster_resources().get("GPU", 0) / workers)  # so many jobs share what GPUs there are
+    remote = ray.remote(max_retries=0, num_cpus=1)(_do_there)
+    waiting: set[Any] = set()
+
+    def do(job: str, may_use_gpu: bool) -> JobEnd:
+        task = remote.options(num_gpus=gpu_share if may_use_gpu else 0).remote(job, command, str(Path.cwd()))
+        waiting.add(task)
+        try:
+            end: JobEnd = ray.get(task)
+        except ray.exceptions.RayError as error:
+            return JobEnd(f"lost: {type(error).__name__}", None)
+        finally:
+            waiting.discard(task)
+        return end
+
+    try:
+        yield do
+    finally:
+        for task in tuple(waiting):
+            ray.cancel(task, force=True)
+        ray.shutdown()
+
+
+def _connected(address: str | None, workers: int) -> Any:
+    try:
+        import ray
+    except ImportError:
+        raise Problem("Ray is not installed", hint="pip install 'bdscan[ray]'", status=USAGE) from None
+    try:
+        own = {} if address else {"num_cpus": workers, "include_dashboard": False}
+        ray.init(address=address, log_to_driver=False, ignore_reinit_error=True, **own)
+    except Exception as error:  # Ray's errors are of many kinds, the plain one among them
+        at = f" at `{address}`" if address else ""
+        reason = str(error).strip().splitlines() or [type(error).__name__]
+        hint = "`ray status` tells whether it runs"
+        raise Problem(f"Ray does not answer{at}: {reason[0]}", hint=hint, status=COULD_NOT_TELL) from error
+    return ray
+
+
+def _do_there(job: str, command: Command, folder: str) -> JobEnd:
+    """On the machine that Ray chose, with the GPU that it set aside."""
+
+    def run(words: list[str]) -> tuple[int, str]:
+        process = subprocess.run(words, cwd=folder, capture_output=True, text=True, check=False)  # noqa: S603 - our own
+        return process.returncode, process.stderr
+
+    return _by_files(job, command, run)
