@@ -86,7 +86,7 @@ def gather(spec: str, options: TrainOptions, check: Callable[[nn.Module], None])
         arch=options.arch,
         device=device,
         augment=None if options.augment == "none" else partial(crop_and_flip, flip=flip, pad=max(1, shape[1] // CROP)),
-        message=_said(options.augment, flip),
+        message=_augmentation(options.augment, flip),
         notes=(*_empty(images, names), *([] if vouched is not None else [_UNVOUCHED])),
         vouched=vouched,
         fresh=partial(_new, net, norm, device),
@@ -166,7 +166,7 @@ def _measured(images: Tensor) -> Norm:
     return parse("/".join(figures), images.shape[1])
 
 
-def _said(asked: str, flip: bool) -> str:
+def _augmentation(asked: str, flip: bool) -> str:
     if asked == "none":
         return "images as they are"
     if flip:
