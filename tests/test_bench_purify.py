@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
 from bdscan.bench.labels import ModelLabel, read_label
-from bdscan.bench.purify import purify_net, purify_rows, purify_table, true_trigger
+from bdscan.bench.purify import purify_net, purify_table, true_trigger
 from bdscan.bench.result_json import read_result
 from bdscan.bench.results import BeforeAfter
 from bdscan.bench.tables.grid import markdown
@@ -125,7 +125,7 @@ def test_a_job_measures_the_written_model_with_the_true_trigger(ward: Path) -> N
     assert measured["seconds"]["purify"] == pytest.approx(treatment["seconds"], rel=1e-3)
     assert treatment["output"] == str(kept / "bad.finetune-180.safetensors") and Path(treatment["output"]).is_file()
     assert outcome["passes"] > 0 and "known_trigger" not in treatment
-    row = purify_rows.purify_row(labelled(), read_result(result))
+    row = purify_table.purify_row(labelled(), read_result(result))
     assert row.success == (measured["asr"]["before"], measured["asr"]["after"]) and row.chosen == "finetune"
 
 
@@ -445,10 +445,10 @@ def test_what_cannot_be_done_is_told_before_any_work(more: tuple[str, ...], said
 
 
 def test_a_net_without_its_trigger_counts_for_accuracy_alone() -> None:
-    row = purify_rows.PurifyRow(
+    row = purify_table.PurifyRow(
         label=labelled(), method="fst", images=None, accuracy=BeforeAfter(0.9, 0.8), verdict=("backdoored", "clean")
     )
-    (found,) = purify_rows.summaries([row])
+    (found,) = purify_table.summaries([row])
     assert (found.backdoored, found.measured, found.success, found.der) == (1, 0, None, None)
     assert found.lost == pytest.approx((0.1, 0.1)) and found.verified == Share(1, 1)
     assert markdown(purify_table.grids([row])).count("| - |") >= 1

@@ -36,15 +36,6 @@ def check_writable(output: Path | None, forms: Sequence[str] = (".json", ".md"))
         raise Problem(f"cannot write `{output}`: it lies in a folder that does not exist", status=USAGE)
 
 
-def make_folder(folder: Path | None) -> None:
-    """Before hours of work too."""
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"cannot write to `{folder}`: {error.strerror}", status=USAGE) from None
-
-
 def arch_of(arch: str, label: ModelLabel) -> str:
     """`--arch` for one model: a file's factory is the one that its label names."""
     if not arch.endswith(".py"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
@@ -24,17 +25,14 @@ _HINT = "look at it alone, or with fewer jobs where memory is short"
 
 def scan_many(gathered: Gathered, scanner: Scanner, gate: GateOptions, jobs: int = 1) -> Iterator[ScanResult]:
     """One result for each name, also for one behind which there is no model; Ctrl-C ends all that are at work."""
-    for result in _ungated(gathered, scanner, min(jobs, len(gathered.models))):
+    jobs = min(jobs, len(gathered.models))
+    unread = (
+        ScanResult.unread(path, Failure.refused(problem.message), Notice(problem.message, problem.hint))
+        for path, problem in gathered.problems
+    )
+    scanned = _side_by_side(gathered.models, scanner, jobs) if jobs > 1 else _one_by_one(gathered.models, scanner)
+    for result in chain(unread, scanned):
         yield replace(result, report=apply_gate(result.report, gate))
-
-
-def _ungated(gathered: Gathered, scanner: Scanner, jobs: int) -> Iterator[ScanResult]:
-    for path, problem in gathered.problems:
-        yield ScanResult.unread(path, Failure.refused(problem.message), Notice(problem.message, problem.hint))
-    if jobs > 1:
-        yield from _side_by_side(gathered.models, scanner, jobs)
-    else:
-        yield from _one_by_one(gathered.models, scanner)
 
 
 def _one_by_one(names: Sequence[str], scanner: Scanner) -> Iterator[ScanResult]:

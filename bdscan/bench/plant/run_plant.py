@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from bdscan.bench.choices import RESULTS
-from bdscan.bench.output import check_writable, command_line, exit_if_failed, make_folder, run_jobs, show_tables
+from bdscan.bench.output import check_writable, command_line, exit_if_failed, run_jobs, show_tables
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
@@ -49,6 +49,7 @@ def plant(
     """Train nets with known triggers, and clean ones, and print what came of it."""
     from bdscan.bench.plant import plant_table
     from bdscan.bench.workers.job import PlantJob
+    from bdscan.bench.workers.jobs import make_folder
 
     check_writable(output)
     specs = [parse_plant(text) for text in name or registry.names("plant")]

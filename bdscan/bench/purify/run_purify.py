@@ -9,15 +9,7 @@ from typing import Annotated
 import typer
 
 from bdscan.bench.choices import RESULTS, Effort
-from bdscan.bench.output import (
-    arch_of,
-    check_writable,
-    command_line,
-    exit_if_failed,
-    make_folder,
-    run_jobs,
-    show_tables,
-)
+from bdscan.bench.output import arch_of, check_writable, command_line, exit_if_failed, run_jobs, show_tables
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
@@ -51,14 +43,16 @@ def purify(
     """Purify labelled models and print ACC, ASR, RA and DER, before and after."""
     from bdscan.bench.labels import read_labels
     from bdscan.bench.purify import purify_table
-    from bdscan.bench.purify.purify_rows import purify_row
+    from bdscan.bench.purify.purify_table import purify_row
     from bdscan.bench.workers.job import PurifyJob
+    from bdscan.bench.workers.jobs import make_folder
 
     check_writable(output)
     methods = name or [*registry.names("purify"), AUTO]
     _check_names(methods, probe or [], set_ or [])
     _check_files(clean, test, triggers, images or [])
-    make_folder(keep)
+    if keep is not None:
+        make_folder(keep)
     draws: list[int | None] = [*(images or [])] or [None]
     labels = {label.name: label for label in read_labels(models)}
     work = [

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from bdscan.bench.detect import detect_table
 from bdscan.bench.labels import ModelKind, ModelLabel
 from bdscan.bench.purify import purify_table
-from bdscan.bench.purify.purify_rows import PurifyRow
+from bdscan.bench.purify.purify_table import PurifyRow
 from bdscan.bench.tables.grid import NOTHING, Grid, count, figure, percent, percents
 from bdscan.bench.tables.metrics import mean, mean_and_worst
 from bdscan.bench.tables.published import PublishedFigure, published_on, sources

@@ -30,10 +30,7 @@ def run(
     on_result: Callable[[Result, int, int], None] = lambda result, done, total: None,
 ) -> list[Result]:
     """The results of all jobs, in their order: those already in the folder, and the others as they come."""
-    try:
-        results.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"cannot write to `{results}`: {error.strerror}", status=USAGE) from None
+    make_folder(results)
     finished = {job: result for job in jobs if (result := done(job, results)) is not None}
     if missing := [job for job in jobs if job not in finished]:
         # The end of the block, also when the user has had enough, ends all that is at work.
@@ -43,6 +40,14 @@ def run(
                 finished[waiting[future]] = future.result()
                 on_result(future.result(), len(finished), len(jobs))
     return [finished[job] for job in jobs]
+
+
+def make_folder(folder: Path) -> None:
+    """Before hours of work, not after."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise Problem(f"cannot write to `{folder}`: {error.strerror}", status=USAGE) from None
 
 
 def done(job: Job, results: Path) -> Result | None:
