@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bdscan.bench.choices import RESULTS, Baseline, Effort
-from bdscan.bench.output import arch_of, check_writable, command_line, exit_if_failed, run_jobs, show_tables
+from bdscan.bench.output import arch_of, check_writable, conclude, run_jobs
 from bdscan.bench.plant.run_plant import plant
 from bdscan.bench.purify.run_purify import purify
 from bdscan.bench.tables.run_table import table
@@ -75,8 +76,7 @@ def detect(
         work += [replace(job, method=baseline.value, steps=baseline_steps) for job in work]
     finished = run_jobs(work, results, jobs, engine)
     rows = [detect_row(labels[result.job.name], result) for result in finished]
-    show_tables(detect_table.grids(rows), lambda: detect_table.figures(rows, command_line()), output)
-    exit_if_failed(finished)
+    conclude(finished, detect_table.grids(rows), partial(detect_table.figures, rows), output)
 
 
 app.command()(plant)

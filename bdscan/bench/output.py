@@ -62,14 +62,23 @@ def show_progress(result: Json, done: int, total: int) -> None:
     typer.echo(f"{done}/{total} {job.name} ({what}): {message}", err=True)
 
 
-def show_tables(grids: Sequence[Grid], figures: Callable[[], Mapping[str, Any]], output: Path | None) -> None:
-    """The tables on stdout, and in the file that the user asked for."""
+def conclude(
+    finished: Sequence[JobResult],
+    grids: Sequence[Grid],
+    figures: Callable[[str], Mapping[str, Any]],
+    output: Path | None,
+) -> None:
+    """The tables on stdout, and in the file that the user asked for; then the exit status, where jobs failed."""
     from bdscan.bench.tables import grid as tables
 
     print_tables(grids, width=200)
     if output is not None:
-        text = json.dumps(figures(), indent=1) if output.suffix == ".json" else tables.markdown(grids)
+        text = json.dumps(figures(command_line()), indent=1) if output.suffix == ".json" else tables.markdown(grids)
         write_text(output, text)
+    failed = sum(result.failure is not None and not result.failure.refused for result in finished)
+    if failed:
+        typer.echo(f"bdscan: {failed} of {len(finished)} jobs failed; the same command tries them again", err=True)
+        raise typer.Exit(COULD_NOT_TELL)
 
 
 def print_tables(grids: Sequence[Grid], width: int) -> None:
@@ -88,13 +97,3 @@ def print_tables(grids: Sequence[Grid], width: int) -> None:
 def write_text(output: Path, text: str) -> None:
     output.write_text(text + "\n", encoding="utf-8")
     typer.echo(f"bdscan: wrote {output}", err=True)
-
-
-def exit_if_failed(results: Sequence[JobResult]) -> None:
-    """The exit status, where jobs failed."""
-    from bdscan.bench.results import JobFailureKind
-
-    failed = sum(result.failure is not None and result.failure.kind is JobFailureKind.FAILED for result in results)
-    if failed:
-        typer.echo(f"bdscan: {failed} of {len(results)} jobs failed; the same command tries them again", err=True)
-        raise typer.Exit(COULD_NOT_TELL)

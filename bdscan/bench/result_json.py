@@ -16,7 +16,6 @@ from bdscan.bench.results import (
     BeforeAfter,
     DetectOutcome,
     JobFailure,
-    JobFailureKind,
     JobRecord,
     JobResult,
     Outcome,
@@ -34,9 +33,9 @@ MIN_P = 1e-300  # smaller ones are not told apart
 def read_result(value: Json) -> JobResult:
     """A result from the JSON of its file."""
     job, raw = read_job(value["job"]), value["outcome"] or {}
-    failure = None if value["failure"] is None else JobFailure(JobFailureKind.FAILED, value["failure"])
+    failure = None if value["failure"] is None else JobFailure(value["failure"])
     if raw.get("refused") is not None:
-        failure = JobFailure(JobFailureKind.REFUSED, raw["refused"])
+        failure = JobFailure(raw["refused"], refused=True)
     return JobResult(
         key=value.get("key", ""),
         job=job,

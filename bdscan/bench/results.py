@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,22 +14,15 @@ from bdscan.facts.finding import Verdict
 VERDICT, P_VALUE, CLEANSE = "verdict", "p-value", "neural cleanse"  # the measures beside the probes
 
 
-class JobFailureKind(StrEnum):
-    """Why there are no figures."""
-
-    FAILED = "failed"  # the job did not come to its end: the next call tries it again
-    REFUSED = "refused"  # the method has nothing to go by: an answer, and the same one next time
-
-
 @dataclass(frozen=True)
 class JobFailure:
     """Why there are no figures, in one sentence."""
 
-    kind: JobFailureKind
     message: str
+    refused: bool = False  # the method has nothing to go by: the same answer next time; else the next call tries again
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.message}"
+        return f"{'refused' if self.refused else 'failed'}: {self.message}"
 
 
 class BeforeAfter(NamedTuple):

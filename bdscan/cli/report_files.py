@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from bdscan.cli.choices import FailOn, Format, by_suffix
 from bdscan.cli.console import say
 from bdscan.cli.exit_status import least_verdict
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import USAGE, Problem
 
 if TYPE_CHECKING:
@@ -62,12 +63,10 @@ def check_writable(output: Path) -> None:
 
 def write(output: Path, text: str) -> None:
     """Whole or not at all."""
-    part = output.with_name(f".{output.name}.part")
     try:
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(output)
+        with AtomicFiles(synced=False) as files:
+            files.temporary(output).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise Problem(f"cannot write `{output}`: {error.strerror}", status=USAGE) from None
     say(f"wrote {output}")
 

@@ -10,15 +10,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Lock
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
-
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
+from typing import Self
 
 _PACKAGE_PARENT = Path(__file__).parent.parent.parent
 
@@ -40,7 +36,7 @@ def cores() -> int:
 class ProcessPool:
     """At most `size` processes at a time, and a folder for what they write, which goes away with the pool.
 
-    A thread waits for each process. The end of the `with` block, an early one too, drops what has not begun and ends
+    The end of the `with` block, an early one too, drops what has not begun and ends
     what has.
     """
 
@@ -49,7 +45,7 @@ class ProcessPool:
         self.folder = Path(self._scratch.name)
         threads = str(max(1, cores() // size))  # more than there are cores slow each other down
         self.environment = {"OMP_NUM_THREADS": threads, **os.environ, "TMPDIR": str(self.folder)}
-        self._threads = ThreadPoolExecutor(size)
+        self.threads = ThreadPoolExecutor(size)  # each waits for a process
         self._alive: set[subprocess.Popen[str]] = set()
         self._lock, self._stopped = Lock(), False
 
@@ -58,16 +54,10 @@ class ProcessPool:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
-        self._threads.shutdown()
+        self.threads.shutdown()
         for process in tuple(self._alive):
             self.end(process)
         self._scratch.cleanup()
-
-    def submit(
-        self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
-    ) -> Future[_Result]:
-        """The work's result, once there is a thread for it."""
-        return self._threads.submit(work, *arguments, **named)
 
     def start(self, command: list[str], *, stdin: int | None, stdout: int, stderr: int | None) -> subprocess.Popen[str]:
         """A process of the pool's, which must be handed to `end`."""
@@ -106,7 +96,7 @@ class ProcessPool:
 
     def stop(self) -> None:
         """Drops what has not begun and kills what has."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._stopped = True
             for process in self._alive:

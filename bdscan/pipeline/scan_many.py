@@ -46,7 +46,7 @@ def _one_by_one(names: Sequence[str], scanner: Scanner) -> Iterator[ScanResult]:
 def _side_by_side(names: Sequence[str], scanner: Scanner, jobs: int) -> Iterator[ScanResult]:
     with ProcessPool(jobs) as pool:
         parallel = _ParallelScan(pool, scanner, jobs, len(names))
-        waiting = [pool.submit(parallel.scan, number, name) for number, name in enumerate(names)]
+        waiting = [pool.threads.submit(parallel.scan, number, name) for number, name in enumerate(names)]
         finished = 0
         try:
             for name, future in zip(names, waiting, strict=True):

@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bdscan.bench.choices import RESULTS
-from bdscan.bench.output import check_writable, command_line, exit_if_failed, run_jobs, show_tables
+from bdscan.bench.output import check_writable, command_line, conclude, run_jobs
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
@@ -78,8 +79,7 @@ def plant(
         for net in _suite(specs, rate, arch, range(seed, seed + seeds), range(seed, seed + controls))
     ]
     finished = run_jobs(work, results, jobs, engine)
-    show_tables(plant_table.grids(finished), lambda: plant_table.figures(finished, command_line()), output)
-    exit_if_failed(finished)
+    conclude(finished, plant_table.grids(finished), partial(plant_table.figures, finished), output)
 
 
 @dataclass(frozen=True)

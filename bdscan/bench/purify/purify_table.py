@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bdscan.bench.labels import ModelKind, ModelLabel, label_figures
-from bdscan.bench.results import JobFailure, JobFailureKind, JobResult, PurifyOutcome
+from bdscan.bench.results import JobFailure, JobResult, PurifyOutcome
 from bdscan.bench.tables.grid import NOTHING, Grid, count, figure, percent, percents
 from bdscan.bench.tables.metrics import Share, mean, mean_and_worst
 from bdscan.bench.workers.job import Json
@@ -33,9 +33,6 @@ class PurifyRow(PurifyOutcome):
     @property
     def verified(self) -> bool:
         return self.verdict is not None and self.verdict[1] == Verdict.CLEAN.word
-
-    def failed_as(self, kind: JobFailureKind) -> bool:
-        return self.failure is not None and self.failure.kind is kind
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +77,7 @@ def _summary(rows: Sequence[PurifyRow]) -> PurifySummary:
     controls = [row for row in done if row.label.kind is ModelKind.CONTROL]
     success = [row.success.after for row in backdoored if row.success is not None]
     passed = [row.success.after for row in backdoored if row.success is not None and row.verified]
+    failures = [row.failure for row in rows if row.failure is not None]
     return PurifySummary(
         method=rows[0].method,
         images=rows[0].images,
@@ -94,8 +92,8 @@ def _summary(rows: Sequence[PurifyRow]) -> PurifySummary:
         controls=len(controls),
         lost_on_controls=mean_and_worst(row.lost for row in controls),
         verified_controls=Share(sum(row.verified for row in controls), len(controls)),
-        refused=sum(row.failed_as(JobFailureKind.REFUSED) for row in rows),
-        failed=sum(row.failed_as(JobFailureKind.FAILED) for row in rows),
+        refused=sum(failure.refused for failure in failures),
+        failed=sum(not failure.refused for failure in failures),
     )
 
 
@@ -185,9 +183,10 @@ def figures(rows: Sequence[PurifyRow], command: str) -> Json:
 
 
 def _row_json(row: PurifyRow) -> Json:
-    failed, refused = (
-        str(row.failure and row.failure.message) if row.failed_as(kind) else None for kind in JobFailureKind
-    )
+    failed = None if row.failure is None else row.failure.message
+    refused = None
+    if row.failure is not None and row.failure.refused:
+        failed, refused = None, failed
     kept = {key: value for key, value in vars(row).items() if key not in ("trigger", "target")}
     own = {"label": label_figures(row.label), "failure": failed, "refused": refused}
     return {**kept, **own, "lost": row.lost, "verified": row.verified}

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from bdscan.bench.choices import RESULTS, Effort
-from bdscan.bench.output import arch_of, check_writable, command_line, exit_if_failed, run_jobs, show_tables
+from bdscan.bench.output import arch_of, check_writable, conclude, run_jobs
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
@@ -80,8 +81,7 @@ def purify(
     ]
     finished = run_jobs(work, results, jobs, engine)
     rows = [purify_row(labels[result.job.name], result) for result in finished]
-    show_tables(purify_table.grids(rows), lambda: purify_table.figures(rows, command_line()), output)
-    exit_if_failed(finished)
+    conclude(finished, purify_table.grids(rows), partial(purify_table.figures, rows), output)
 
 
 def _check_names(methods: Sequence[str], probes: Sequence[str], settings: Sequence[str]) -> None:

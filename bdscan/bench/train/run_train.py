@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bdscan.bench.choices import RESULTS, Effort
-from bdscan.bench.output import check_writable, command_line, exit_if_failed, run_jobs, show_tables
+from bdscan.bench.output import check_writable, conclude, run_jobs
 from bdscan.bench.plant.run_plant import PlantSpec, parse_plant
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
@@ -78,8 +79,7 @@ def train(
     ]
     finished = run_jobs(work, results, jobs)
     timed = _time_loop(arch, side or 32, device.value) if pace else None
-    show_tables(train_table.grids(finished), lambda: train_table.figures(finished, command_line(), timed), output)
-    exit_if_failed(finished)
+    conclude(finished, train_table.grids(finished), partial(train_table.figures, finished, pace=timed), output)
 
 
 def _time_loop(arch: str, side: int, device: str) -> Pace:

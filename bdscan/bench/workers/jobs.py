@@ -35,7 +35,7 @@ def run(
     if missing := [job for job in jobs if job not in finished]:
         # The end of the block, also when the user has had enough, ends all that is at work.
         with ProcessPool(workers) as pool, started(engine, workers, command, pool) as do:
-            waiting = {pool.submit(_result_of, job, do, results, command_line): job for job in missing}
+            waiting = {pool.threads.submit(_result_of, job, do, results, command_line): job for job in missing}
             for future in as_completed(waiting):
                 finished[waiting[future]] = future.result()
                 on_result(future.result(), len(finished), len(jobs))
