@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
-from bdscan.bench.choices import RESULTS, Baseline, Effort
-from bdscan.bench.output import arch_of, check_writable, conclude, run_jobs
+from bdscan.bench.output import RESULTS, arch_of, check_writable, conclude, run_jobs
 from bdscan.bench.plant.run_plant import plant
 from bdscan.bench.purify.run_purify import purify
 from bdscan.bench.tables.run_table import table
 from bdscan.bench.train.run_train import train
+from bdscan.facts.effort import Effort
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.net.device import Device
 
@@ -37,13 +37,13 @@ def detect(
     arch: Annotated[str, typer.Option(help="auto, or the FILE.py that holds the factories the labels name.")] = "auto",
     normalize: Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")] = "auto",
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe (repeatable).")] = None,
-    effort: Annotated[Effort, typer.Option(help="How long to look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long to look.")] = "standard",
     budget: Annotated[float | None, typer.Option(help="Seconds a model may take.")] = None,
     device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     jobs: Annotated[int, typer.Option(min=1, help="Models at a time, a process each.")] = 1,
     engine: Annotated[str, typer.Option(help="processes, ray (here) or ray:ADDRESS (a cluster).")] = "processes",
-    baseline: Annotated[Baseline | None, typer.Option(help="Run this published method too.")] = None,
+    baseline: Annotated[Literal["cleanse"] | None, typer.Option(help="Run this published method too.")] = None,
     baseline_steps: Annotated[int, typer.Option(min=1, help="Steps it takes for each class.")] = 1000,
     results: Annotated[Path, typer.Option(help="A small file a model; what is there is not done again.")] = RESULTS,
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
@@ -65,7 +65,7 @@ def detect(
             arch=arch_of(arch, label),
             normalize=normalize,
             probes=tuple(probe or ()),
-            effort=effort.value,
+            effort=effort,
             budget=budget,
             device=device.value,
             seed=seed,
@@ -73,7 +73,7 @@ def detect(
         for label in labels.values()
     ]
     if baseline:  # its steps are no reason to inspect again
-        work += [replace(job, method=baseline.value, steps=baseline_steps) for job in work]
+        work += [replace(job, method=baseline, steps=baseline_steps) for job in work]
     finished = run_jobs(work, results, jobs, engine)
     rows = [detect_row(labels[result.job.name], result) for result in finished]
     conclude(finished, detect_table.grids(rows), partial(detect_table.figures, rows), output)

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from bdscan.bench.workers.job import Job, Json
 
 
+RESULTS = Path("bench-results")  # where result files go unless the user says otherwise
+
+
 def command_line() -> str:
     """What the user typed, for the files that it led to."""
     return shlex.join(["bdscan", *sys.argv[1:]])

@@ -7,12 +7,12 @@ from typing import Annotated, TypeVar
 
 import typer
 
-from bdscan.bench.choices import Effort
 from bdscan.cli import options
 from bdscan.cli.choices import FailOn, Format
 from bdscan.cli.console import say, say_beside
 from bdscan.cli.report_files import check_writable, destinations, write
 from bdscan.cli.report_stream import ReportStream
+from bdscan.facts.effort import Effort
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.source.addresses import MAX_MODEL_MB
 from bdscan.method.registry import given
@@ -30,7 +30,7 @@ def inspect(
     classes: options.Classes = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe (repeatable).")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PROBE.SETTING=VALUE")] = None,
-    effort: Annotated[Effort, typer.Option(help="How long to look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long to look.")] = "standard",
     budget: Annotated[float | None, typer.Option(help="Seconds a model may take.")] = None,
     device: Annotated[Device, typer.Option(help="Where the net runs.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same report.")] = 0,
@@ -69,7 +69,7 @@ def inspect(
 
     rules = read_policy(policy) if policy else Policy()
     fail_on = FailOn(_typed_or(rules.fail_on, fail_on, context, "fail_on"))
-    effort = Effort(_typed_or(rules.effort, effort, context, "effort"))
+    effort = _typed_or(rules.effort, effort, context, "effort")
     budget = _typed_or(rules.budget, budget, context, "budget")
     where = destinations(output, form, sbom=sbom, attest=attest)
     if write_baseline is not None:
@@ -92,7 +92,7 @@ def inspect(
             classes=classes,
             probes=tuple(probe or ()),
             settings=given(set_ or []),
-            effort=effort.value,
+            effort=effort,
             budget=budget,
             device=device.value,
             seed=seed,

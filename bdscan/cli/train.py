@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdscan.bench.choices import Effort
 from bdscan.cli import options
 from bdscan.cli.choices import FailOn
 from bdscan.cli.console import say
 from bdscan.cli.report_files import check_writable, destinations
 from bdscan.cli.report_stream import conclude
+from bdscan.facts.effort import Effort
 from bdscan.method.registry import given
 from bdscan.net.device import Device
 
@@ -39,7 +39,7 @@ def train(
     probe: Annotated[list[str] | None, typer.Option(help="Check by this probe only (repeatable).")] = None,
     preset: options.Preset = None,
     set_: options.MethodSettings = None,
-    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = "standard",
     budget: Annotated[float | None, typer.Option(help="Seconds the check may take.")] = None,
     device: Annotated[Device, typer.Option(help="Where the net is trained.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
@@ -70,7 +70,7 @@ def train(
             probes=tuple(probe or ()),
             settings=given(set_ or []),
             preset=preset,
-            effort=effort.value,
+            effort=effort,
             budget=budget,
             device=device.value,
             seed=seed,

@@ -11,8 +11,7 @@ from typing import Annotated
 
 import typer
 
-from bdscan.bench.choices import RESULTS
-from bdscan.bench.output import check_writable, command_line, conclude, run_jobs
+from bdscan.bench.output import RESULTS, check_writable, command_line, conclude, run_jobs
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device

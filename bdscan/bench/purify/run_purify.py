@@ -9,8 +9,8 @@ from typing import Annotated
 
 import typer
 
-from bdscan.bench.choices import RESULTS, Effort
-from bdscan.bench.output import arch_of, check_writable, conclude, run_jobs
+from bdscan.bench.output import RESULTS, arch_of, check_writable, conclude, run_jobs
+from bdscan.facts.effort import Effort
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
@@ -31,7 +31,7 @@ def purify(
     images: Annotated[list[int] | None, typer.Option(min=1, help="Draw so many clean images (repeatable).")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe, before and after (repeatable).")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")] = None,
-    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = "standard",
     budget: Annotated[float | None, typer.Option(help="Seconds a purification may take.")] = None,
     device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
@@ -70,7 +70,7 @@ def purify(
             normalize=normalize,
             probes=tuple(probe or ()),
             settings=tuple(set_ or ()),
-            effort=effort.value,
+            effort=effort,
             budget=budget,
             device=device.value,
             seed=seed,

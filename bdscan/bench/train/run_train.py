@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdscan.bench.choices import RESULTS, Effort
-from bdscan.bench.output import check_writable, conclude, run_jobs
+from bdscan.bench.output import RESULTS, check_writable, conclude, run_jobs
 from bdscan.bench.plant.run_plant import PlantSpec, parse_plant
+from bdscan.facts.effort import Effort
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device, device_of
@@ -35,7 +35,7 @@ def train(
     augment: Annotated[str, typer.Option(help="auto, none, shift or flip.")] = "auto",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Check by this probe only (repeatable).")] = None,
-    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = "standard",
     device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     pace: Annotated[bool, typer.Option("--pace", help="Time the loop too, beside a bare one.")] = False,
@@ -70,7 +70,7 @@ def train(
             augment=augment,
             arch=arch,
             probes=tuple(probe or ()),
-            effort=effort.value,
+            effort=effort,
             device=device.value,
             seed=seed,
         )
