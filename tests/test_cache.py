@@ -22,6 +22,7 @@ from bdscan.facts.failure import STOPPED, Failure, FailureKind
 from bdscan.facts.finding import Finding, Level, Run
 from bdscan.gate import cache_key
 from bdscan.gate.cache import Cache
+from bdscan.gate.provenance import sha256_of
 from bdscan.report import FORMATS, Report, render
 
 OPTIONS: dict[str, Any] = {"clean": None, "arch": "auto", "classes": None, "seed": 0, "settings": {}}
@@ -36,7 +37,7 @@ def model(tmp_path: Path) -> Path:
 def about(path: Path, report: Report | None = None) -> Report:
     """A long report that says it is about this file."""
     report = report or backdoored()
-    sha256 = cache_key.sha256_of(path)
+    sha256 = sha256_of(path)
     return replace(report, subject=replace(report.subject, path=str(path), sha256=sha256))
 
 

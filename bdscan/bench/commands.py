@@ -25,11 +25,6 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _root() -> None:
-    """With a callback `detect` stays a command of its own."""
-
-
 @app.command()
 def detect(
     models: Annotated[Path, typer.Option(metavar="DIR", help="NAME.safetensors (.pt, .pth) beside NAME.json.")],

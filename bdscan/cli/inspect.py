@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, TypeVar
 
@@ -84,7 +85,7 @@ def inspect(
         raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
     gate = pipeline.GateOptions(policy=rules, baseline=known_findings, inputs=inputs(read))
     stream = ReportStream(where, fail_on, many=gathered.listed or many)
-    with ProgressBar() as bar:
+    with closing(ProgressBar()) as bar:
         request = pipeline.Options(
             clean=clean,
             arch=arch,
@@ -103,7 +104,7 @@ def inspect(
         scanner = Scanner(request, open_cache(cache, request) if cache else None, max_size * 1e6)
         record = GateRecord(gate)
         for result in scan_many(gathered, scanner, gate, jobs):
-            bar.stop()
+            bar.close()
             say_beside(result)
             record.add(result.report)
             stream.add(result.report)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
@@ -55,7 +56,7 @@ def purify(
     where = destinations(report, form, sbom=sbom, attest=attest)
     read = {"clean": clean, "classes": classes, "arch": factory_file(arch), "trigger": trigger}
     gate = pipeline.GateOptions(inputs=inputs(read))
-    with ProgressBar() as bar:
+    with closing(ProgressBar()) as bar:
         request = pipeline.PurifyOptions(
             clean=clean,
             output=output,

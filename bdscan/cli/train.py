@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +56,7 @@ def train(
         check_writable(suspects)
     read = {"data": data, "clean": clean, "classes": classes, "arch": factory_file(arch)}
     gate = pipeline.GateOptions(inputs=inputs(read))
-    with ProgressBar() as bar:
+    with closing(ProgressBar()) as bar:
         request = pipeline.TrainOptions(
             clean=clean,
             output=output,

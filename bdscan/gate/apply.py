@@ -13,10 +13,6 @@ from bdscan.report import Input, Report
 _MAX_OUTDATED = 20  # entries of a baseline that are named one by one
 
 
-def _today() -> date:
-    return datetime.now(UTC).date()
-
-
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
     """What a team asks of every model, what it lets pass, and what was read beside the model."""
@@ -24,7 +20,7 @@ class GateOptions:
     policy: Policy = field(default_factory=Policy)
     baseline: Baseline | None = None
     inputs: tuple[Input, ...] = ()
-    today: date = field(default_factory=_today)  # on which an acceptance holds or has expired
+    today: date = field(default_factory=lambda: datetime.now(UTC).date())  # on which an acceptance holds or has expired
 
 
 def apply_gate(report: Report, options: GateOptions) -> Report:
@@ -59,12 +55,13 @@ class GateRecord:
 
     def remarks(self) -> Iterator[str]:
         """A sentence for each acceptance and each entry of the baseline that let nothing pass."""
-        policy, today = self._options.policy, self._options.today
-        expired = policy.expired(today)
-        for each in expired:
-            yield f"the acceptance of {each.sha256[:12]}… expired on {each.expires} and does not count: {each.reason}"
-        for each in policy.unused(self._sha256):
-            if each not in expired:
+        acceptances, today = self._options.policy.accept, self._options.today
+        for each in acceptances:
+            if each.expires < today:
+                name = f"the acceptance of {each.sha256[:12]}…"
+                yield f"{name} expired on {each.expires} and does not count: {each.reason}"
+        for each in acceptances:  # most often the file has changed
+            if each.sha256 not in self._sha256 and each.expires >= today:
                 name = f"the acceptance of {each.sha256[:12]}…"
                 yield f"{name} fits none of the files that were looked at: {each.reason}"
         outdated = list(self._options.baseline.outdated(self._has_findings)) if self._options.baseline else []

@@ -24,6 +24,7 @@ from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.failure import PASSING
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.gate import cache_form, cache_key
+from bdscan.gate.provenance import sha256_of
 from bdscan.load.source import folders
 from bdscan.report import Report
 
@@ -50,8 +51,8 @@ class Cache:
             return None
         try:
             model = folders.resolve(Path(path))
-            sha256, request = cache_key.sha256_of(*model.files), self._request
-            index = cache_key.sha256_of(model.weights) if model.shards else ""
+            sha256, request = sha256_of(*model.files), self._request
+            index = sha256_of(model.weights) if model.shards else ""
         except (OSError, Problem):  # the scan says what is wrong with it
             return None
         config = json.dumps(model.config, sort_keys=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bdscan.gate.provenance import MAX_BYTES, path_of, walk
+from bdscan.gate.provenance import MAX_BYTES, path_of, sha256_of, walk
 
 _LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "onnx", "safetensors")
 
@@ -25,15 +25,6 @@ def digest_of(options: Mapping[str, Any]) -> str:
     request = json.dumps(options, default=str, sort_keys=True)
     parts = (request, images, names, _own_files(), *_versions())
     return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def sha256_of(*paths: Path) -> str:
-    """Of the files one after another, as a scan hashes them."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()
 
 
 def _images(spec: str) -> str:

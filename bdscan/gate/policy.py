@@ -45,13 +45,6 @@ class Policy:
     minimum_clean_accuracy: float | None = None
     accept: tuple[Acceptance, ...] = ()
 
-    def expired(self, today: date) -> tuple[Acceptance, ...]:
-        return tuple(each for each in self.accept if each.expires < today)
-
-    def unused(self, sha256_of_files: set[str | None]) -> tuple[Acceptance, ...]:
-        """Those that fit none of the files that were looked at: most often the file has changed."""
-        return tuple(each for each in self.accept if each.sha256 not in sha256_of_files)
-
     def applied(self, report: Report, today: date) -> Report:
         """The report with what this policy says of it."""
         report = replace(report, refused=tuple(self._refused(report)), unmet=tuple(self._unmet(report)))

@@ -28,7 +28,7 @@ def digest(path: Path) -> dict[str, str]:
     """Under in-toto's names; empty for what cannot be read, or is too large to be read for this alone."""
     try:
         if path.is_file():
-            return {"sha256": _sha256(path)} if path.stat().st_size <= MAX_BYTES else {}
+            return {"sha256": sha256_of(path)} if path.stat().st_size <= MAX_BYTES else {}
         return _digest_of_folder(path) if path.is_dir() else {}
     except OSError:
         return {}
@@ -53,7 +53,7 @@ def _digest_of_folder(root: Path) -> dict[str, str]:
     lines = sorted((os.fsencode(name), path) for name, path in files.items())
     listing = hashlib.sha256()
     for name, path in lines:
-        listing.update(_sha256(path).encode() + b"  " + name + b"\n")
+        listing.update(sha256_of(path).encode() + b"  " + name + b"\n")
     return {"dirHash": listing.hexdigest()}
 
 
@@ -69,6 +69,10 @@ def walk(root: Path) -> Iterator[Path]:
         yield from (Path(top) / name for name in names)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(*paths: Path) -> str:
+    """Of the files one after another, as a scan hashes them."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()

@@ -136,14 +136,10 @@ def inverse_trigamma(y: float) -> float:
 
 def write(path: Path, scores: ScoresByStatistic, nets: Sequence[CleanNet]) -> None:
     """The shipped file: the statistics, and which nets they come from; what was not measured again stays."""
-    statistics = {**_statistics(path), **summarise(scores)}
+    earlier: Summary = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
+    statistics = {**earlier, **summarise(scores)}
     document = {"schema": "bdscan.reference/1", "nets": [net.json() for net in nets], "statistics": statistics}
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _statistics(path: Path) -> Summary:
-    statistics: Summary = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
-    return statistics
 
 
 def _rounded(values: dict[str, float]) -> dict[str, float]:

@@ -45,9 +45,7 @@ def true_trigger(label: ModelLabel, triggers: str | None) -> TrueTrigger | None:
     """The user's own function by the name of the attack, else the plant of that name; None where there is neither."""
     if label.attack is None:
         return None
-    own = function(Path(triggers).expanduser(), label.attack) if triggers is not None else None
-    if own is not None:
-        assert triggers is not None
+    if triggers is not None and (own := function(Path(triggers).expanduser(), label.attack)) is not None:
         trigger = TrueTrigger(f"{Path(triggers).name}:{label.attack}", own, label)
     elif label.attack in registry.names("plant"):
         trigger = TrueTrigger(f"plant {label.attack}", _planted(label), label)

@@ -25,7 +25,7 @@ from bdscan.net.training_plan import accuracy
 from bdscan.pipeline import TrainOptions, train
 from bdscan.report import Report
 
-SUSPECTS, MODEL = "suspects.csv", "model.safetensors"
+DATA, SUSPECTS, MODEL = "data.npz", "suspects.csv", "model.safetensors"
 
 
 def do(job: TrainJob) -> Json:
@@ -36,7 +36,8 @@ def do(job: TrainJob) -> Json:
     plant = _plant(job)
     poisoned = _poisoned(job, plant, data)
     with tempfile.TemporaryDirectory(prefix="bdscan-") as folder:
-        report = train(_written(Path(folder), poisoned, data.names), _options(job, Path(folder)))
+        ImageSet(poisoned.images, poisoned.labels, data.names).save(Path(folder) / DATA)
+        report = train(str(Path(folder) / DATA), _options(job, Path(folder)))
         model = _loaded(job, report, Path(folder) / MODEL)
         isolated = _isolated(Path(folder) / SUSPECTS)
     values = document(report)
@@ -81,12 +82,6 @@ def _poisoned(job: TrainJob, plant: Plant | None, data: ImageSet) -> Poisoned:
         return Poisoned(data.images, data.labels, none, none)
     classes = len(data.names)
     return poison(data.images, data.labels, plant, target=job.target, classes=classes, share=job.rate, seed=job.seed)
-
-
-def _written(folder: Path, poisoned: Poisoned, names: tuple[str, ...]) -> str:
-    path = folder / "data.npz"
-    ImageSet(poisoned.images, poisoned.labels, names).save(path)
-    return str(path)
 
 
 def _options(job: TrainJob, folder: Path) -> TrainOptions:

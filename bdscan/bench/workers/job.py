@@ -11,6 +11,7 @@ from typing import Any
 from bdscan import __version__
 from bdscan.bench.labels import label_path, read_label
 from bdscan.facts.effort import Effort
+from bdscan.gate.provenance import sha256_of
 from bdscan.pipeline.options import Options
 
 Json = dict[str, Any]
@@ -37,9 +38,7 @@ class Job:
     @property
     def key(self) -> str:
         """The same for the same work on the same bytes by the same version."""
-        with Path(self.model).open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return _key_of(digest, self.asked())
+        return _key_of(sha256_of(Path(self.model)), self.asked())
 
     def asked(self) -> Json:
         """All that the result depends on beside the model's bytes, which count wherever they lie."""
@@ -101,7 +100,7 @@ class PurifyJob(Job):
         label = read_label(Path(self.model))
         facts: list[object] = [label.attack, label.target, label.mode, label.source, dict(label.settings)]
         if self.triggers is not None and label.attack is not None:
-            facts.append(hashlib.sha256(Path(self.triggers).read_bytes()).hexdigest())
+            facts.append(sha256_of(Path(self.triggers)))
         return {**super().asked(), "keep": None, "truth": facts}
 
 
