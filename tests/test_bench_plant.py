@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
 from bdscan.bench.labels import ModelKind, learned_path, read_label, read_labels, trigger_path
-from bdscan.bench.plant import plant_net, plant_table
+from bdscan.bench.plant import plant_net, run_plant
 from bdscan.bench.plant.run_plant import SuiteNet, _suite, parse_plant
 from bdscan.bench.purify import true_trigger
 from bdscan.bench.result_json import read_result
@@ -201,7 +201,7 @@ def test_a_failed_net_costs_one_net_and_what_is_done_is_not_done_again(plot: Pat
     first, second = jobs.run([bad, good], plot / "out")
     assert "no class 9" in first["failure"] and second["failure"] is None
     assert {path.stem for path in (plot / "models").glob("*.safetensors")} == {"good"}
-    (grid,) = plant_table.grids([read_result(first), read_result(second)])
+    (grid,) = run_plant.grids([read_result(first), read_result(second)])
     assert "failed: exit status 2" in grid.rows[0][1]
     assert grid.rows[1][1] == "badnets"
     assert jobs.done(bad, plot / "out") is None, "what failed is tried again"
@@ -224,8 +224,8 @@ def test_the_command(plot: Path) -> None:
     assert labels["small-badnets-size-4-20-0"].kind is ModelKind.BACKDOORED
     written = (plot / "nets.md").read_text()
     assert "| small-clean-0 | none |" in written and "| backdoored |" in written
-    document = plant_table.figures(
+    document = run_plant.figures(
         [read_result(json.loads(p.read_text())) for p in sorted((plot / "out").glob("*.json"))], "x"
     )
     assert [net["label"]["attack"] for net in document["nets"]] == ["badnets", None]
-    assert document["schema"] == "bdscan.bench.plant/1" and markdown(plant_table.grids([])).startswith("## Nets")
+    assert document["schema"] == "bdscan.bench.plant/1" and markdown(run_plant.grids([])).startswith("## Nets")

@@ -8,21 +8,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bdscan.bench import results
 from bdscan.bench.labels import label_from_json
-from bdscan.bench.results import (
-    CLEANSE,
-    P_VALUE,
-    VERDICT,
-    BeforeAfter,
-    DetectOutcome,
-    JobFailure,
-    JobRecord,
-    JobResult,
-    Outcome,
-    PlantOutcome,
-    PurifyOutcome,
-    TrainOutcome,
-)
+from bdscan.bench.results import BeforeAfter, DetectOutcome, JobFailure, JobRecord, JobResult, Outcome
 from bdscan.bench.workers.job import Json
 from bdscan.facts.finding import Verdict
 
@@ -68,8 +56,8 @@ def _inspect(job: JobRecord, raw: Json) -> Outcome:
         target=report["target"],
         passes=raw["passes"],
         scores={
-            VERDICT: float(verdict),
-            P_VALUE: strength(report["p_value"]),
+            results.VERDICT: float(verdict),
+            results.P_VALUE: strength(report["p_value"]),
             **{probe: strength(min(p)) for probe, p in p_values.items()},
         },
         failures={run["probe"]: run["failure"] for run in runs if run["failure"]},
@@ -104,20 +92,20 @@ def strength(p: float | None) -> float:
 def _neural_cleanse(job: JobRecord, raw: Json) -> Outcome:
     cleanse = raw["cleanse"]
     target = cleanse["target"] if cleanse["flagged"] else None
-    scores = {CLEANSE: cleanse["index"]}
+    scores = {results.CLEANSE: cleanse["index"]}
     return DetectOutcome(flagged=cleanse["flagged"], target=target, passes=raw["passes"], scores=scores)
 
 
 def _plant(job: JobRecord, raw: Json) -> Outcome:
     label = label_from_json(job.name, job.model, raw["label"])
-    return PlantOutcome(label=label, seconds=raw["label"].get("seconds", 0.0))
+    return results.PlantOutcome(label=label, seconds=raw["label"].get("seconds", 0.0))
 
 
 def _purify(job: JobRecord, raw: Json) -> Outcome:
     measured, treatment = raw["measured"], raw["report"]["treatment"]
     accuracy, success, recovered = (measured[key] and BeforeAfter(**measured[key]) for key in ("accuracy", "asr", "ra"))
     return _pick(
-        PurifyOutcome,
+        results.PurifyOutcome,
         measured,
         accuracy=accuracy,
         success=success,
@@ -134,7 +122,7 @@ def _purify(job: JobRecord, raw: Json) -> Outcome:
 def _train(job: JobRecord, raw: Json) -> Outcome:
     measured, isolation = raw["measured"], raw["training"]["isolation"]
     return _pick(
-        TrainOutcome,
+        results.TrainOutcome,
         measured,
         accuracy=measured["accuracy"]["after"],
         success=measured["asr"] and measured["asr"]["after"],

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bdscan.bench.labels import ModelLabel
-from bdscan.bench.workers.job import Json
 from bdscan.facts.finding import Verdict
+
+if TYPE_CHECKING:
+    from bdscan.bench.workers.job import Json
 
 VERDICT, P_VALUE, CLEANSE = "verdict", "p-value", "neural cleanse"  # the measures beside the probes
 

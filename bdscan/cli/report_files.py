@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -84,12 +84,3 @@ def rendered(reports: Sequence[Report], form: Format, fail_on: FailOn, *, many: 
     if form is Format.intoto:
         return render_all(reports, form, fail_on=least_verdict(fail_on), compact=many)
     return render_all(reports, form)
-
-
-def unattested(reports: Sequence[Report]) -> Iterator[str]:
-    """For what there is no statement, though somebody asked for one."""
-    from bdscan.report.intoto import attestable
-
-    for report in reports:
-        if not attestable(report):
-            yield f"{report.subject.path}: no attestation, since nobody knows the bytes it would be about"

@@ -39,14 +39,12 @@ class GateRecord:
 
     def __init__(self, options: GateOptions) -> None:
         self._options = options
-        self._sha256: set[str | None] = set()
         self._entries: dict[str, Entry] = {}
         self._has_findings: dict[str, bool] = {}
 
     def add(self, report: Report) -> None:
         """Takes note of a report that the gate has been applied to."""
         entry, sha256 = entry_of(report), report.subject.sha256
-        self._sha256.add(sha256)
         if entry is not None:
             self._entries.setdefault(entry.sha256, entry)
         if sha256 is not None:  # what could not be told this time may be found again the next
@@ -61,7 +59,7 @@ class GateRecord:
                 name = f"the acceptance of {each.sha256[:12]}…"
                 yield f"{name} expired on {each.expires} and does not count: {each.reason}"
         for each in acceptances:  # most often the file has changed
-            if each.sha256 not in self._sha256 and each.expires >= today:
+            if each.sha256 not in self._has_findings and each.expires >= today:
                 name = f"the acceptance of {each.sha256[:12]}…"
                 yield f"{name} fits none of the files that were looked at: {each.reason}"
         outdated = list(self._options.baseline.outdated(self._has_findings)) if self._options.baseline else []

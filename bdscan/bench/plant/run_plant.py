@@ -7,14 +7,26 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bdscan.bench.labels import MAX_CONTROL_ASR, MIN_BACKDOOR_ASR, ModelLabel
 from bdscan.bench.output import RESULTS, check_writable, command_line, conclude, run_jobs
+from bdscan.bench.results import JobResult, PlantOutcome
+from bdscan.bench.tables.grid import NOTHING, Grid
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
+
+if TYPE_CHECKING:
+    from bdscan.bench.workers.job import Json
+
+SCHEMA = "bdscan.bench.plant/1"
+TITLE = (
+    f"Nets: backdoored from {MIN_BACKDOOR_ASR:.0%} success on, a control below {MAX_CONTROL_ASR:.0%}, "
+    "else left out of every figure"
+)
 
 
 def plant(
@@ -47,7 +59,6 @@ def plant(
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Train nets with known triggers, and clean ones, and print what came of it."""
-    from bdscan.bench.plant import plant_table
     from bdscan.bench.workers.job import PlantJob
     from bdscan.bench.workers.jobs import make_folder
 
@@ -78,7 +89,7 @@ def plant(
         for net in _suite(specs, rate, arch, range(seed, seed + seeds), range(seed, seed + controls))
     ]
     finished = run_jobs(work, results, jobs, engine)
-    conclude(finished, plant_table.grids(finished), partial(plant_table.figures, finished), output)
+    conclude(finished, grids(finished), partial(figures, finished), output)
 
 
 @dataclass(frozen=True)
@@ -158,3 +169,37 @@ def _check_files(data: str, test: str, arches: Sequence[str]) -> None:
     open_images(test)
     for arch in arches:
         fresh(arch, max(2, len(source.names)), source.size or (3, 32, 32))
+
+
+def grids(results: Sequence[JobResult]) -> list[Grid]:
+    """One row a net."""
+    columns = ("net", "trigger", "share", "target", "ACC", "ASR", "counts as", "seconds")
+    return [Grid(TITLE, columns, tuple(_row(result) for result in results))]
+
+
+def _row(result: JobResult) -> tuple[str, ...]:
+    if not isinstance(result.outcome, PlantOutcome):
+        return (result.job.name, str(result.failure), *[NOTHING] * 6)
+    label = result.outcome.label
+    return (
+        result.job.name,
+        label.attack or "none",
+        f"{label.rate:.1%}" if label.attack else NOTHING,
+        _target(label),
+        NOTHING if label.accuracy is None else f"{label.accuracy:.1%}",
+        NOTHING if label.success is None else f"{label.success:.1%}",
+        label.kind,
+        f"{result.outcome.seconds:.0f}",
+    )
+
+
+def _target(label: ModelLabel) -> str:
+    if label.attack is None:
+        return NOTHING
+    return "all" if label.target is None else str(label.target)
+
+
+def figures(results: Sequence[JobResult], command: str) -> Json:
+    """All figures, for programs."""
+    nets = [{"name": each.job.name, "failure": each.raw["failure"], **(each.raw["outcome"] or {})} for each in results]
+    return {"schema": SCHEMA, "command": command, "nets": nets}

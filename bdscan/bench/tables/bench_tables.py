@@ -13,7 +13,7 @@ from bdscan.bench.tables.grid import NOTHING, Grid, count, figure, percent, perc
 from bdscan.bench.tables.metrics import mean, mean_and_worst
 from bdscan.bench.tables.published import PublishedFigure, published_on, sources
 from bdscan.bench.tables.result_files import BenchResults
-from bdscan.bench.train import train_table
+from bdscan.bench.train import run_train
 
 HERE = "here"
 VERSIONS = ("bdscan", "torch", "python")
@@ -29,7 +29,7 @@ def grids(results: BenchResults) -> list[Grid]:
     if results.purified:
         tables += [_triggers(results.purified), *purify_table.grids(results.purified)]
     if results.trained:
-        tables += [*train_table.grids(results.trained), _trained_by_others(results)]
+        tables += [*run_train.grids(results.trained), _trained_by_others(results)]
     tables += [_sources(results), _commands(results)]
     return [grid for grid in tables if grid.rows]
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from html import escape
 from typing import TYPE_CHECKING
 
-from bdscan.bench.tables.metrics import Share
-
 if TYPE_CHECKING:
     from rich.console import RenderableType
+
+    from bdscan.bench.tables.metrics import Share
 
 NOTHING = "-"
 _STYLE = """
