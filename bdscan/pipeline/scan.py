@@ -45,11 +45,6 @@ class ScanResult:
             Report(subject=subject, judgement=judge(runs), runs=runs, made_with={"bdscan": __version__}), notices
         )
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the user wants no more of it."""
-        return any(run.failure == STOPPED for run in self.report.runs)
-
 
 @dataclass(frozen=True)
 class Scanner:

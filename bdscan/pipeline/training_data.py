@@ -74,7 +74,8 @@ def gather(spec: str, options: TrainOptions, check: Callable[[nn.Module], None])
     _memory(source.count, shape)
     vouched = open_images(options.clean).load(shape, names) if options.clean is not None else None
     images = source.everything(shape, names)
-    _distinct(images)
+    if bool((images.images == images.images[:1]).all()):
+        raise Problem("all images are the same picture: there is nothing to tell apart")
     norm = stated or _measured(images.images)
     flip = options.augment == "flip" or (options.augment == "auto" and mirrors(images, len(names)))
     return TrainingData(
@@ -132,11 +133,6 @@ def _empty(images: ImageSet, names: tuple[str, ...]) -> tuple[str, ...]:
         return images.doubts
     shown = ", ".join(f"`{name}`" for name in empty[:5]) + (" ..." if len(empty) > 5 else "")
     return (*images.doubts, f"{len(empty)} of {len(names)} classes have no images and cannot be learned: {shown}")
-
-
-def _distinct(images: ImageSet) -> None:
-    if bool((images.images == images.images[:1]).all()):
-        raise Problem("all images are the same picture: there is nothing to tell apart")
 
 
 def _memory(count: int, shape: tuple[int, int, int]) -> None:
