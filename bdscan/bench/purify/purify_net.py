@@ -11,7 +11,6 @@ import torch
 
 from bdscan.bench.labels import read_label
 from bdscan.bench.purify import true_trigger
-from bdscan.bench.results import BeforeAfter
 from bdscan.bench.workers.job import Json, PurifyJob
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
@@ -85,12 +84,12 @@ def measure(job: PurifyJob, report: Report, before: Loaded, after: Loaded) -> Js
     facts: Json = {"on": "test" if job.test else "held out", "images": len(images), "seen": left_out}
     facts |= {"clean": report.images, "seconds": seconds, "trigger": None if trigger is None else trigger.name}
     if trigger is None:
-        pair = BeforeAfter(accuracy(suspect, images), accuracy(cleaned, images))
-        return {**facts, "accuracy": pair._asdict(), "asr": None, "ra": None, "der": None}
+        pair = {"before": accuracy(suspect, images), "after": accuracy(cleaned, images)}
+        return {**facts, "accuracy": pair, "asr": None, "ra": None, "der": None}
     first, second = (true_trigger.trigger_effect(net, trigger, images) for net in (suspect, cleaned))
     facts |= {"target": first.target, "all_to_all": trigger.all_to_all, "source": trigger.source}
-    pairs = {key: BeforeAfter(getattr(first, key), getattr(second, key)) for key in ("accuracy", "asr", "ra")}
-    return {**facts, **{key: pair._asdict() for key, pair in pairs.items()}, "der": der(first, second)}
+    pairs = {key: {"before": getattr(first, key), "after": getattr(second, key)} for key in ("accuracy", "asr", "ra")}
+    return {**facts, **pairs, "der": der(first, second)}
 
 
 def _without_temporary(job: PurifyJob, report: Report) -> Report:

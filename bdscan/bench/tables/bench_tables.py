@@ -90,17 +90,14 @@ def _theirs(theirs: PublishedFigure) -> tuple[str, ...]:
 
 
 def _trained_by_others(results: BenchResults) -> Grid:
-    attacks = dict.fromkeys(result.job.plant for result in results.trained if result.job.plant)
+    attacks = dict.fromkeys(result.job.plant or "" for result in results.trained)
     body = tuple(_theirs(figure) for attack in attacks for figure in published_on(attack, "train"))
     return Grid("Training, as published by others: before is plain training", _BY_TRIGGER, body)
 
 
 def _sources(results: BenchResults) -> Grid:
-    purified = [row.label.family for row in results.purified]
-    trained = [result.job.plant for result in results.trained if result.job.plant]
-    body = tuple(
-        (source.title, f"{source.net}, {source.data}", source.where) for source in sources([*purified, *trained])
-    )
+    attacks = [*(row.label.family for row in results.purified), *(result.job.plant or "" for result in results.trained)]
+    body = tuple((source.title, f"{source.net}, {source.data}", source.where) for source in sources(attacks))
     return Grid("Where the published figures stand", ("published", "measured on", "where"), body)
 
 
