@@ -42,9 +42,6 @@ class CleanNet:
     accuracy: float | None
     scores: Mapping[str, list[float]]  # of each statistic: one a class, or one in all
 
-    def json(self) -> dict[str, str | float | None]:
-        return {"name": self.name, "sha256": self.sha256, "accuracy": self.accuracy}
-
 
 def calibrated_families() -> dict[str, str]:
     """The family of each calibrated statistic's probe."""
@@ -89,7 +86,10 @@ def summarise(scores: ScoresByStatistic) -> Summary:
             sd = max(sd, MIN_SD)
             heavy = _heaviness(nets, sd, freedom)
             summary[name] = {"spread": {"sd": sd, "freedom": freedom, "heavy": heavy, "nets": len(nets)}}
-    return {name: {kind: _rounded(of) for kind, of in part.items()} for name, part in summary.items()}
+    return {
+        name: {kind: {key: float(f"{value:.4g}") for key, value in figures.items()} for kind, figures in part.items()}
+        for name, part in summary.items()
+    }
 
 
 def spread(nets: list[list[float]]) -> tuple[float, float]:
@@ -138,12 +138,9 @@ def write(path: Path, scores: ScoresByStatistic, nets: Sequence[CleanNet]) -> No
     """The shipped file: the statistics, and which nets they come from; what was not measured again stays."""
     earlier: Summary = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
     statistics = {**earlier, **summarise(scores)}
-    document = {"schema": "bdscan.reference/1", "nets": [net.json() for net in nets], "statistics": statistics}
+    named = [{"name": net.name, "sha256": net.sha256, "accuracy": net.accuracy} for net in nets]
+    document = {"schema": "bdscan.reference/1", "nets": named, "statistics": statistics}
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
-
-
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {key: float(f"{value:.4g}") for key, value in values.items()}
 
 
 def judge_by_others(nets: Sequence[Mapping[str, list[float]]]) -> list[Judgement]:

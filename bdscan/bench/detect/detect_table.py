@@ -105,22 +105,19 @@ def figures(rows: Sequence[DetectRow], command: str) -> Json:
         "schema": SCHEMA,
         "command": command,
         "false_alarm_rates": list(ALARM_RATES),
-        "measures": [_accuracy_json(each) for each in measure_accuracies(rows)],
-        "verdicts": [_counts_json(each) for each in verdict_counts(rows)],
+        "measures": [
+            {**vars(each), "found": [_share_json(found) for found in each.found]} for each in measure_accuracies(rows)
+        ],
+        "verdicts": [
+            {**vars(each), "flagged": _share_json(each.flagged), "named": _share_json(each.named)}
+            for each in verdict_counts(rows)
+        ],
         "models": [_row_json(row) for row in rows],
     }
 
 
 def _share_json(share: Share) -> Json:
-    return {"hits": share.hits, "count": share.count, "value": share.value, "interval": share.interval}
-
-
-def _accuracy_json(accuracy: MeasureAccuracy) -> Json:
-    return {**vars(accuracy), "found": [_share_json(found) for found in accuracy.found]}
-
-
-def _counts_json(counts: VerdictCounts) -> Json:
-    return {**vars(counts), "flagged": _share_json(counts.flagged), "named": _share_json(counts.named)}
+    return {**vars(share), "value": share.value, "interval": share.interval}
 
 
 def _row_json(row: DetectRow) -> Json:

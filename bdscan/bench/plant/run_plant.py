@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdscan.bench.labels import MAX_CONTROL_ASR, MIN_BACKDOOR_ASR, ModelLabel
+from bdscan.bench.labels import MAX_CONTROL_ASR, MIN_BACKDOOR_ASR
 from bdscan.bench.output import RESULTS, check_writable, command_line, conclude, run_jobs
 from bdscan.bench.results import JobResult, PlantOutcome
-from bdscan.bench.tables.grid import NOTHING, Grid
+from bdscan.bench.tables.grid import NOTHING, Grid, count
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
@@ -105,10 +105,6 @@ class PlantSpec:
     def title(self) -> str:
         return re.sub(r"[^\w.]+", "-", "-".join((self.name, *self.settings)))
 
-    def among(self, rates: Sequence[float] | None) -> list[float]:
-        """The shares that it is planted at."""
-        return [self.rate] if self.fixed or not rates else list(dict.fromkeys(rates))
-
 
 @dataclass(frozen=True)
 class SuiteNet:
@@ -135,7 +131,8 @@ def _suite(
         for arch in dict.fromkeys(arches):
             if seed in seeds:
                 for plant in dict.fromkeys(plants):
-                    yield from (SuiteNet(arch, plant, rate, seed) for rate in plant.among(rates))
+                    shares = [plant.rate] if plant.fixed or not rates else dict.fromkeys(rates)
+                    yield from (SuiteNet(arch, plant, share, seed) for share in shares)
             if seed in controls:
                 yield SuiteNet(arch, None, 0.0, seed)
 
@@ -185,18 +182,12 @@ def _row(result: JobResult) -> tuple[str, ...]:
         result.job.name,
         label.attack or "none",
         f"{label.rate:.1%}" if label.attack else NOTHING,
-        _target(label),
+        count(label.target, "all") if label.attack else NOTHING,
         NOTHING if label.accuracy is None else f"{label.accuracy:.1%}",
         NOTHING if label.success is None else f"{label.success:.1%}",
         label.kind,
         f"{result.outcome.seconds:.0f}",
     )
-
-
-def _target(label: ModelLabel) -> str:
-    if label.attack is None:
-        return NOTHING
-    return "all" if label.target is None else str(label.target)
 
 
 def figures(results: Sequence[JobResult], command: str) -> Json:

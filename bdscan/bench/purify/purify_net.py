@@ -40,24 +40,18 @@ def do(job: PurifyJob) -> Json:
         clean = job.clean if job.images is None else draw(job, Path(folder))
         before = _loaded(job, Path(job.model), clean)
         output = job.output or Path(folder, f"{job.title}{Path(job.model).suffix}")
+        options = replace(job.verb_options(), clean=clean, settings=registry.given(job.settings))
         with counted() as passes:
-            report = _purified(job, clean, output)
-        if isinstance(report, Problem):
-            return {"refused": report.message, **passes.json()}
+            try:
+                report = purify(job.model, PurifyOptions(**vars(options), output=output, method=job.purifier))
+            except Problem as problem:
+                if problem.status != COULD_NOT_TELL:
+                    raise
+                # That a method has nothing to go by is an answer too, and the same one next time.
+                return {"refused": problem.message, **passes.json()}
         after = _loaded(job, output, clean)
     measured = measure(job, report, before, after)
     return {"refused": None, "report": document(_without_temporary(job, report)), "measured": measured, **passes.json()}
-
-
-def _purified(job: PurifyJob, clean: str, output: Path) -> Report | Problem:
-    """That a method has nothing to go by is an answer too, and the same one next time."""
-    options = replace(job.verb_options(), clean=clean, settings=registry.given(job.settings))
-    try:
-        return purify(job.model, PurifyOptions(**vars(options), output=output, method=job.purifier))
-    except Problem as problem:
-        if problem.status != COULD_NOT_TELL:
-            raise
-        return problem
 
 
 def draw(job: PurifyJob, folder: Path) -> str:
