@@ -30,9 +30,8 @@ from bdscan.bench.results import CLEANSE, P_VALUE, VERDICT
 from bdscan.bench.tables.grid import Grid, markdown
 from bdscan.bench.tables.metrics import Share, auc, auc_interval, tpr_at
 from bdscan.bench.workers import jobs
-from bdscan.bench.workers.engine import Command
 from bdscan.bench.workers.job import Job, Result
-from bdscan.bench.workers.jobs import run
+from bdscan.bench.workers.jobs import Command, run
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import Problem

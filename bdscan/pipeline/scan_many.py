@@ -19,8 +19,8 @@ import numpy as np
 
 from bdscan.facts.failure import STOPPED, Failure
 from bdscan.facts.problem import Problem
-from bdscan.gate import cache_form
 from bdscan.gate.apply import GateOptions, apply_gate
+from bdscan.gate.cache import packed, unpacked
 from bdscan.load.source.addresses import shown
 from bdscan.load.source.gather import Gathered
 from bdscan.pipeline.line_worker import LineWorker, serve
@@ -156,7 +156,7 @@ def read_order(order: str) -> Scanner:
 
 def write_result(file: Path, result: ScanResult, stderr: str) -> None:
     """The report, and what else there is to say to the person at the terminal."""
-    report, arrays = cache_form.packed("", result.report)
+    report, arrays = packed("", result.report)
     notices = json.dumps([astuple(notice) for notice in result.notices]).encode()
     texts = {_REPORT: report, _NOTICES: notices, _STDERR: stderr.encode("utf-8", "surrogateescape")}
     np.savez(file, **{name: np.frombuffer(text, np.uint8) for name, text in texts.items()}, **arrays)  # type: ignore[arg-type]
@@ -168,7 +168,7 @@ def read_result(file: Path) -> ScanResult:
         if _PROBLEM in arrays:
             message, hint, status = json.loads(arrays[_PROBLEM].tobytes())
             raise Problem(message, hint=hint, status=status)
-        report = cache_form.unpacked("", arrays[_REPORT].tobytes(), arrays)
+        report = unpacked("", arrays[_REPORT].tobytes(), arrays)
         notices = tuple(Notice(*fields) for fields in json.loads(arrays[_NOTICES].tobytes()))
         stderr = arrays[_STDERR].tobytes().decode("utf-8", "surrogateescape")
     assert report is not None  # it was written by the same version
