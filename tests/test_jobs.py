@@ -18,7 +18,7 @@ from conftest import ROOT, SAMPLES
 
 from bdscan.cli import progress_bar
 from bdscan.facts.finding import Finding, Level
-from bdscan.pipeline import Options, line_worker, pool, scan_many
+from bdscan.pipeline import Options, pool, scan_many
 from bdscan.pipeline.scan import Scanner, open_cache
 from bdscan.probes.artifact import Artifact
 
@@ -265,7 +265,7 @@ def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     process.stdin.write(f"{order}\n{asked}")
     process.stdin.flush()
-    assert [process.stdout.readline() for _ in range(2)] == [line_worker.DONE] * 2
+    assert [process.stdout.readline() for _ in range(2)] == [pool.DONE] * 2
     result = scan_many.read_result(tmp_path / "2.npz")
     assert result.report.subject.path == MODELS[0]
     assert result.stderr == ""

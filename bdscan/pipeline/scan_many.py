@@ -23,9 +23,8 @@ from bdscan.gate.apply import GateOptions, apply_gate
 from bdscan.gate.cache import packed, unpacked
 from bdscan.load.source.addresses import shown
 from bdscan.load.source.gather import Gathered
-from bdscan.pipeline.line_worker import LineWorker, serve
 from bdscan.pipeline.options import Options
-from bdscan.pipeline.pool import ProcessPool, python_command
+from bdscan.pipeline.pool import LineWorker, ProcessPool, python_command, serve
 from bdscan.pipeline.scan import Notice, Scanner, ScanResult, open_cache
 
 WORKER = "from bdscan.pipeline.scan_many import main; main()"
