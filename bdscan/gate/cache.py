@@ -29,8 +29,7 @@ from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.evidence import Array
 from bdscan.facts.failure import PASSING
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.gate import cache_key
-from bdscan.gate.provenance import sha256_of
+from bdscan.gate.provenance import digest_of_request, sha256_of
 from bdscan.load.source import folders
 from bdscan.report import Report
 
@@ -48,7 +47,7 @@ class Cache:
 
     @cached_property
     def _request(self) -> str:
-        return cache_key.digest_of(self.options)
+        return digest_of_request(self.options)
 
     def key(self, path: str, address: str | None = None) -> str | None:
         """Under which name a report on this model is kept, beginning with the model's sha256; None where none is.
