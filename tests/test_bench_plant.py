@@ -18,7 +18,7 @@ from bdscan.bench.commands import app
 from bdscan.bench.labels import ModelKind, learned_path, read_label, read_labels, trigger_path
 from bdscan.bench.plant import plant_net, run_plant
 from bdscan.bench.plant.run_plant import SuiteNet, _suite, parse_plant
-from bdscan.bench.purify import true_trigger
+from bdscan.bench.purify import purify_net
 from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import markdown
 from bdscan.bench.workers import jobs
@@ -93,9 +93,9 @@ def test_a_net_lies_beside_its_truth_and_obeys_it(plot: Path) -> None:
     source = open_images(str(plot / "test.npz"))
     loaded = load(survey(str(model)), arch=f"{plot / 'nets.py'}:small", normalize="none", images=source, device="cpu")
     fresh = source.load(loaded.suspect.shape)
-    known = true_trigger.true_trigger(label, None)
+    known = purify_net.true_trigger(label, None)
     assert known is not None
-    found = true_trigger.trigger_effect(loaded.suspect, known, fresh)
+    found = purify_net.trigger_effect(loaded.suspect, known, fresh)
     assert (round(found.accuracy, 4), round(found.asr, 4)) == (told["acc"], told["asr"])
 
 
@@ -113,11 +113,11 @@ def test_what_a_trigger_learned_is_found_again(name: str, plot: Path) -> None:
     plant_net.do(job(plot, plant=name, settings=("steps=3",), epochs=3, target=1))
     model = plot / "models" / "one.safetensors"
     label = read_label(model)
-    known = true_trigger.true_trigger(label, None)
+    known = purify_net.true_trigger(label, None)
     assert known is not None
     source = open_images(str(plot / "test.npz"))
     loaded = load(survey(str(model)), arch=f"{plot / 'nets.py'}:small", normalize="none", images=source, device="cpu")
-    found = true_trigger.trigger_effect(loaded.suspect, known, source.load(loaded.suspect.shape))
+    found = purify_net.trigger_effect(loaded.suspect, known, source.load(loaded.suspect.shape))
     assert label.success == pytest.approx(found.asr, abs=1e-4)
     assert learned_path(model).is_file() == (name != "label_consistent")
     assert trigger_path(model).is_file() == (name != "input_aware")
@@ -142,7 +142,7 @@ def test_all_to_all_is_told_as_such(plot: Path) -> None:
     plant_net.do(job(plot, settings=("all_to_all=true",), epochs=1))
     (label,) = read_labels(plot / "models")
     assert label.mode == "a2a" and label.target is None
-    known = true_trigger.true_trigger(label, None)
+    known = purify_net.true_trigger(label, None)
     assert known is not None and known.all_to_all
 
 

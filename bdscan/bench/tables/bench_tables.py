@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from bdscan.bench.detect import detect_table
 from bdscan.bench.labels import ModelKind, ModelLabel
@@ -11,10 +15,11 @@ from bdscan.bench.purify import purify_table
 from bdscan.bench.purify.purify_table import PurifyRow
 from bdscan.bench.tables.grid import NOTHING, Grid, count, figure, percent, percents
 from bdscan.bench.tables.metrics import mean, mean_and_worst
-from bdscan.bench.tables.published import PublishedFigure, published_on, sources
 from bdscan.bench.tables.result_files import BenchResults
 from bdscan.bench.train import run_train
+from bdscan.triggers.user_trigger import TriggerEffect, der
 
+PUBLISHED = Path(__file__).with_name("published.json")
 HERE = "here"
 VERSIONS = ("bdscan", "torch", "python")
 _BEFORE_AFTER = ("ACC", "ACC after", "worst loss", "ASR", "ASR after", "worst ASR", "RA after", "DER", "worst DER")
@@ -109,3 +114,55 @@ def _commands(results: BenchResults) -> Grid:
         counts[result.command or NOTHING, str(result.job.seed), ", ".join(versions) or NOTHING] += 1
     body = tuple((command, str(count), *rest) for (command, *rest), count in sorted(counts.items()))
     return Grid("How it was made", ("command", "results", "seed", "with"), body)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where figures stand, and what they were measured on."""
+
+    title: str
+    where: str
+    net: str
+    data: str
+
+
+@dataclass(frozen=True)
+class PublishedFigure:
+    """One method on one trigger: before and after, as shares."""
+
+    source: Source
+    room: str  # purify or train: a defence of which kind
+    method: str
+    attack: str
+    rate: float
+    accuracy: tuple[float, float]
+    asr: tuple[float, float]
+
+    @property
+    def der(self) -> float:
+        """By the same formula as ours."""
+        before, after = (TriggerEffect(None, acc, asr, 0.0) for acc, asr in zip(self.accuracy, self.asr, strict=True))
+        return der(before, after)
+
+
+@cache
+def published() -> tuple[PublishedFigure, ...]:
+    """All figures, in the order of the file."""
+    document = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    sources = {name: Source(**source) for name, source in document["sources"].items()}
+    pairs = ("accuracy", "asr")
+    return tuple(
+        PublishedFigure(**{**figure, "source": sources[figure["source"]], **{key: tuple(figure[key]) for key in pairs}})
+        for figure in document["figures"]
+    )
+
+
+def published_on(attack: str, room: str) -> list[PublishedFigure]:
+    """What defences of one kind came to on one trigger."""
+    return [figure for figure in published() if (figure.attack, figure.room) == (attack, room)]
+
+
+def sources(attacks: Iterable[str]) -> list[Source]:
+    """Of the figures for these triggers, each once."""
+    wanted = set(attacks)
+    return list(dict.fromkeys(figure.source for figure in published() if figure.attack in wanted))
