@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import Annotated, Literal
 
 import typer
 
@@ -17,11 +17,6 @@ from bdscan.facts.effort import Effort
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.net.device import Device
 
-if TYPE_CHECKING:
-    from bdscan.bench.tables.grid import Grid
-    from bdscan.bench.tables.result_files import BenchResults
-
-TABLE_FORMS = (".md", ".html", ".csv", ".json")
 MAX_NAMES = 5  # of models that are left out; more make no better sentence
 
 app = typer.Typer(
@@ -94,10 +89,12 @@ def table(
 ) -> None:
     """Make tables from the small files that the other commands left, and from nothing else."""
     from bdscan.bench.tables import bench_tables
-    from bdscan.bench.tables.result_files import gather
+    from bdscan.bench.tables.grid import html, long_csv, markdown
+    from bdscan.bench.tables.result_files import compact_json, gather
 
+    writers = {".md": markdown, ".html": html, ".csv": long_csv}
     for path in output or []:
-        check_writable(path, TABLE_FORMS)
+        check_writable(path, (*writers, ".json"))
     results = gather(paths)
     if results.unlabelled:
         names = ", ".join(results.unlabelled[:MAX_NAMES]) + (" ..." if len(results.unlabelled) > MAX_NAMES else "")
@@ -107,16 +104,8 @@ def table(
     if not output:
         print_tables(grids, width=250)
     for path in output or []:
-        write_text(path, _text(path.suffix, grids, results))
-
-
-def _text(form: str, grids: list[Grid], results: BenchResults) -> str:
-    from bdscan.bench.tables.grid import html, long_csv, markdown
-    from bdscan.bench.tables.result_files import compact_json
-
-    if form == ".json":
-        return compact_json(results)
-    return {".md": markdown, ".html": html, ".csv": long_csv}[form](grids)
+        text = compact_json(results) if path.suffix == ".json" else writers[path.suffix](grids)
+        write_text(path, text)
 
 
 app.command()(train)

@@ -90,13 +90,9 @@ def gather(spec: str, options: TrainOptions, check: Callable[[nn.Module], None])
         message=_augmentation(options.augment, flip),
         notes=(*_empty(images, names), *([] if vouched is not None else [_UNVOUCHED])),
         vouched=vouched,
-        fresh=partial(_new, net, norm, device),
+        # Each time with the random weights that the net was built with.
+        fresh=lambda: Normalised(copy.deepcopy(net), norm.mean, norm.std).to(device),
     )
-
-
-def _new(net: nn.Module, norm: Norm, device: torch.device) -> Normalised:
-    """A copy of the net with the random weights it was built with."""
-    return Normalised(copy.deepcopy(net), norm.mean, norm.std).to(device)
 
 
 def _shape(source: Source, side: int | None) -> tuple[int, int, int]:
