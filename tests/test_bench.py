@@ -20,18 +20,18 @@ from torch import Tensor, nn
 from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
-from bdscan.bench.detect.accuracy import ALL, measure_accuracies, verdict_counts
-from bdscan.bench.detect.detect_rows import CLEANSE, P_VALUE, VERDICT, DetectRow, detect_row, strength
+from bdscan.bench.detect.accuracy import ALL, DetectRow, detect_row, measure_accuracies, verdict_counts
 from bdscan.bench.detect.detect_table import figures as detect_figures
 from bdscan.bench.detect.detect_table import grids
 from bdscan.bench.detect.neural_cleanse import NeuralCleanseSettings, _SizeWeight, neural_cleanse
 from bdscan.bench.labels import ModelKind, ModelLabel, read_labels
-from bdscan.bench.result_json import read_result
+from bdscan.bench.result_json import read_result, strength
+from bdscan.bench.results import CLEANSE, P_VALUE, VERDICT
 from bdscan.bench.tables.grid import Grid, markdown
 from bdscan.bench.tables.metrics import Share, auc, auc_interval, tpr_at
 from bdscan.bench.workers import jobs
-from bdscan.bench.workers.engine import Command
-from bdscan.bench.workers.jobs import Job, Result, run
+from bdscan.bench.workers.job import Job, Result
+from bdscan.bench.workers.jobs import Command, run
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import Problem

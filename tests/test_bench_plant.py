@@ -15,14 +15,14 @@ from safetensors.torch import load_file
 from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
-from bdscan.bench.labels import ModelKind, read_label, read_labels
-from bdscan.bench.plant import plant_net, plant_table
-from bdscan.bench.plant.plant_job import PlantJob, learned_path, trigger_path
+from bdscan.bench.labels import ModelKind, learned_path, read_label, read_labels, trigger_path
+from bdscan.bench.plant import plant_net, run_plant
 from bdscan.bench.plant.run_plant import SuiteNet, _suite, parse_plant
-from bdscan.bench.purify import true_trigger
+from bdscan.bench.purify import purify_net
 from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import markdown
 from bdscan.bench.workers import jobs
+from bdscan.bench.workers.job import PlantJob
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images
@@ -93,9 +93,9 @@ def test_a_net_lies_beside_its_truth_and_obeys_it(plot: Path) -> None:
     source = open_images(str(plot / "test.npz"))
     loaded = load(survey(str(model)), arch=f"{plot / 'nets.py'}:small", normalize="none", images=source, device="cpu")
     fresh = source.load(loaded.suspect.shape)
-    known = true_trigger.true_trigger(label, None)
+    known = purify_net.true_trigger(label, None)
     assert known is not None
-    found = true_trigger.trigger_effect(loaded.suspect, known, fresh)
+    found = purify_net.trigger_effect(loaded.suspect, known, fresh)
     assert (round(found.accuracy, 4), round(found.asr, 4)) == (told["acc"], told["asr"])
 
 
@@ -113,11 +113,11 @@ def test_what_a_trigger_learned_is_found_again(name: str, plot: Path) -> None:
     plant_net.do(job(plot, plant=name, settings=("steps=3",), epochs=3, target=1))
     model = plot / "models" / "one.safetensors"
     label = read_label(model)
-    known = true_trigger.true_trigger(label, None)
+    known = purify_net.true_trigger(label, None)
     assert known is not None
     source = open_images(str(plot / "test.npz"))
     loaded = load(survey(str(model)), arch=f"{plot / 'nets.py'}:small", normalize="none", images=source, device="cpu")
-    found = true_trigger.trigger_effect(loaded.suspect, known, source.load(loaded.suspect.shape))
+    found = purify_net.trigger_effect(loaded.suspect, known, source.load(loaded.suspect.shape))
     assert label.success == pytest.approx(found.asr, abs=1e-4)
     assert learned_path(model).is_file() == (name != "label_consistent")
     assert trigger_path(model).is_file() == (name != "input_aware")
@@ -142,7 +142,7 @@ def test_all_to_all_is_told_as_such(plot: Path) -> None:
     plant_net.do(job(plot, settings=("all_to_all=true",), epochs=1))
     (label,) = read_labels(plot / "models")
     assert label.mode == "a2a" and label.target is None
-    known = true_trigger.true_trigger(label, None)
+    known = purify_net.true_trigger(label, None)
     assert known is not None and known.all_to_all
 
 
@@ -201,7 +201,7 @@ def test_a_failed_net_costs_one_net_and_what_is_done_is_not_done_again(plot: Pat
     first, second = jobs.run([bad, good], plot / "out")
     assert "no class 9" in first["failure"] and second["failure"] is None
     assert {path.stem for path in (plot / "models").glob("*.safetensors")} == {"good"}
-    (grid,) = plant_table.grids([read_result(first), read_result(second)])
+    (grid,) = run_plant.grids([read_result(first), read_result(second)])
     assert "failed: exit status 2" in grid.rows[0][1]
     assert grid.rows[1][1] == "badnets"
     assert jobs.done(bad, plot / "out") is None, "what failed is tried again"
@@ -224,8 +224,8 @@ def test_the_command(plot: Path) -> None:
     assert labels["small-badnets-size-4-20-0"].kind is ModelKind.BACKDOORED
     written = (plot / "nets.md").read_text()
     assert "| small-clean-0 | none |" in written and "| backdoored |" in written
-    document = plant_table.figures(
+    document = run_plant.figures(
         [read_result(json.loads(p.read_text())) for p in sorted((plot / "out").glob("*.json"))], "x"
     )
     assert [net["label"]["attack"] for net in document["nets"]] == ["badnets", None]
-    assert document["schema"] == "bdscan.bench.plant/1" and markdown(plant_table.grids([])).startswith("## Nets")
+    assert document["schema"] == "bdscan.bench.plant/1" and markdown(run_plant.grids([])).startswith("## Nets")

@@ -20,13 +20,13 @@ from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
 from bdscan.bench.labels import ModelLabel, read_label
-from bdscan.bench.purify import purify_net, purify_rows, purify_table, true_trigger
-from bdscan.bench.purify.purify_job import PurifyJob
+from bdscan.bench.purify import purify_net, purify_table
 from bdscan.bench.result_json import read_result
 from bdscan.bench.results import BeforeAfter
 from bdscan.bench.tables.grid import markdown
 from bdscan.bench.tables.metrics import Share
 from bdscan.bench.workers import jobs
+from bdscan.bench.workers.job import PurifyJob
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images
@@ -125,7 +125,7 @@ def test_a_job_measures_the_written_model_with_the_true_trigger(ward: Path) -> N
     assert measured["seconds"]["purify"] == pytest.approx(treatment["seconds"], rel=1e-3)
     assert treatment["output"] == str(kept / "bad.finetune-180.safetensors") and Path(treatment["output"]).is_file()
     assert outcome["passes"] > 0 and "known_trigger" not in treatment
-    row = purify_rows.purify_row(labelled(), read_result(result))
+    row = purify_table.purify_row(labelled(), read_result(result))
     assert row.success == (measured["asr"]["before"], measured["asr"]["after"]) and row.chosen == "finetune"
 
 
@@ -232,53 +232,53 @@ def echo() -> tuple[Classifier, ImageSet]:
     return Classifier(Echo(), (3, 4, 4), CLASSES), ImageSet(pictures, labels)  # type: ignore[arg-type]
 
 
-def told(add: int, **label: Any) -> true_trigger.TrueTrigger:
-    return true_trigger.TrueTrigger("add", lambda pixels: (pixels * 255 + add) % CLASSES / 255, labelled(**label))
+def told(add: int, **label: Any) -> purify_net.TrueTrigger:
+    return purify_net.TrueTrigger("add", lambda pixels: (pixels * 255 + add) % CLASSES / 255, labelled(**label))
 
 
 def test_all_to_all_wants_the_next_class(echo: tuple[Classifier, ImageSet]) -> None:
     suspect, some = echo
-    found = true_trigger.trigger_effect(suspect, told(1, mode="a2a", target=None), some)
+    found = purify_net.trigger_effect(suspect, told(1, mode="a2a", target=None), some)
     assert (found.accuracy, found.asr, found.ra, found.target) == (1, 1, 0, None)
-    assert true_trigger.trigger_effect(suspect, told(2, mode="a2a"), some).asr == 0
-    assert true_trigger.trigger_effect(suspect, told(0, mode="a2a"), some).ra == 1
+    assert purify_net.trigger_effect(suspect, told(2, mode="a2a"), some).asr == 0
+    assert purify_net.trigger_effect(suspect, told(0, mode="a2a"), some).ra == 1
 
 
 def test_all_to_one_counts_the_other_classes(echo: tuple[Classifier, ImageSet]) -> None:
     suspect, some = echo
-    found = true_trigger.trigger_effect(suspect, told(1), some)
+    found = purify_net.trigger_effect(suspect, told(1), some)
     assert found.asr == pytest.approx(1 / (CLASSES - 1)) and found.target == TARGET
     with pytest.raises(Problem, match="classes 0 to 5"):
-        true_trigger.trigger_effect(suspect, told(1, target=6), some)
+        purify_net.trigger_effect(suspect, told(1, target=6), some)
 
 
 def test_one_source_counts_that_class_alone(echo: tuple[Classifier, ImageSet]) -> None:
     suspect, some = echo
-    assert true_trigger.trigger_effect(suspect, told(1, source=TARGET - 1), some).asr == 1
-    assert true_trigger.trigger_effect(suspect, told(1, source=0), some).asr == 0
+    assert purify_net.trigger_effect(suspect, told(1, source=TARGET - 1), some).asr == 1
+    assert purify_net.trigger_effect(suspect, told(1, source=0), some).asr == 0
     with pytest.raises(Problem, match="made for"):
-        true_trigger.trigger_effect(suspect, told(1, source=TARGET), some)
+        purify_net.trigger_effect(suspect, told(1, source=TARGET), some)
 
 
 def test_the_users_own_function_goes_before_a_plant(ward: Path) -> None:
     file = str(ward / "triggers.py")
-    own = true_trigger.true_trigger(labelled(), file)
+    own = purify_net.true_trigger(labelled(), file)
     assert own is not None and own.name == "triggers.py:corner"
-    planted = true_trigger.true_trigger(labelled(attack="badnets", settings={"size": "2"}), file)
+    planted = purify_net.true_trigger(labelled(attack="badnets", settings={"size": "2"}), file)
     assert planted is not None and planted.name == "plant badnets"
     pixels = torch.rand(3, 3, 8, 8)
     assert torch.equal(planted(pixels), Badnets(size=2)(pixels))
-    one_class = true_trigger.true_trigger(labelled(attack="tact"), None)
+    one_class = purify_net.true_trigger(labelled(attack="tact"), None)
     assert one_class is not None and one_class.source == 1
-    assert true_trigger.true_trigger(labelled(attack="unheard_of"), file) is None
-    assert true_trigger.true_trigger(labelled(attack=None), file) is None
+    assert purify_net.true_trigger(labelled(attack="unheard_of"), file) is None
+    assert purify_net.true_trigger(labelled(attack=None), file) is None
     with pytest.raises(Problem, match="neither"):
-        true_trigger.true_trigger(labelled(target=None), file)
+        purify_net.true_trigger(labelled(target=None), file)
 
 
 @pytest.mark.parametrize(("name", "said"), [("shrinks", "shape"), ("breaks", "no such colour")])
 def test_a_wrong_function_is_a_problem(name: str, said: str, ward: Path) -> None:
-    own = true_trigger.true_trigger(labelled(attack=name), str(ward / "triggers.py"))
+    own = purify_net.true_trigger(labelled(attack=name), str(ward / "triggers.py"))
     assert own is not None
     with pytest.raises(Problem, match=said):
         own(torch.rand(2, 3, 8, 8))
@@ -445,10 +445,10 @@ def test_what_cannot_be_done_is_told_before_any_work(more: tuple[str, ...], said
 
 
 def test_a_net_without_its_trigger_counts_for_accuracy_alone() -> None:
-    row = purify_rows.PurifyRow(
+    row = purify_table.PurifyRow(
         label=labelled(), method="fst", images=None, accuracy=BeforeAfter(0.9, 0.8), verdict=("backdoored", "clean")
     )
-    (found,) = purify_rows.summaries([row])
+    (found,) = purify_table.summaries([row])
     assert (found.backdoored, found.measured, found.success, found.der) == (1, 0, None, None)
     assert found.lost == pytest.approx((0.1, 0.1)) and found.verified == Share(1, 1)
     assert markdown(purify_table.grids([row])).count("| - |") >= 1

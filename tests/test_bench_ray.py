@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bdscan.bench.workers.engine import Command
-from bdscan.bench.workers.jobs import Job, run
+from bdscan.bench.workers.job import Job
+from bdscan.bench.workers.jobs import Command, run
 from bdscan.facts.problem import USAGE, Problem
 
 WORKER = """

@@ -12,10 +12,8 @@ from typer.testing import CliRunner
 
 from bdscan.bench.commands import app
 from bdscan.bench.labels import ModelKind
-from bdscan.bench.tables.bench_tables import grids
-from bdscan.bench.tables.export import COLUMNS, html, long_csv
-from bdscan.bench.tables.grid import Grid, markdown
-from bdscan.bench.tables.published import published, sources
+from bdscan.bench.tables.bench_tables import grids, published, sources
+from bdscan.bench.tables.grid import COLUMNS, Grid, html, long_csv, markdown
 from bdscan.bench.tables.result_files import compact_json, gather
 from bdscan.bench.workers import jobs
 from bdscan.facts.problem import USAGE, Problem

@@ -13,9 +13,9 @@ from small_data import TARGET, drawn, written
 
 from bdscan.bench.result_json import read_result
 from bdscan.bench.tables.grid import markdown
-from bdscan.bench.train import train_net, train_table
+from bdscan.bench.train import run_train, train_net
 from bdscan.bench.train.pace import measure_pace
-from bdscan.bench.train.train_job import TrainJob
+from bdscan.bench.workers.job import TrainJob
 from bdscan.bench.workers.jobs import SCHEMA
 
 
@@ -75,10 +75,10 @@ def test_the_table_comes_from_the_results_alone(
     ]
     made.append({**made[0], "outcome": None, "failure": "exit status 3: no such image"})
     results = [read_result(value) for value in made]
-    table = markdown(train_table.grids(results))
+    table = markdown(run_train.grids(results))
     assert table.count("badnets") == 3
     assert "failed: exit status 3" in table
-    document = json.loads(json.dumps(train_table.figures(results, "bdscan bench train")))
+    document = json.loads(json.dumps(run_train.figures(results, "bdscan bench train")))
     assert [each["failure"] is None for each in document["trainings"]] == [True, True, False]
 
 

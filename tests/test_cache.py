@@ -20,8 +20,9 @@ from bdscan import pipeline
 from bdscan.facts.evidence import Measure
 from bdscan.facts.failure import STOPPED, Failure, FailureKind
 from bdscan.facts.finding import Finding, Level, Run
-from bdscan.gate import cache_key
+from bdscan.gate import provenance
 from bdscan.gate.cache import Cache
+from bdscan.gate.provenance import sha256_of
 from bdscan.report import FORMATS, Report, render
 
 OPTIONS: dict[str, Any] = {"clean": None, "arch": "auto", "classes": None, "seed": 0, "settings": {}}
@@ -36,7 +37,7 @@ def model(tmp_path: Path) -> Path:
 def about(path: Path, report: Report | None = None) -> Report:
     """A long report that says it is about this file."""
     report = report or backdoored()
-    sha256 = cache_key.sha256_of(path)
+    sha256 = sha256_of(path)
     return replace(report, subject=replace(report.subject, path=str(path), sha256=sha256))
 
 
@@ -98,8 +99,8 @@ def test_a_change_of_anything_is_another_scan(model: Path, tmp_path: Path, monke
         lambda: (elsewhere / "round").symlink_to(images),
         lambda: names.write_text("b"),
         lambda: model.write_bytes(b"other"),
-        lambda: monkeypatch.setattr(cache_key, "_own_files", lambda: "other"),
-        lambda: monkeypatch.setattr(cache_key, "_versions", lambda: iter(["torch 1"])),
+        lambda: monkeypatch.setattr(provenance, "_own_files", lambda: "other"),
+        lambda: monkeypatch.setattr(provenance, "_versions", lambda: iter(["torch 1"])),
     ]
     seen = {first, key(seed=1), key(settings={"head": {"x": "1"}}), key(clean=None), key(arch="timm:x")}
     assert len(seen) == 5
@@ -111,7 +112,7 @@ def test_a_change_of_anything_is_another_scan(model: Path, tmp_path: Path, monke
     gone = key(clean="gone")
     (images / "d").mkdir()
     assert gone == key(clean="gone"), "what is misspelt is not the folder where one stands"
-    monkeypatch.setattr(cache_key, "MAX_BYTES", 0)
+    monkeypatch.setattr(provenance, "MAX_BYTES", 0)
     large = key()
     touch(2)
     assert large != key(), "of large sets the dates count"

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 from scipy.special import digamma, polygamma
 
-from bdscan.bench.detect.calibrate import CleanNet, inverse_trigamma, spread, summarise, write
-from bdscan.bench.detect.leave_out import judge_by_others
+from bdscan.bench.detect.calibrate import CleanNet, inverse_trigamma, judge_by_others, spread, summarise, write
 from bdscan.facts.finding import Verdict
 from bdscan.verdict import calibration
 from bdscan.verdict.calibration import Spread, moderated

@@ -13,18 +13,23 @@ import pytest
 import torch
 from planted_net import images
 
-from bdscan.bench.detect.calibrate import by_statistic, calibrated_families, calibrated_probes, clean_nets, summarise
-from bdscan.bench.detect.detect_rows import detect_row
-from bdscan.bench.detect.leave_out import judge_by_others
+from bdscan.bench.detect.accuracy import detect_row
+from bdscan.bench.detect.calibrate import (
+    by_statistic,
+    calibrated_families,
+    calibrated_probes,
+    clean_nets,
+    judge_by_others,
+    summarise,
+)
 from bdscan.bench.labels import ModelLabel, read_label
 from bdscan.bench.plant import plant_net
-from bdscan.bench.plant.plant_job import PlantJob
 from bdscan.bench.plant.run_plant import parse_plant
 from bdscan.bench.purify import purify_net
-from bdscan.bench.purify.purify_job import PurifyJob
 from bdscan.bench.result_json import read_result
 from bdscan.bench.results import JobResult
-from bdscan.bench.workers.jobs import SCHEMA, Job
+from bdscan.bench.workers.job import Job, PlantJob, PurifyJob
+from bdscan.bench.workers.jobs import SCHEMA
 from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet

@@ -18,7 +18,7 @@ from conftest import ROOT, SAMPLES
 
 from bdscan.cli import progress_bar
 from bdscan.facts.finding import Finding, Level
-from bdscan.pipeline import Options, line_worker, pool, scan_many, scan_worker
+from bdscan.pipeline import Options, pool, scan_many
 from bdscan.pipeline.scan import Scanner, open_cache
 from bdscan.probes.artifact import Artifact
 
@@ -27,7 +27,7 @@ ASKED = ("--probe", "artifact", "--format", "json")
 # A worker that comes to grief over certain names, as a real one may over certain bytes.
 TROUBLED = """
 import os, signal, sys, time
-from bdscan.pipeline import scan, scan_worker
+from bdscan.pipeline import scan, scan_many
 one = scan.Scanner.scan
 def troubled(self, name):
     if "killed.pt" in name:
@@ -41,7 +41,7 @@ def troubled(self, name):
         time.sleep(1)
     return one(self, name)
 scan.Scanner.scan = troubled
-scan_worker.main()
+scan_many.main()
 """
 
 
@@ -198,7 +198,7 @@ def test_an_order_comes_back_as_it_was(tmp_path: Path) -> None:
         seed=7,
     )
     for cache in (None, open_cache(tmp_path / "kept", options)):
-        again = scan_worker.read_order(scan_worker.order_of(Scanner(options, cache, 3e6)))
+        again = scan_many.read_order(scan_many.order_of(Scanner(options, cache, 3e6)))
         assert {**vars(again.options), "show": None} == {**vars(options), "show": None}
         assert again.max_bytes == 3e6
         if cache is not None:
@@ -253,11 +253,11 @@ def test_whatever_ends_the_call_ends_its_processes(sent: signal.Signals, status:
 
 def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
     begin = (
-        f"import sys; sys.path.append({str(ROOT)!r})\nfrom bdscan.pipeline import scan, scan_worker\n"
+        f"import sys; sys.path.append({str(ROOT)!r})\nfrom bdscan.pipeline import scan, scan_many\n"
         "one = scan.Scanner.scan\ndef loud(self, name):\n    print('done')\n    return one(self, name)\n"
-        "scan.Scanner.scan = loud\nscan_worker.main()"
+        "scan.Scanner.scan = loud\nscan_many.main()"
     )
-    order = scan_worker.order_of(Scanner(Options(probes=("artifact",)), None, 1e9))
+    order = scan_many.order_of(Scanner(Options(probes=("artifact",)), None, 1e9))
     asked = "".join(f"{json.dumps([MODELS[0], str(tmp_path / name)])}\n" for name in ("1.npz", "2.npz"))
     process = subprocess.Popen(
         [sys.executable, "-c", begin], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -265,8 +265,8 @@ def test_what_a_library_prints_is_no_answer(tmp_path: Path) -> None:
     assert process.stdin is not None and process.stdout is not None and process.stderr is not None
     process.stdin.write(f"{order}\n{asked}")
     process.stdin.flush()
-    assert [process.stdout.readline() for _ in range(2)] == [line_worker.DONE] * 2
-    result = scan_worker.read_result(tmp_path / "2.npz")
+    assert [process.stdout.readline() for _ in range(2)] == [pool.DONE] * 2
+    result = scan_many.read_result(tmp_path / "2.npz")
     assert result.report.subject.path == MODELS[0]
     assert result.stderr == ""
     process.stdin.close()
@@ -282,4 +282,4 @@ def test_nothing_stays_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, b
     assert bdscan("inspect", *MODELS, *ASKED, "--jobs", "2")[0] == 3
     assert not list((tmp_path / "t").iterdir())
     assert len(list(Path("/proc/self/fd").iterdir())) == opened_files
-    assert scan_worker.main is not None
+    assert scan_many.main is not None

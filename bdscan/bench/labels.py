@@ -73,7 +73,21 @@ def read_labels(folder: Path) -> list[ModelLabel]:
 
 def read_label(model: Path) -> ModelLabel:
     """The label of one model."""
-    return _read(model.with_name(f"{model.stem}.json"), model)
+    return _read(label_path(model), model)
+
+
+def label_path(model: Path) -> Path:
+    return model.with_name(f"{model.stem}.json")
+
+
+def learned_path(model: Path) -> Path:
+    """What its trigger learned, where that is more than settings."""
+    return model.with_name(f"{model.stem}.plant.npz")
+
+
+def trigger_path(model: Path) -> Path:
+    """Its trigger as `--trigger` takes it, where it is one mask and one pattern."""
+    return model.with_name(f"{model.stem}.trigger.npz")
 
 
 def _read(path: Path, model: Path) -> ModelLabel:

@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from bdscan.bench.labels import ModelLabel
     from bdscan.bench.results import JobResult
     from bdscan.bench.tables.grid import Grid
-    from bdscan.bench.workers.jobs import Job, Json
+    from bdscan.bench.workers.job import Job, Json
+
+
+RESULTS = Path("bench-results")  # where result files go unless the user says otherwise
 
 
 def command_line() -> str:
@@ -34,15 +37,6 @@ def check_writable(output: Path | None, forms: Sequence[str] = (".json", ".md"))
         raise Problem(f"`{output}` is {among}", status=USAGE)
     if not output.parent.is_dir():
         raise Problem(f"cannot write `{output}`: it lies in a folder that does not exist", status=USAGE)
-
-
-def make_folder(folder: Path | None) -> None:
-    """Before hours of work too."""
-    try:
-        if folder is not None:
-            folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise Problem(f"cannot write to `{folder}`: {error.strerror}", status=USAGE) from None
 
 
 def arch_of(arch: str, label: ModelLabel) -> str:
@@ -71,14 +65,23 @@ def show_progress(result: Json, done: int, total: int) -> None:
     typer.echo(f"{done}/{total} {job.name} ({what}): {message}", err=True)
 
 
-def show_tables(grids: Sequence[Grid], figures: Callable[[], Mapping[str, Any]], output: Path | None) -> None:
-    """The tables on stdout, and in the file that the user asked for."""
+def conclude(
+    finished: Sequence[JobResult],
+    grids: Sequence[Grid],
+    figures: Callable[[str], Mapping[str, Any]],
+    output: Path | None,
+) -> None:
+    """The tables on stdout, and in the file that the user asked for; then the exit status, where jobs failed."""
     from bdscan.bench.tables import grid as tables
 
     print_tables(grids, width=200)
     if output is not None:
-        text = json.dumps(figures(), indent=1) if output.suffix == ".json" else tables.markdown(grids)
+        text = json.dumps(figures(command_line()), indent=1) if output.suffix == ".json" else tables.markdown(grids)
         write_text(output, text)
+    failed = sum(result.failure is not None and not result.failure.refused for result in finished)
+    if failed:
+        typer.echo(f"bdscan: {failed} of {len(finished)} jobs failed; the same command tries them again", err=True)
+        raise typer.Exit(COULD_NOT_TELL)
 
 
 def print_tables(grids: Sequence[Grid], width: int) -> None:
@@ -97,13 +100,3 @@ def print_tables(grids: Sequence[Grid], width: int) -> None:
 def write_text(output: Path, text: str) -> None:
     output.write_text(text + "\n", encoding="utf-8")
     typer.echo(f"bdscan: wrote {output}", err=True)
-
-
-def exit_if_failed(results: Sequence[JobResult]) -> None:
-    """The exit status, where jobs failed."""
-    from bdscan.bench.results import JobFailureKind
-
-    failed = sum(result.failure is not None and result.failure.kind is JobFailureKind.FAILED for result in results)
-    if failed:
-        typer.echo(f"bdscan: {failed} of {len(results)} jobs failed; the same command tries them again", err=True)
-        raise typer.Exit(COULD_NOT_TELL)

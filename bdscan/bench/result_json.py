@@ -2,26 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar
 
 from bdscan.bench import results
 from bdscan.bench.labels import label_from_json
-from bdscan.bench.results import BeforeAfter, JobFailure, JobFailureKind, JobRecord, JobResult, Outcome
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.results import BeforeAfter, DetectOutcome, JobFailure, JobRecord, JobResult, Outcome
+from bdscan.bench.workers.job import Json
 from bdscan.facts.finding import Verdict
 
 T = TypeVar("T")
+MIN_P = 1e-300  # smaller ones are not told apart
 
 
 def read_result(value: Json) -> JobResult:
     """A result from the JSON of its file."""
     job, raw = read_job(value["job"]), value["outcome"] or {}
-    failure = None if value["failure"] is None else JobFailure(JobFailureKind.FAILED, value["failure"])
+    failure = None if value["failure"] is None else JobFailure(value["failure"])
     if raw.get("refused") is not None:
-        failure = JobFailure(JobFailureKind.REFUSED, raw["refused"])
+        failure = JobFailure(raw["refused"], refused=True)
     return JobResult(
         key=value.get("key", ""),
         job=job,
@@ -45,29 +47,53 @@ def _pick(kind: type[T], value: Mapping[str, Any], **built: Any) -> T:
 
 
 def _inspect(job: JobRecord, raw: Json) -> Outcome:
-    report = raw["report"]
-    return _pick(
-        results.InspectOutcome,
-        report,
-        verdict=Verdict[report["verdict"].upper()],
-        runs=tuple(
-            _pick(results.ProbeRun, run, findings=tuple(_finding(finding) for finding in run["findings"]))
-            for run in report["runs"]
-        ),
+    report, runs = raw["report"], raw["report"]["runs"]
+    verdict = Verdict[report["verdict"].upper()]
+    p_values = {run["probe"]: p for run in runs if (p := list(_p_values(run)))}
+    return DetectOutcome(
+        flagged=verdict >= Verdict.SUSPICIOUS,
+        verdict=verdict,
+        target=report["target"],
         passes=raw["passes"],
+        scores={
+            results.VERDICT: float(verdict),
+            results.P_VALUE: strength(report["p_value"]),
+            **{probe: strength(min(p)) for probe, p in p_values.items()},
+        },
+        failures={run["probe"]: run["failure"] for run in runs if run["failure"]},
+        probe_seconds={run["probe"]: run["seconds"] for run in runs},
+        statistics=dict(_statistics(runs)),
         sha256=(report.get("subject") or {}).get("sha256"),
         accuracy=report.get("clean_accuracy"),
     )
 
 
-def _finding(finding: Json) -> results.FindingScores:
-    per_class = finding["per_class"] or {}
-    scores, p_values = (per_class.get(key) for key in ("scores", "p_values"))
-    return _pick(results.FindingScores, finding, class_scores=scores, class_p_values=tuple(p_values or ()))
+def _p_values(run: Json) -> Iterator[float]:
+    """One a class where a finding has them, else its own."""
+    for finding in run["findings"]:
+        of_classes = (finding["per_class"] or {}).get("p_values")
+        yield from (p for p in of_classes or (finding["p_value"],) if p is not None)
+
+
+def _statistics(runs: Iterable[Json]) -> Iterator[tuple[str, list[float]]]:
+    for finding in (finding for run in runs for finding in run["findings"] if finding.get("statistic") is not None):
+        of_classes = (finding["per_class"] or {}).get("scores")
+        if of_classes is not None:
+            yield finding["statistic"], [math.nan if score is None else score for score in of_classes]
+        elif finding.get("score") is not None:
+            yield finding["statistic"], [finding["score"]]
+
+
+def strength(p: float | None) -> float:
+    """-log10 p; a probe that gave none saw nothing."""
+    return 0.0 if p is None else -math.log10(max(p, MIN_P))
 
 
 def _neural_cleanse(job: JobRecord, raw: Json) -> Outcome:
-    return _pick(results.NeuralCleanseOutcome, raw["cleanse"], passes=raw["passes"])
+    cleanse = raw["cleanse"]
+    target = cleanse["target"] if cleanse["flagged"] else None
+    scores = {results.CLEANSE: cleanse["index"]}
+    return DetectOutcome(flagged=cleanse["flagged"], target=target, passes=raw["passes"], scores=scores)
 
 
 def _plant(job: JobRecord, raw: Json) -> Outcome:

@@ -4,31 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from bdscan.bench.labels import ModelLabel
-from bdscan.bench.workers.jobs import Json
 from bdscan.facts.finding import Verdict
 
+if TYPE_CHECKING:
+    from bdscan.bench.workers.job import Json
 
-class JobFailureKind(StrEnum):
-    """Why there are no figures."""
-
-    FAILED = "failed"  # the job did not come to its end: the next call tries it again
-    REFUSED = "refused"  # the method has nothing to go by: an answer, and the same one next time
+VERDICT, P_VALUE, CLEANSE = "verdict", "p-value", "neural cleanse"  # the measures beside the probes
 
 
 @dataclass(frozen=True)
 class JobFailure:
     """Why there are no figures, in one sentence."""
 
-    kind: JobFailureKind
     message: str
+    refused: bool = False  # the method has nothing to go by: the same answer next time; else the next call tries again
 
     def __str__(self) -> str:
-        return f"{self.kind}: {self.message}"
+        return f"{'refused' if self.refused else 'failed'}: {self.message}"
 
 
 class BeforeAfter(NamedTuple):
@@ -55,53 +51,19 @@ class JobRecord:
 
 
 @dataclass(frozen=True, kw_only=True)
-class FindingScores:
-    """The figures of one finding."""
+class DetectOutcome:
+    """What `inspect`, or the baseline, made of a model."""
 
-    statistic: str | None = None
-    score: float | None = None
-    p_value: float | None
-    class_scores: tuple[float | None, ...] | None
-    class_p_values: tuple[float | None, ...]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ProbeRun:
-    """A probe's turn."""
-
-    probe: str
-    seconds: float
-    failure: str | None
-    findings: tuple[FindingScores, ...]
-
-    @property
-    def p_values(self) -> list[float]:
-        """One a class where a finding has them, else its own."""
-        each = (p for finding in self.findings for p in finding.class_p_values or (finding.p_value,))
-        return [p for p in each if p is not None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class InspectOutcome:
-    """What `inspect` said of a model."""
-
-    verdict: Verdict
-    p_value: float | None
-    target: int | None
-    runs: tuple[ProbeRun, ...]
-    passes: int
-    sha256: str | None
-    accuracy: float | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class NeuralCleanseOutcome:
-    """What the baseline said of a model."""
-
-    index: float
-    target: int
-    flagged: bool
-    passes: int
+    flagged: bool = False  # an alarm
+    verdict: Verdict | None = None
+    target: int | None = None  # the class named
+    passes: int = 0
+    scores: Mapping[str, float] = field(default_factory=dict)  # a measure's, large is bad
+    failures: Mapping[str, str] = field(default_factory=dict)  # a probe's
+    probe_seconds: Mapping[str, float] = field(default_factory=dict)
+    statistics: Mapping[str, list[float]] = field(default_factory=dict)  # one score a class, or one in all
+    sha256: str | None = None
+    accuracy: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +106,7 @@ class TrainOutcome:
     seconds: float
 
 
-Outcome = InspectOutcome | NeuralCleanseOutcome | PlantOutcome | PurifyOutcome | TrainOutcome
+Outcome = DetectOutcome | PlantOutcome | PurifyOutcome | TrainOutcome
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated, TypeVar
 
 import typer
 
-from bdscan.bench.choices import Effort
 from bdscan.cli import options
 from bdscan.cli.choices import FailOn, Format
 from bdscan.cli.console import say, say_beside
 from bdscan.cli.report_files import check_writable, destinations, write
 from bdscan.cli.report_stream import ReportStream
+from bdscan.facts.effort import Effort
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.source.addresses import MAX_MODEL_MB
 from bdscan.method.registry import given
@@ -30,7 +31,7 @@ def inspect(
     classes: options.Classes = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe (repeatable).")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="PROBE.SETTING=VALUE")] = None,
-    effort: Annotated[Effort, typer.Option(help="How long to look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long to look.")] = "standard",
     budget: Annotated[float | None, typer.Option(help="Seconds a model may take.")] = None,
     device: Annotated[Device, typer.Option(help="Where the net runs.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same report.")] = 0,
@@ -69,7 +70,7 @@ def inspect(
 
     rules = read_policy(policy) if policy else Policy()
     fail_on = FailOn(_typed_or(rules.fail_on, fail_on, context, "fail_on"))
-    effort = Effort(_typed_or(rules.effort, effort, context, "effort"))
+    effort = _typed_or(rules.effort, effort, context, "effort")
     budget = _typed_or(rules.budget, budget, context, "budget")
     where = destinations(output, form, sbom=sbom, attest=attest)
     if write_baseline is not None:
@@ -84,7 +85,7 @@ def inspect(
         raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
     gate = pipeline.GateOptions(policy=rules, baseline=known_findings, inputs=inputs(read))
     stream = ReportStream(where, fail_on, many=gathered.listed or many)
-    with ProgressBar() as bar:
+    with closing(ProgressBar()) as bar:
         request = pipeline.Options(
             clean=clean,
             arch=arch,
@@ -92,7 +93,7 @@ def inspect(
             classes=classes,
             probes=tuple(probe or ()),
             settings=given(set_ or []),
-            effort=effort.value,
+            effort=effort,
             budget=budget,
             device=device.value,
             seed=seed,
@@ -103,7 +104,7 @@ def inspect(
         scanner = Scanner(request, open_cache(cache, request) if cache else None, max_size * 1e6)
         record = GateRecord(gate)
         for result in scan_many(gathered, scanner, gate, jobs):
-            bar.stop()
+            bar.close()
             say_beside(result)
             record.add(result.report)
             stream.add(result.report)

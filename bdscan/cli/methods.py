@@ -12,20 +12,12 @@ from bdscan.method import registry
 def methods(name: Annotated[str | None, typer.Argument(help="Show this one's manual.")] = None) -> None:
     """List the probes and purifiers, or show one's manual."""
     if name is None:
-        _list()
-    else:
-        _manual(name)
-
-
-def _list() -> None:
-    for room in registry.ROOMS:
-        if names := registry.names(room):
-            typer.echo(f"{room}:")
-            for name in names:
-                typer.echo(f"  {name:<17}{registry.summary(room, name)}")
-
-
-def _manual(name: str) -> None:
+        for room in registry.ROOMS:
+            if names := registry.names(room):
+                typer.echo(f"{room}:")
+                for each in names:
+                    typer.echo(f"  {each:<17}{registry.summary(room, each)}")
+        return
     homes = {each: room for room in registry.ROOMS for each in registry.names(room)}
     registry.check_name(name, list(homes))
     typer.echo(registry.manual(homes[name], name))

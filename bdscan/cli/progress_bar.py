@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import sys
 from threading import RLock
-from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
 
 
 class ProgressBar:
-    """Shows which probe is at what; silent when stderr is not a terminal."""
+    """Shows which probe is at what; silent when stderr is not a terminal. `closing` takes it away."""
 
     def __init__(self) -> None:
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._lock = RLock()  # several models at once report from several threads
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
-        self.stop()
 
     def show(self, probe: str, done: int, total: int, what: str) -> None:
         """Probe, steps done, steps in all, what is being tried."""
@@ -34,7 +27,7 @@ class ProgressBar:
             assert self._task is not None
             progress.update(self._task, description=f"{probe} {what}", completed=done, total=total)
 
-    def stop(self) -> None:
+    def close(self) -> None:
         with self._lock:
             if self._progress is not None:
                 self._progress.stop()

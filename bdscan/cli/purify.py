@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bdscan.bench.choices import Effort
 from bdscan.cli import options
 from bdscan.cli.choices import FailOn
 from bdscan.cli.console import say
 from bdscan.cli.report_files import destinations
 from bdscan.cli.report_stream import conclude
+from bdscan.facts.effort import Effort
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method.registry import given
 from bdscan.net.device import Device
@@ -38,7 +39,7 @@ def purify(
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe, before and after (repeatable).")] = None,
     preset: options.Preset = None,
     set_: options.MethodSettings = None,
-    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = "standard",
     budget: Annotated[float | None, typer.Option(help="Seconds it may take in all.")] = None,
     device: Annotated[Device, typer.Option(help="Where the net runs.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
@@ -55,7 +56,7 @@ def purify(
     where = destinations(report, form, sbom=sbom, attest=attest)
     read = {"clean": clean, "classes": classes, "arch": factory_file(arch), "trigger": trigger}
     gate = pipeline.GateOptions(inputs=inputs(read))
-    with ProgressBar() as bar:
+    with closing(ProgressBar()) as bar:
         request = pipeline.PurifyOptions(
             clean=clean,
             output=output,
@@ -69,7 +70,7 @@ def purify(
             probes=tuple(probe or ()),
             settings=given(set_ or []),
             preset=preset,
-            effort=effort.value,
+            effort=effort,
             budget=budget,
             device=device.value,
             seed=seed,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from bdscan.cli.choices import FailOn, Format, by_suffix
 from bdscan.cli.console import say
 from bdscan.cli.exit_status import least_verdict
+from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import USAGE, Problem
 
 if TYPE_CHECKING:
@@ -62,12 +63,10 @@ def check_writable(output: Path) -> None:
 
 def write(output: Path, text: str) -> None:
     """Whole or not at all."""
-    part = output.with_name(f".{output.name}.part")
     try:
-        part.write_text(text + "\n", encoding="utf-8")
-        part.replace(output)
+        with AtomicFiles(synced=False) as files:
+            files.temporary(output).write_text(text + "\n", encoding="utf-8")
     except OSError as error:
-        part.unlink(missing_ok=True)
         raise Problem(f"cannot write `{output}`: {error.strerror}", status=USAGE) from None
     say(f"wrote {output}")
 
@@ -85,12 +84,3 @@ def rendered(reports: Sequence[Report], form: Format, fail_on: FailOn, *, many: 
     if form is Format.intoto:
         return render_all(reports, form, fail_on=least_verdict(fail_on), compact=many)
     return render_all(reports, form)
-
-
-def unattested(reports: Sequence[Report]) -> Iterator[str]:
-    """For what there is no statement, though somebody asked for one."""
-    from bdscan.report.intoto import attestable
-
-    for report in reports:
-        if not attestable(report):
-            yield f"{report.subject.path}: no attestation, since nobody knows the bytes it would be about"

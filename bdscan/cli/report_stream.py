@@ -11,7 +11,7 @@ import typer
 from bdscan.cli.choices import FailOn, Format
 from bdscan.cli.console import say
 from bdscan.cli.exit_status import GRAVEST_FIRST, status_of
-from bdscan.cli.report_files import Destinations, rendered, unattested, write
+from bdscan.cli.report_files import Destinations, rendered, write
 
 if TYPE_CHECKING:
     from bdscan.facts.finding import Finding
@@ -45,8 +45,11 @@ class ReportStream:
         if not self._destinations.files and form not in _LINE_BY_LINE:
             typer.echo(rendered(self._kept, form, self._fail_on, many=self._many))
         if self._destinations.uses(Format.intoto):
-            for message in unattested(self._kept):
-                say(message)
+            from bdscan.report.intoto import attestable
+
+            for report in self._kept:
+                if not attestable(report):
+                    say(f"{report.subject.path}: no attestation, since nobody knows the bytes it would be about")
         for file in self._destinations.all_files:
             write(file.path, rendered(self._kept, file.form, self._fail_on, many=self._many))
         return next(status for status in GRAVEST_FIRST if status in self._statuses)

@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdscan.bench.choices import Effort
 from bdscan.cli import options
 from bdscan.cli.choices import FailOn
 from bdscan.cli.console import say
 from bdscan.cli.report_files import check_writable, destinations
 from bdscan.cli.report_stream import conclude
+from bdscan.facts.effort import Effort
 from bdscan.method.registry import given
 from bdscan.net.device import Device
 
@@ -39,7 +40,7 @@ def train(
     probe: Annotated[list[str] | None, typer.Option(help="Check by this probe only (repeatable).")] = None,
     preset: options.Preset = None,
     set_: options.MethodSettings = None,
-    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = "standard",
     budget: Annotated[float | None, typer.Option(help="Seconds the check may take.")] = None,
     device: Annotated[Device, typer.Option(help="Where the net is trained.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same model.")] = 0,
@@ -55,7 +56,7 @@ def train(
         check_writable(suspects)
     read = {"data": data, "clean": clean, "classes": classes, "arch": factory_file(arch)}
     gate = pipeline.GateOptions(inputs=inputs(read))
-    with ProgressBar() as bar:
+    with closing(ProgressBar()) as bar:
         request = pipeline.TrainOptions(
             clean=clean,
             output=output,
@@ -70,7 +71,7 @@ def train(
             probes=tuple(probe or ()),
             settings=given(set_ or []),
             preset=preset,
-            effort=effort.value,
+            effort=effort,
             budget=budget,
             device=device.value,
             seed=seed,

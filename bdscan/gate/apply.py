@@ -13,10 +13,6 @@ from bdscan.report import Input, Report
 _MAX_OUTDATED = 20  # entries of a baseline that are named one by one
 
 
-def _today() -> date:
-    return datetime.now(UTC).date()
-
-
 @dataclass(frozen=True, kw_only=True)
 class GateOptions:
     """What a team asks of every model, what it lets pass, and what was read beside the model."""
@@ -24,7 +20,7 @@ class GateOptions:
     policy: Policy = field(default_factory=Policy)
     baseline: Baseline | None = None
     inputs: tuple[Input, ...] = ()
-    today: date = field(default_factory=_today)  # on which an acceptance holds or has expired
+    today: date = field(default_factory=lambda: datetime.now(UTC).date())  # on which an acceptance holds or has expired
 
 
 def apply_gate(report: Report, options: GateOptions) -> Report:
@@ -43,14 +39,12 @@ class GateRecord:
 
     def __init__(self, options: GateOptions) -> None:
         self._options = options
-        self._sha256: set[str | None] = set()
         self._entries: dict[str, Entry] = {}
         self._has_findings: dict[str, bool] = {}
 
     def add(self, report: Report) -> None:
         """Takes note of a report that the gate has been applied to."""
         entry, sha256 = entry_of(report), report.subject.sha256
-        self._sha256.add(sha256)
         if entry is not None:
             self._entries.setdefault(entry.sha256, entry)
         if sha256 is not None:  # what could not be told this time may be found again the next
@@ -59,12 +53,13 @@ class GateRecord:
 
     def remarks(self) -> Iterator[str]:
         """A sentence for each acceptance and each entry of the baseline that let nothing pass."""
-        policy, today = self._options.policy, self._options.today
-        expired = policy.expired(today)
-        for each in expired:
-            yield f"the acceptance of {each.sha256[:12]}… expired on {each.expires} and does not count: {each.reason}"
-        for each in policy.unused(self._sha256):
-            if each not in expired:
+        acceptances, today = self._options.policy.accept, self._options.today
+        for each in acceptances:
+            if each.expires < today:
+                name = f"the acceptance of {each.sha256[:12]}…"
+                yield f"{name} expired on {each.expires} and does not count: {each.reason}"
+        for each in acceptances:  # most often the file has changed
+            if each.sha256 not in self._has_findings and each.expires >= today:
                 name = f"the acceptance of {each.sha256[:12]}…"
                 yield f"{name} fits none of the files that were looked at: {each.reason}"
         outdated = list(self._options.baseline.outdated(self._has_findings)) if self._options.baseline else []

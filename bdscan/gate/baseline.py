@@ -99,26 +99,23 @@ def entry_of(report: Report) -> Entry | None:
 def read_baseline(path: Path) -> Baseline:
     """The baseline in a file; a `Problem` where it is none."""
     try:
-        document = json.loads(path.read_text(encoding="utf-8"))
+        return _from_json(path.read_bytes())
     except OSError as error:
         raise Problem(f"the baseline `{path}` cannot be read: {error.strerror}", status=USAGE) from None
-    except (ValueError, RecursionError):
-        raise _no_baseline(path, "it is not JSON") from None
-    if (
-        not isinstance(document, dict)
-        or document.get("schema") != SCHEMA
-        or not isinstance(document.get("findings"), list)
-    ):
-        raise _no_baseline(path, f"its schema is not `{SCHEMA}`")
-    try:
-        entries = [Entry.from_json(value) for value in document["findings"]]
     except ValueError as error:
-        raise _no_baseline(path, str(error)) from None
-    return Baseline({entry.sha256: entry for entry in entries})
+        hint = "write one with `--write-baseline`"
+        raise Problem(f"the baseline `{path}` is none: {error}", hint=hint, status=USAGE) from None
 
 
-def _no_baseline(path: Path, why: str) -> Problem:
-    return Problem(f"the baseline `{path}` is none: {why}", hint="write one with `--write-baseline`", status=USAGE)
+def _from_json(text: bytes) -> Baseline:
+    try:
+        document = json.loads(text.decode("utf-8"))
+    except (ValueError, RecursionError):
+        raise ValueError("it is not JSON") from None
+    findings = document.get("findings") if isinstance(document, dict) and document.get("schema") == SCHEMA else None
+    if not isinstance(findings, list):
+        raise ValueError(f"its schema is not `{SCHEMA}`")
+    return Baseline({entry.sha256: entry for entry in map(Entry.from_json, findings)})
 
 
 def _found(report: Report) -> dict[str, str]:

@@ -25,13 +25,13 @@ from datetime import date, datetime
 from pathlib import Path
 from typing import Any
 
+from bdscan.facts.effort import EFFORTS, Effort
 from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.report import Acceptance, Report
 
 _FAIL_ON = ("suspicious", "backdoored")
-_EFFORTS = ("fast", "standard", "thorough")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +39,11 @@ class Policy:
     """The file's content; None where it says nothing."""
 
     fail_on: str | None = None
-    effort: str | None = None
+    effort: Effort | None = None
     budget: float | None = None
     require: tuple[str, ...] = ()
     minimum_clean_accuracy: float | None = None
     accept: tuple[Acceptance, ...] = ()
-
-    def expired(self, today: date) -> tuple[Acceptance, ...]:
-        return tuple(each for each in self.accept if each.expires < today)
-
-    def unused(self, sha256_of_files: set[str | None]) -> tuple[Acceptance, ...]:
-        """Those that fit none of the files that were looked at: most often the file has changed."""
-        return tuple(each for each in self.accept if each.sha256 not in sha256_of_files)
 
     def applied(self, report: Report, today: date) -> Report:
         """The report with what this policy says of it."""
@@ -158,7 +151,7 @@ def _acceptance(table: Mapping[str, object]) -> Acceptance:
 
 _READERS: dict[str, Callable[[str, object], Any]] = {
     "fail-on": _one_of(_FAIL_ON),
-    "effort": _one_of(_EFFORTS),
+    "effort": _one_of(EFFORTS),
     "budget": _number,
     "require": _probes,
     "minimum-clean-accuracy": _share,

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
+import importlib.metadata
+import json
 import os
+import platform
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from bdscan.report import Input
 
 MAX_BYTES = 2 << 30  # bytes of one input, a second or two of hashing; beyond it no digest is taken
+_LIBRARIES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "onnx", "safetensors")
 
 
 def inputs(by_role: Mapping[str, str | Path | None]) -> tuple[Input, ...]:
@@ -28,7 +34,7 @@ def digest(path: Path) -> dict[str, str]:
     """Under in-toto's names; empty for what cannot be read, or is too large to be read for this alone."""
     try:
         if path.is_file():
-            return {"sha256": _sha256(path)} if path.stat().st_size <= MAX_BYTES else {}
+            return {"sha256": sha256_of(path)} if path.stat().st_size <= MAX_BYTES else {}
         return _digest_of_folder(path) if path.is_dir() else {}
     except OSError:
         return {}
@@ -53,7 +59,7 @@ def _digest_of_folder(root: Path) -> dict[str, str]:
     lines = sorted((os.fsencode(name), path) for name, path in files.items())
     listing = hashlib.sha256()
     for name, path in lines:
-        listing.update(_sha256(path).encode() + b"  " + name + b"\n")
+        listing.update(sha256_of(path).encode() + b"  " + name + b"\n")
     return {"dirHash": listing.hexdigest()}
 
 
@@ -69,6 +75,54 @@ def walk(root: Path) -> Iterator[Path]:
         yield from (Path(top) / name for name in names)
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def sha256_of(*paths: Path) -> str:
+    """Of the files one after another, as a scan hashes them."""
+    digest = hashlib.sha256()
+    for path in paths:
+        with path.open("rb") as file:
+            hashlib.file_digest(file, lambda: digest)
+    return digest.hexdigest()
+
+
+def digest_of_request(options: Mapping[str, Any]) -> str:
+    """Of the options, the files they name, bdscan's own files and the versions of what it stands on."""
+    clean, classes = options["clean"], options["classes"]
+    images = _images(clean) if clean else ""
+    names = sha256_of(classes) if classes and classes.is_file() else ""
+    request = json.dumps(options, default=str, sort_keys=True)
+    parts = (request, images, names, _own_files(), *_versions())
+    return hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def _images(spec: str) -> str:
+    """Of the file or folder behind `--clean`, also behind `cifar10:ROOT`."""
+    root = path_of(spec)
+    paths = sorted(walk(root)) if root.is_dir() else [root] if root.is_file() else []
+    whole = sum(path.stat().st_size for path in paths if path.is_file()) <= MAX_BYTES
+    digest = hashlib.sha256()
+    for path in paths:  # folders too: a class without pictures still takes a number
+        digest.update(f"{os.path.relpath(path, root)}\0{_content(path, whole)}\0".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _content(path: Path, whole: bool) -> str:
+    if not path.is_file():
+        return ""
+    status = path.stat()
+    return sha256_of(path) if whole else f"{status.st_size} {status.st_mtime_ns}"
+
+
+def _own_files() -> str:
+    """Of bdscan itself: probes, thresholds and the statistics of clean nets."""
+    home = Path(__file__).parent.parent
+    digest = hashlib.sha256()
+    for path in sorted(each for each in home.rglob("*") if each.suffix in {".py", ".json"}):
+        digest.update(f"{path.relative_to(home)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()
+
+
+def _versions() -> Iterator[str]:
+    yield f"python {platform.python_version()}"
+    for name in _LIBRARIES:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield f"{name} {importlib.metadata.version(name)}"

@@ -1,25 +1,28 @@
 """Work in processes of its own: what kills one process costs one piece of work, and none outlives the call.
 
-Imports the standard library alone, so that a worker may be asked for before anything heavy is there.
+Imports nothing heavy, so that a worker may be asked for before anything of that kind is there.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from threading import Lock
+from queue import SimpleQueue
+from threading import Lock, Thread
 from types import TracebackType
-from typing import ParamSpec, Self, TypeVar
+from typing import Self
 
-_Arguments = ParamSpec("_Arguments")
-_Result = TypeVar("_Result")
+from bdscan.facts.failure import Failure
 
+DONE = "done\n"
+_EXIT_SECONDS = 10  # for a process that no longer answers to end by itself, so that there is an exit status to report
 _PACKAGE_PARENT = Path(__file__).parent.parent.parent
 
 
@@ -40,7 +43,7 @@ def cores() -> int:
 class ProcessPool:
     """At most `size` processes at a time, and a folder for what they write, which goes away with the pool.
 
-    A thread waits for each process. The end of the `with` block, an early one too, drops what has not begun and ends
+    The end of the `with` block, an early one too, drops what has not begun and ends
     what has.
     """
 
@@ -49,7 +52,7 @@ class ProcessPool:
         self.folder = Path(self._scratch.name)
         threads = str(max(1, cores() // size))  # more than there are cores slow each other down
         self.environment = {"OMP_NUM_THREADS": threads, **os.environ, "TMPDIR": str(self.folder)}
-        self._threads = ThreadPoolExecutor(size)
+        self.threads = ThreadPoolExecutor(size)  # each waits for a process
         self._alive: set[subprocess.Popen[str]] = set()
         self._lock, self._stopped = Lock(), False
 
@@ -58,16 +61,10 @@ class ProcessPool:
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.stop()
-        self._threads.shutdown()
+        self.threads.shutdown()
         for process in tuple(self._alive):
             self.end(process)
         self._scratch.cleanup()
-
-    def submit(
-        self, work: Callable[_Arguments, _Result], *arguments: _Arguments.args, **named: _Arguments.kwargs
-    ) -> Future[_Result]:
-        """The work's result, once there is a thread for it."""
-        return self._threads.submit(work, *arguments, **named)
 
     def start(self, command: list[str], *, stdin: int | None, stdout: int, stderr: int | None) -> subprocess.Popen[str]:
         """A process of the pool's, which must be handed to `end`."""
@@ -106,8 +103,62 @@ class ProcessPool:
 
     def stop(self) -> None:
         """Drops what has not begun and kills what has."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self.threads.shutdown(wait=False, cancel_futures=True)
         with self._lock:
             self._stopped = True
             for process in self._alive:
                 process.kill()
+
+
+class LineWorker:
+    """A process that does one piece of work after another: it reads an order, then a line for each, and says `done`.
+
+    This is the asking end of the pipe, `serve` the working one. Results do not go through it: the process writes them
+    to a file that the line names.
+    """
+
+    def __init__(self, pool: ProcessPool, command: list[str], order: str) -> None:
+        self._pool = pool
+        self._process = pool.start(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=None)
+        self._unsent = order + "\n"
+
+    def do(self, line: str) -> Failure | None:
+        """Why it could not be done, after which the worker is of no use any more; None where it was."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(OSError):  # it has ended while nobody asked it for anything
+            self._process.stdin.write(f"{self._unsent}{line}\n")
+            self._process.stdin.flush()
+            self._unsent = ""
+        if self._process.stdout.readline() == DONE:
+            return None
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self._process.wait(_EXIT_SECONDS)
+        self._pool.end(self._process)
+        return Failure.ours(f"the process that looked at it {_ending(self._process.returncode)}")
+
+
+def serve(prepare: Callable[[str], Callable[[str], None]]) -> None:
+    """The working end: `prepare` makes of the order what does the work of a line. Returns never."""
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # whatever a library prints must not be taken for an answer
+    lines: SimpleQueue[str] = SimpleQueue()
+    Thread(target=_listen, args=(lines,), daemon=True).start()
+    do = prepare(lines.get())
+    while True:
+        do(lines.get())
+        answers.write(DONE)
+        answers.flush()
+
+
+def _listen(lines: SimpleQueue[str]) -> None:
+    """Also while work is being done: when the asking process has gone, nobody waits for the answer."""
+    for line in sys.stdin:
+        lines.put(line)
+    os._exit(0)
+
+
+def _ending(status: int) -> str:
+    if status >= 0:
+        return f"ended with status {status}"
+    often = ", as happens when memory runs out" if -status == signal.SIGKILL else ""
+    return f"was ended by {signal.Signals(-status).name}{often}"

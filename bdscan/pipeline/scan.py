@@ -45,11 +45,6 @@ class ScanResult:
             Report(subject=subject, judgement=judge(runs), runs=runs, made_with={"bdscan": __version__}), notices
         )
 
-    @property
-    def stopped(self) -> bool:
-        """Whether the user wants no more of it."""
-        return any(run.failure == STOPPED for run in self.report.runs)
-
 
 @dataclass(frozen=True)
 class Scanner:
@@ -61,25 +56,23 @@ class Scanner:
 
     def scan(self, name: str) -> ScanResult:
         """One model's result; its failure never stops the others."""
-        notices: list[Notice] = []
+        address, notices = shown(name), list[Notice]()
         try:
-            with local_copy(name, self.max_bytes, lambda done, total: self._show_fetch(name, done, total)) as path:
-                report = _under_address(self._report(str(path), shown(name), notices), str(path), shown(name))
+            show = self.options.show
+            with local_copy(name, self.max_bytes, lambda done, total: show("fetch", done, total, address)) as path:
+                report = _under_address(self._report(str(path), address, notices), str(path), address)
                 return ScanResult(report, tuple(notices))
         except Problem as problem:
             if problem.status == USAGE:
                 raise
             failure = Failure.refused(problem.message)
-            notices.append(Notice(f"{shown(name)}: {failure.message}", problem.hint))
+            notices.append(Notice(f"{address}: {failure.message}", problem.hint))
         except KeyboardInterrupt:
             failure = STOPPED
         except Exception as error:  # noqa: BLE001 - a crash must never look like a finding
             failure = Failure.crash(error)
             notices.append(Notice(CRASHED, traceback=traceback.format_exc()))
-        return ScanResult.unread(shown(name), failure, *notices)
-
-    def _show_fetch(self, name: str, done: int, total: int) -> None:
-        self.options.show("fetch", done, total, shown(name))
+        return ScanResult.unread(address, failure, *notices)
 
     def _report(self, path: str, name: str, notices: list[Notice]) -> Report:
         key = self.cache.key(path, name) if self.cache else None

@@ -1,54 +1,61 @@
-"""Every model that was named, in the order of the names: one after another, or side by side in processes."""
+"""Every model that was named, in the order of the names: one after another, or side by side in processes.
+
+What goes to a process and comes back is JSON and arrays, never pickles.
+"""
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import redirect_stderr
+from dataclasses import astuple, replace
+from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
 
+import numpy as np
+
 from bdscan.facts.failure import STOPPED, Failure
+from bdscan.facts.problem import Problem
 from bdscan.gate.apply import GateOptions, apply_gate
+from bdscan.gate.cache import packed, unpacked
 from bdscan.load.source.addresses import shown
 from bdscan.load.source.gather import Gathered
-from bdscan.pipeline.line_worker import LineWorker
-from bdscan.pipeline.pool import ProcessPool, python_command
-from bdscan.pipeline.scan import Notice, Scanner, ScanResult
-from bdscan.pipeline.scan_worker import order_of, read_result
+from bdscan.pipeline.options import Options
+from bdscan.pipeline.pool import LineWorker, ProcessPool, python_command, serve
+from bdscan.pipeline.scan import Notice, Scanner, ScanResult, open_cache
 
-WORKER = "from bdscan.pipeline.scan_worker import main; main()"
+WORKER = "from bdscan.pipeline.scan_many import main; main()"
+_REPORT, _NOTICES, _STDERR, _PROBLEM = "report", "notices", "stderr", "problem"  # names among the report's arrays
 _HINT = "look at it alone, or with fewer jobs where memory is short"
 
 
 def scan_many(gathered: Gathered, scanner: Scanner, gate: GateOptions, jobs: int = 1) -> Iterator[ScanResult]:
     """One result for each name, also for one behind which there is no model; Ctrl-C ends all that are at work."""
-    for result in _ungated(gathered, scanner, min(jobs, len(gathered.models))):
+    jobs = min(jobs, len(gathered.models))
+    unread = (
+        ScanResult.unread(path, Failure.refused(problem.message), Notice(problem.message, problem.hint))
+        for path, problem in gathered.problems
+    )
+    scanned = _side_by_side(gathered.models, scanner, jobs) if jobs > 1 else _one_by_one(gathered.models, scanner)
+    for result in chain(unread, scanned):
         yield replace(result, report=apply_gate(result.report, gate))
-
-
-def _ungated(gathered: Gathered, scanner: Scanner, jobs: int) -> Iterator[ScanResult]:
-    for path, problem in gathered.problems:
-        yield ScanResult.unread(path, Failure.refused(problem.message), Notice(problem.message, problem.hint))
-    if jobs > 1:
-        yield from _side_by_side(gathered.models, scanner, jobs)
-    else:
-        yield from _one_by_one(gathered.models, scanner)
 
 
 def _one_by_one(names: Sequence[str], scanner: Scanner) -> Iterator[ScanResult]:
     stopped = False
     for name in names:
         result = _not_begun(name) if stopped else scanner.scan(name)
-        stopped |= result.stopped
+        stopped |= any(run.failure == STOPPED for run in result.report.runs)
         yield result
 
 
 def _side_by_side(names: Sequence[str], scanner: Scanner, jobs: int) -> Iterator[ScanResult]:
     with ProcessPool(jobs) as pool:
         parallel = _ParallelScan(pool, scanner, jobs, len(names))
-        waiting = [pool.submit(parallel.scan, number, name) for number, name in enumerate(names)]
+        waiting = [pool.threads.submit(parallel.scan, number, name) for number, name in enumerate(names)]
         finished = 0
         try:
             for name, future in zip(names, waiting, strict=True):
@@ -105,3 +112,63 @@ class _ParallelScan:
                 self._done += 1
             names = ", ".join(Path(shown(name)).name for name in self._at_work)
             self._show(f"{self._done} of {self._count} done", self._done, self._count, names)
+
+
+def main() -> None:
+    """Scans what stdin names."""
+    serve(_prepare)
+
+
+def _prepare(order: str) -> Callable[[str], None]:
+    scanner = read_order(order)
+
+    def scan(line: str) -> None:
+        name, result_file = json.loads(line)
+        stderr = io.StringIO()
+        try:
+            with redirect_stderr(stderr):
+                result = scanner.scan(name)
+        except Problem as problem:
+            text = json.dumps([problem.message, problem.hint, problem.status]).encode()  # ends everything
+            np.savez(result_file, **{_PROBLEM: np.frombuffer(text, np.uint8)})  # type: ignore[arg-type]
+        else:
+            write_result(Path(result_file), result, stderr.getvalue())
+
+    return scan
+
+
+def order_of(scanner: Scanner) -> str:
+    """How the models are to be looked at, on one line."""
+    options = {name: value for name, value in vars(scanner.options).items() if name != "show"}
+    cache = str(scanner.cache.folder) if scanner.cache else None
+    return json.dumps({"options": options, "cache": cache, "max_bytes": scanner.max_bytes}, default=str)
+
+
+def read_order(order: str) -> Scanner:
+    """The same on the other side."""
+    document = json.loads(order)
+    fields, cache = document["options"], document["cache"]
+    classes = Path(fields["classes"]) if fields["classes"] else None
+    options = Options(**{**fields, "classes": classes, "probes": tuple(fields["probes"])})
+    return Scanner(options, open_cache(Path(cache), options) if cache else None, document["max_bytes"])
+
+
+def write_result(file: Path, result: ScanResult, stderr: str) -> None:
+    """The report, and what else there is to say to the person at the terminal."""
+    report, arrays = packed("", result.report)
+    notices = json.dumps([astuple(notice) for notice in result.notices]).encode()
+    texts = {_REPORT: report, _NOTICES: notices, _STDERR: stderr.encode("utf-8", "surrogateescape")}
+    np.savez(file, **{name: np.frombuffer(text, np.uint8) for name, text in texts.items()}, **arrays)  # type: ignore[arg-type]
+
+
+def read_result(file: Path) -> ScanResult:
+    """What the process wrote; raises the problem where there was one that concerns all."""
+    with np.load(file, allow_pickle=False) as arrays:
+        if _PROBLEM in arrays:
+            message, hint, status = json.loads(arrays[_PROBLEM].tobytes())
+            raise Problem(message, hint=hint, status=status)
+        report = unpacked("", arrays[_REPORT].tobytes(), arrays)
+        notices = tuple(Notice(*fields) for fields in json.loads(arrays[_NOTICES].tobytes()))
+        stderr = arrays[_STDERR].tobytes().decode("utf-8", "surrogateescape")
+    assert report is not None  # it was written by the same version
+    return ScanResult(report, notices, stderr)

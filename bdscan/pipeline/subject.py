@@ -35,9 +35,13 @@ def subject_of(contents: Contents, loaded: Loaded | None) -> Subject:
     """What was looked at."""
     if loaded is None:
         return Subject(path=str(contents.path), sha256=contents.sha256, format=contents.format)
+    return subject_of_net(str(contents.path), loaded, contents.sha256)
+
+
+def subject_of_net(path: str, loaded: Loaded, sha256: str | None = None) -> Subject:
     return Subject(
-        path=str(contents.path),
-        sha256=contents.sha256,
+        path=path,
+        sha256=sha256,
         format=loaded.format,
         arch=loaded.arch,
         classes=loaded.suspect.classes,

@@ -15,12 +15,11 @@ from bdscan.pipeline.options import TrainOptions
 from bdscan.pipeline.preflight import preflight
 from bdscan.pipeline.probing import Probes, look, net_case, of_net, select
 from bdscan.pipeline.runner import Runner, seeded
-from bdscan.pipeline.subject import made_with
-from bdscan.report import Report, Subject
+from bdscan.pipeline.subject import made_with, subject_of_net
+from bdscan.report import Report
 from bdscan.verdict.judge import judge
 
 if TYPE_CHECKING:
-    from bdscan.images.image_set import ImageSet
     from bdscan.load.assembly.loaded import Loaded
     from bdscan.method.trainer import Trainer, TrainResult
     from bdscan.net.checkpoint import TrainingCheckpoint
@@ -34,20 +33,23 @@ UNFINISHED = ".unfinished"  # behind the output's name: where the training is ke
 def train(data: str, options: TrainOptions) -> Report:
     """Train a new net on data nobody vouches for, look at the result as `inspect` does, and write it."""
     from bdscan.pipeline.train_report import record, sheet
+    from bdscan.pipeline.training_data import gather
+    from bdscan.write.targets import check_new
 
     begun = time.monotonic()
     trainer, probes = _chosen(options)
-    training_data = _read(data, options)
+    training_data = gather(data, options, check=lambda net: check_new(net, options.output))
     checkpoint = _checkpoint(training_data, trainer, options)
     with _stoppable(checkpoint):
-        model, trained = _taught(trainer, training_data, checkpoint, options)
+        model, trained = _trained(trainer, training_data, checkpoint, options)
         spent = time.monotonic() - begun
-        report = _checked(model, trained, training_data, probes, options)
+        loaded = _loaded(model, trained, training_data)
+        report = _checked(loaded, training_data.spec, probes, options)
         report = replace(
             report,
             training=record(data, training_data, trainer, trained, spent, options),
             sheet=sheet(training_data.images, trained),
-            made_with=made_with(options, _loaded(model, training_data, None), time.monotonic() - begun),
+            made_with=made_with(options, loaded, time.monotonic() - begun),
         )
         report = _written(report, model, trained, training_data, options)
     checkpoint.remove()
@@ -65,14 +67,6 @@ def _chosen(options: TrainOptions) -> tuple[Trainer, Probes]:
         raise Problem(f"`{options.method}` looks for no suspects", hint="--method abl does", status=USAGE)
     rest = {name: given for name, given in options.settings.items() if name not in trainers}
     return trainer, of_net(select(replace(options, settings=rest)))
-
-
-def _read(data: str, options: TrainOptions) -> TrainingData:
-    """The data, decoded once; what can be known to go wrong later is told before that."""
-    from bdscan.pipeline.training_data import gather
-    from bdscan.write.targets import check_new
-
-    return gather(data, options, check=lambda net: check_new(net, options.output))
 
 
 def _checkpoint(training_data: TrainingData, trainer: Trainer, options: TrainOptions) -> TrainingCheckpoint:
@@ -125,7 +119,7 @@ def _stoppable(checkpoint: TrainingCheckpoint) -> Iterator[None]:
             signal.signal(each, handler)
 
 
-def _taught(
+def _trained(
     trainer: Trainer, training_data: TrainingData, checkpoint: TrainingCheckpoint, options: TrainOptions
 ) -> tuple[Classifier, TrainResult]:
     from bdscan.method.trainer import TrainCase
@@ -159,35 +153,13 @@ def _repeatable() -> Iterator[None]:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = usual
 
 
-def _checked(
-    model: Classifier, trained: TrainResult, training_data: TrainingData, probes: Probes, options: TrainOptions
-) -> Report:
-    """What `inspect` would say of the result: by images that somebody vouches for, or by those kept back."""
+def _loaded(model: Classifier, trained: TrainResult, training_data: TrainingData) -> Loaded:
+    """The result, beside images that somebody vouches for, or those kept back."""
+    from bdscan.load.assembly.loaded import Loaded
     from bdscan.net.training_plan import accuracy
-    from bdscan.pipeline.self_check import checked
 
     kept = replace(training_data.images.take(trained.kept), doubts=())  # those of reading are in the report already
     clean = kept if training_data.vouched is None else training_data.vouched
-    known = accuracy(model, clean)
-    loaded = _loaded(model, training_data, clean, known)
-    case = net_case(model, clean, (preflight(loaded),), options)
-    runner = Runner(options, time.monotonic())
-    runs = checked(replace(case, runs=look(probes, case, runner)), runner)
-    return Report(
-        subject=Subject(path=str(options.output)),
-        judgement=judge(runs),
-        runs=runs,
-        clean_accuracy=known,
-        images=len(clean),
-        clean=options.clean or f"{training_data.spec}, kept back",
-    )
-
-
-def _loaded(
-    model: Classifier, training_data: TrainingData, clean: ImageSet | None, accuracy: float | None = None
-) -> Loaded:
-    from bdscan.load.assembly.loaded import Loaded
-
     tensors = len(model.net.net.state_dict())
     return Loaded(
         suspect=model,
@@ -197,7 +169,25 @@ def _loaded(
         normalize=training_data.norm.name,
         tensors_loaded=tensors,
         tensors_total=tensors,
-        clean_accuracy=accuracy,
+        clean_accuracy=accuracy(model, clean),
+    )
+
+
+def _checked(loaded: Loaded, data: str, probes: Probes, options: TrainOptions) -> Report:
+    """What `inspect` would say of the result."""
+    from bdscan.pipeline.self_check import checked
+
+    assert loaded.clean is not None
+    case = net_case(loaded.suspect, loaded.clean, (preflight(loaded),), options)
+    runner = Runner(options, time.monotonic())
+    runs = checked(replace(case, runs=look(probes, case, runner)), runner)
+    return Report(
+        subject=subject_of_net(str(options.output), loaded),
+        judgement=judge(runs),
+        runs=runs,
+        clean_accuracy=loaded.clean_accuracy,
+        images=len(loaded.clean),
+        clean=options.clean or f"{data}, kept back",
     )
 
 
@@ -208,25 +198,11 @@ def _written(
     from bdscan.write.new_model import TextFile, write_new
     from bdscan.write.suspects import table
 
-    tensors = len(model.net.net.state_dict())
-    subject = Subject(
-        path=str(options.output),
-        format="safetensors",
-        arch=training_data.arch,
-        classes=training_data.classes,
-        input=training_data.shape,
-        normalize=training_data.norm.name,
-        tensors_loaded=tensors,
-        tensors_total=tensors,
-        names=training_data.names,
-    )
-    report = replace(report, subject=subject)
-
     def settled(sha256: str) -> Report:
         assert report.training is not None
         suspects = str(options.suspects) if options.suspects else None
         training = replace(report.training, output=str(options.output), sha256=sha256, suspects=suspects)
-        return replace(report, subject=replace(subject, sha256=sha256), training=training)
+        return replace(report, subject=replace(report.subject, sha256=sha256), training=training)
 
     found, beside = trained.isolation, tuple[TextFile, ...]()
     if options.suspects is not None and found is not None:

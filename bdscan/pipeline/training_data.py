@@ -74,7 +74,8 @@ def gather(spec: str, options: TrainOptions, check: Callable[[nn.Module], None])
     _memory(source.count, shape)
     vouched = open_images(options.clean).load(shape, names) if options.clean is not None else None
     images = source.everything(shape, names)
-    _distinct(images)
+    if bool((images.images == images.images[:1]).all()):
+        raise Problem("all images are the same picture: there is nothing to tell apart")
     norm = stated or _measured(images.images)
     flip = options.augment == "flip" or (options.augment == "auto" and mirrors(images, len(names)))
     return TrainingData(
@@ -86,16 +87,12 @@ def gather(spec: str, options: TrainOptions, check: Callable[[nn.Module], None])
         arch=options.arch,
         device=device,
         augment=None if options.augment == "none" else partial(crop_and_flip, flip=flip, pad=max(1, shape[1] // CROP)),
-        message=_said(options.augment, flip),
+        message=_augmentation(options.augment, flip),
         notes=(*_empty(images, names), *([] if vouched is not None else [_UNVOUCHED])),
         vouched=vouched,
-        fresh=partial(_new, net, norm, device),
+        # Each time with the random weights that the net was built with.
+        fresh=lambda: Normalised(copy.deepcopy(net), norm.mean, norm.std).to(device),
     )
-
-
-def _new(net: nn.Module, norm: Norm, device: torch.device) -> Normalised:
-    """A copy of the net with the random weights it was built with."""
-    return Normalised(copy.deepcopy(net), norm.mean, norm.std).to(device)
 
 
 def _shape(source: Source, side: int | None) -> tuple[int, int, int]:
@@ -134,11 +131,6 @@ def _empty(images: ImageSet, names: tuple[str, ...]) -> tuple[str, ...]:
     return (*images.doubts, f"{len(empty)} of {len(names)} classes have no images and cannot be learned: {shown}")
 
 
-def _distinct(images: ImageSet) -> None:
-    if bool((images.images == images.images[:1]).all()):
-        raise Problem("all images are the same picture: there is nothing to tell apart")
-
-
 def _memory(count: int, shape: tuple[int, int, int]) -> None:
     """They are held decoded; what does not fit is told before hours are spent on swapping."""
     need = count * int(np.prod(shape))
@@ -166,7 +158,7 @@ def _measured(images: Tensor) -> Norm:
     return parse("/".join(figures), images.shape[1])
 
 
-def _said(asked: str, flip: bool) -> str:
+def _augmentation(asked: str, flip: bool) -> str:
     if asked == "none":
         return "images as they are"
     if flip:

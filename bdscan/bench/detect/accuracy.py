@@ -1,4 +1,4 @@
-"""How often each measure is right: over all triggers, over each family, and on the controls."""
+"""One model a row, and how often each measure is right: over all triggers, each family, and on the controls."""
 
 from __future__ import annotations
 
@@ -6,13 +6,35 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from bdscan.bench.detect.detect_rows import CLEANSE, P_VALUE, VERDICT, DetectRow
-from bdscan.bench.labels import ModelKind
+from bdscan.bench.labels import ModelKind, ModelLabel
+from bdscan.bench.results import CLEANSE, P_VALUE, VERDICT, DetectOutcome, JobResult
 from bdscan.bench.tables.metrics import Share, auc, auc_interval, tpr_at
 from bdscan.facts.finding import Verdict
 
 ALARM_RATES = (0.01, 0.05)  # the false-alarm rates at which detection is read
 ALL = "all"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectRow(DetectOutcome):
+    """One model's label, and what each measure made of the model."""
+
+    label: ModelLabel
+    method: str
+    seconds: float
+    failure: str | None = None
+
+    @property
+    def named(self) -> bool | None:
+        """Whether the class named is the true target; None where there is no single one."""
+        return None if self.label.target is None else self.flagged and self.target == self.label.target
+
+
+def detect_row(label: ModelLabel, result: JobResult) -> DetectRow:
+    """A result beside its label."""
+    figures = vars(result.outcome) if isinstance(result.outcome, DetectOutcome) else {}
+    failure = None if result.failure is None else result.failure.message
+    return DetectRow(label=label, method=result.job.method, seconds=result.seconds, failure=failure, **figures)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,9 +13,12 @@ from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 
 from bdscan.bench.labels import ModelKind, ModelLabel
-from bdscan.bench.results import InspectOutcome, JobResult
+from bdscan.bench.results import DetectOutcome, JobResult
+from bdscan.facts.evidence import ClassScores
+from bdscan.facts.finding import Finding, Judgement, Level, Run
 from bdscan.method.registry import find, names
-from bdscan.verdict.calibration import Spread, moderated
+from bdscan.verdict.calibration import Height, Spread, moderated
+from bdscan.verdict.judge import judge
 from bdscan.verdict.statistics import holm
 
 Summary = dict[str, dict[str, dict[str, float]]]  # of each statistic: its `spread` or its `height`
@@ -26,6 +29,8 @@ NO_SPREAD = 1e-6
 DEFAULT_FREEDOM = 8.0
 MAX_FREEDOM = 30.0  # a few dozen nets do not vouch for more
 MIN_NETS = 3  # with fewer nothing is said
+# Statistics that count only where the classes become various, as those of a clean net do not.
+CONDITIONAL = "relabelling."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,10 +40,7 @@ class CleanNet:
     name: str
     sha256: str | None
     accuracy: float | None
-    scores: dict[str, list[float]]  # of each statistic: one a class, or one in all
-
-    def json(self) -> dict[str, str | float | None]:
-        return {"name": self.name, "sha256": self.sha256, "accuracy": self.accuracy}
+    scores: Mapping[str, list[float]]  # of each statistic: one a class, or one in all
 
 
 def calibrated_families() -> dict[str, str]:
@@ -53,24 +55,11 @@ def calibrated_probes() -> tuple[str, ...]:
 
 def clean_nets(results: Sequence[JobResult], labels: Sequence[ModelLabel]) -> list[CleanNet]:
     """The clean nets among the results."""
-    nets = []
-    for label, result in zip(labels, results, strict=True):
-        if label.kind is ModelKind.CONTROL and isinstance(result.outcome, InspectOutcome):
-            nets.append(_clean_net(label.name, result.outcome))
-    return nets
-
-
-def _clean_net(name: str, outcome: InspectOutcome) -> CleanNet:
-    scores: dict[str, list[float]] = {}
-    for run in outcome.runs:
-        for finding in run.findings:
-            if finding.statistic is None:
-                continue
-            if finding.class_scores is not None:
-                scores[finding.statistic] = [math.nan if s is None else s for s in finding.class_scores]
-            elif finding.score is not None:
-                scores[finding.statistic] = [finding.score]
-    return CleanNet(name=name, sha256=outcome.sha256, accuracy=outcome.accuracy, scores=scores)
+    return [
+        CleanNet(name=label.name, sha256=outcome.sha256, accuracy=outcome.accuracy, scores=outcome.statistics)
+        for label, result in zip(labels, results, strict=True)
+        if label.kind is ModelKind.CONTROL and isinstance(outcome := result.outcome, DetectOutcome)
+    ]
 
 
 def by_statistic(nets: Sequence[Mapping[str, list[float]]]) -> ScoresByStatistic:
@@ -97,7 +86,10 @@ def summarise(scores: ScoresByStatistic) -> Summary:
             sd = max(sd, MIN_SD)
             heavy = _heaviness(nets, sd, freedom)
             summary[name] = {"spread": {"sd": sd, "freedom": freedom, "heavy": heavy, "nets": len(nets)}}
-    return {name: {kind: _rounded(of) for kind, of in part.items()} for name, part in summary.items()}
+    return {
+        name: {kind: {key: float(f"{value:.4g}") for key, value in figures.items()} for kind, figures in part.items()}
+        for name, part in summary.items()
+    }
 
 
 def spread(nets: list[list[float]]) -> tuple[float, float]:
@@ -144,15 +136,32 @@ def inverse_trigamma(y: float) -> float:
 
 def write(path: Path, scores: ScoresByStatistic, nets: Sequence[CleanNet]) -> None:
     """The shipped file: the statistics, and which nets they come from; what was not measured again stays."""
-    statistics = {**_statistics(path), **summarise(scores)}
-    document = {"schema": "bdscan.reference/1", "nets": [net.json() for net in nets], "statistics": statistics}
+    earlier: Summary = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
+    statistics = {**earlier, **summarise(scores)}
+    named = [{"name": net.name, "sha256": net.sha256, "accuracy": net.accuracy} for net in nets]
+    document = {"schema": "bdscan.reference/1", "nets": named, "statistics": statistics}
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _statistics(path: Path) -> Summary:
-    statistics: Summary = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
-    return statistics
+def judge_by_others(nets: Sequence[Mapping[str, list[float]]]) -> list[Judgement]:
+    """False alarms, measured fairly: each clean net judged by its own scores and the spreads of all the others."""
+    families, judgements = calibrated_families(), []
+    for place, net in enumerate(nets):
+        summary = summarise(by_statistic([*nets[:place], *nets[place + 1 :]]))
+        runs = []
+        for name, scores in net.items():
+            finding = _finding(name, scores, summary.get(name, {}))
+            if finding is not None:
+                runs.append(Run(probe=name, family=families.get(name, name), findings=(finding,)))
+        judgements.append(judge(runs))
+    return judgements
 
 
-def _rounded(values: dict[str, float]) -> dict[str, float]:
-    return {key: float(f"{value:.4g}") for key, value in values.items()}
+def _finding(name: str, scores: list[float], clean: Mapping[str, Mapping[str, float]]) -> Finding | None:
+    if "spread" in clean:
+        p = moderated(np.array(scores), Spread(*(clean["spread"][key] for key in ("sd", "freedom", "heavy"))))
+        return Finding(level=Level.NOTE, message=name, classes=ClassScores(scores=np.array(scores), p_values=p))
+    if "height" in clean and not name.startswith(CONDITIONAL):
+        height = Height(clean["height"]["mean"], clean["height"]["sd"], int(clean["height"]["nets"]))
+        return Finding(level=Level.NOTE, message=name, p_value=height.p(scores[0]))
+    return None

@@ -7,17 +7,17 @@ from collections.abc import Sequence
 from bdscan.bench.detect.accuracy import (
     ALARM_RATES,
     ALL,
+    DetectRow,
     MeasureAccuracy,
     VerdictCounts,
     measure_accuracies,
     verdict_counts,
 )
-from bdscan.bench.detect.detect_rows import DetectRow
 from bdscan.bench.labels import label_figures
 from bdscan.bench.tables import grid
-from bdscan.bench.tables.grid import NOTHING, Grid, figure
+from bdscan.bench.tables.grid import NOTHING, Grid, count, figure
 from bdscan.bench.tables.metrics import Share
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.workers.job import Json
 from bdscan.facts.finding import Verdict
 
 SCHEMA = "bdscan.bench.detect/1"
@@ -85,8 +85,8 @@ def _model(row: DetectRow) -> tuple[str, ...]:
         row.label.family,
         NOTHING if row.label.success is None else f"{row.label.success:.0%}",
         _answer(row),
-        NOTHING if row.label.target is None else str(row.label.target),
-        NOTHING if row.target is None else str(row.target),
+        count(row.label.target),
+        count(row.target),
         f"{row.seconds:.0f}",
     )
 
@@ -105,24 +105,22 @@ def figures(rows: Sequence[DetectRow], command: str) -> Json:
         "schema": SCHEMA,
         "command": command,
         "false_alarm_rates": list(ALARM_RATES),
-        "measures": [_accuracy_json(each) for each in measure_accuracies(rows)],
-        "verdicts": [_counts_json(each) for each in verdict_counts(rows)],
+        "measures": [
+            {**vars(each), "found": [_share_json(found) for found in each.found]} for each in measure_accuracies(rows)
+        ],
+        "verdicts": [
+            {**vars(each), "flagged": _share_json(each.flagged), "named": _share_json(each.named)}
+            for each in verdict_counts(rows)
+        ],
         "models": [_row_json(row) for row in rows],
     }
 
 
 def _share_json(share: Share) -> Json:
-    return {"hits": share.hits, "count": share.count, "value": share.value, "interval": share.interval}
-
-
-def _accuracy_json(accuracy: MeasureAccuracy) -> Json:
-    return {**vars(accuracy), "found": [_share_json(found) for found in accuracy.found]}
-
-
-def _counts_json(counts: VerdictCounts) -> Json:
-    return {**vars(counts), "flagged": _share_json(counts.flagged), "named": _share_json(counts.named)}
+    return {**vars(share), "value": share.value, "interval": share.interval}
 
 
 def _row_json(row: DetectRow) -> Json:
     verdict = row.verdict.word if row.verdict is not None else None
-    return {**vars(row), "label": label_figures(row.label), "verdict": verdict, "named": row.named}
+    kept = {key: value for key, value in vars(row).items() if key not in ("statistics", "sha256", "accuracy")}
+    return {**kept, "label": label_figures(row.label), "verdict": verdict, "named": row.named}

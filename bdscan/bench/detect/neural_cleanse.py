@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -48,16 +47,11 @@ class NeuralCleanseResult:
 def neural_cleanse(
     suspect: Classifier,
     clean: ImageSet,
-    settings: NeuralCleanseSettings | None = None,
+    settings: NeuralCleanseSettings,
     seed: int = 0,
-    progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> NeuralCleanseResult:
     """Search the smallest trigger of every class."""
-    settings = settings or NeuralCleanseSettings()
-    masks = []
-    for target in range(suspect.classes):
-        masks.append(smallest_mask(suspect, clean, target, settings, seed))
-        progress(target + 1, suspect.classes)
+    masks = [smallest_mask(suspect, clean, target, settings, seed) for target in range(suspect.classes)]
     norms = tuple(float(mask.sum()) for mask in masks)
     target = min(range(len(norms)), key=norms.__getitem__)
     return NeuralCleanseResult(norms, -float(robust_z(norms)[target]), target, torch.stack(masks))

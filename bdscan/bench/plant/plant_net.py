@@ -17,9 +17,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from bdscan import __version__
-from bdscan.bench.labels import ALL_TO_ALL
-from bdscan.bench.plant.plant_job import PlantJob, label_path, learned_path, trigger_path
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.labels import ALL_TO_ALL, label_path, learned_path, trigger_path
+from bdscan.bench.workers.job import Json, PlantJob
 from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet

@@ -5,16 +5,28 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdscan.bench.choices import RESULTS
-from bdscan.bench.output import check_writable, command_line, exit_if_failed, make_folder, run_jobs, show_tables
+from bdscan.bench.labels import MAX_CONTROL_ASR, MIN_BACKDOOR_ASR
+from bdscan.bench.output import RESULTS, check_writable, command_line, conclude, run_jobs
+from bdscan.bench.results import JobResult, PlantOutcome
+from bdscan.bench.tables.grid import NOTHING, Grid, count
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
+
+if TYPE_CHECKING:
+    from bdscan.bench.workers.job import Json
+
+SCHEMA = "bdscan.bench.plant/1"
+TITLE = (
+    f"Nets: backdoored from {MIN_BACKDOOR_ASR:.0%} success on, a control below {MAX_CONTROL_ASR:.0%}, "
+    "else left out of every figure"
+)
 
 
 def plant(
@@ -47,8 +59,8 @@ def plant(
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Train nets with known triggers, and clean ones, and print what came of it."""
-    from bdscan.bench.plant import plant_table
-    from bdscan.bench.plant.plant_job import PlantJob
+    from bdscan.bench.workers.job import PlantJob
+    from bdscan.bench.workers.jobs import make_folder
 
     check_writable(output)
     specs = [parse_plant(text) for text in name or registry.names("plant")]
@@ -77,8 +89,7 @@ def plant(
         for net in _suite(specs, rate, arch, range(seed, seed + seeds), range(seed, seed + controls))
     ]
     finished = run_jobs(work, results, jobs, engine)
-    show_tables(plant_table.grids(finished), lambda: plant_table.figures(finished, command_line()), output)
-    exit_if_failed(finished)
+    conclude(finished, grids(finished), partial(figures, finished), output)
 
 
 @dataclass(frozen=True)
@@ -93,10 +104,6 @@ class PlantSpec:
     @property
     def title(self) -> str:
         return re.sub(r"[^\w.]+", "-", "-".join((self.name, *self.settings)))
-
-    def among(self, rates: Sequence[float] | None) -> list[float]:
-        """The shares that it is planted at."""
-        return [self.rate] if self.fixed or not rates else list(dict.fromkeys(rates))
 
 
 @dataclass(frozen=True)
@@ -124,7 +131,8 @@ def _suite(
         for arch in dict.fromkeys(arches):
             if seed in seeds:
                 for plant in dict.fromkeys(plants):
-                    yield from (SuiteNet(arch, plant, rate, seed) for rate in plant.among(rates))
+                    shares = [plant.rate] if plant.fixed or not rates else dict.fromkeys(rates)
+                    yield from (SuiteNet(arch, plant, share, seed) for share in shares)
             if seed in controls:
                 yield SuiteNet(arch, None, 0.0, seed)
 
@@ -158,3 +166,31 @@ def _check_files(data: str, test: str, arches: Sequence[str]) -> None:
     open_images(test)
     for arch in arches:
         fresh(arch, max(2, len(source.names)), source.size or (3, 32, 32))
+
+
+def grids(results: Sequence[JobResult]) -> list[Grid]:
+    """One row a net."""
+    columns = ("net", "trigger", "share", "target", "ACC", "ASR", "counts as", "seconds")
+    return [Grid(TITLE, columns, tuple(_row(result) for result in results))]
+
+
+def _row(result: JobResult) -> tuple[str, ...]:
+    if not isinstance(result.outcome, PlantOutcome):
+        return (result.job.name, str(result.failure), *[NOTHING] * 6)
+    label = result.outcome.label
+    return (
+        result.job.name,
+        label.attack or "none",
+        f"{label.rate:.1%}" if label.attack else NOTHING,
+        count(label.target, "all") if label.attack else NOTHING,
+        NOTHING if label.accuracy is None else f"{label.accuracy:.1%}",
+        NOTHING if label.success is None else f"{label.success:.1%}",
+        label.kind,
+        f"{result.outcome.seconds:.0f}",
+    )
+
+
+def figures(results: Sequence[JobResult], command: str) -> Json:
+    """All figures, for programs."""
+    nets = [{"name": each.job.name, "failure": each.raw["failure"], **(each.raw["outcome"] or {})} for each in results]
+    return {"schema": SCHEMA, "command": command, "nets": nets}

@@ -3,33 +3,36 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
-from bdscan.bench.labels import read_label
-from bdscan.bench.purify import true_trigger
-from bdscan.bench.purify.purify_job import PurifyJob
-from bdscan.bench.results import BeforeAfter
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.labels import ALL_TO_ALL, ModelLabel, learned_path, read_label
+from bdscan.bench.workers.job import Json, PurifyJob
 from bdscan.bench.workers.passes import counted
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images
+from bdscan.load.arch.from_file import function
 from bdscan.load.assembly.assemble import load
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.contents import survey
 from bdscan.method import registry
+from bdscan.method.plant import Plant, kept
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.training_plan import accuracy
 from bdscan.pipeline import PurifyOptions, purify
 from bdscan.pipeline.purify import WORKING_SHARE
-from bdscan.triggers.user_trigger import der
+from bdscan.triggers.user_trigger import TriggerEffect, der
 
 if TYPE_CHECKING:
     from bdscan.report import Report
+
+BATCH = 250  # images at once
 
 
 def do(job: PurifyJob) -> Json:
@@ -42,41 +45,18 @@ def do(job: PurifyJob) -> Json:
         clean = job.clean if job.images is None else draw(job, Path(folder))
         before = _loaded(job, Path(job.model), clean)
         output = job.output or Path(folder, f"{job.title}{Path(job.model).suffix}")
+        options = replace(job.verb_options(), clean=clean, settings=registry.given(job.settings))
         with counted() as passes:
-            report = _purified(job, clean, output)
-        cost = {"passes": passes.forward, "gradients": passes.gradient}
-        if isinstance(report, Problem):
-            return {"refused": report.message, **cost}
+            try:
+                report = purify(job.model, PurifyOptions(**vars(options), output=output, method=job.purifier))
+            except Problem as problem:
+                if problem.status != COULD_NOT_TELL:
+                    raise
+                # That a method has nothing to go by is an answer too, and the same one next time.
+                return {"refused": problem.message, **passes.json()}
         after = _loaded(job, output, clean)
     measured = measure(job, report, before, after)
-    return {"refused": None, "report": document(_without_temporary(job, report)), "measured": measured, **cost}
-
-
-def _purified(job: PurifyJob, clean: str, output: Path) -> Report | Problem:
-    """That a method has nothing to go by is an answer too, and the same one next time."""
-    try:
-        return purify(job.model, purify_options(job, clean, output))
-    except Problem as problem:
-        if problem.status != COULD_NOT_TELL:
-            raise
-        return problem
-
-
-def purify_options(job: PurifyJob, clean: str, output: Path) -> PurifyOptions:
-    """The options of the user's own command."""
-    return PurifyOptions(
-        clean=clean,
-        output=output,
-        method=job.purifier,
-        arch=job.arch,
-        normalize=job.normalize,
-        probes=job.probes,
-        settings=registry.given(job.settings),
-        effort=cast(Any, job.effort),
-        budget=job.budget,
-        device=job.device,
-        seed=job.seed,
-    )
+    return {"refused": None, "report": document(_without_temporary(job, report)), "measured": measured, **passes.json()}
 
 
 def draw(job: PurifyJob, folder: Path) -> str:
@@ -97,18 +77,18 @@ def measure(job: PurifyJob, report: Report, before: Loaded, after: Loaded) -> Js
     label = read_label(Path(job.model))
     images, left_out = _fresh(job, before)
     suspect, cleaned = before.suspect, _alike(before.suspect, after.suspect)
-    trigger = true_trigger.true_trigger(label, job.triggers)
+    trigger = true_trigger(label, job.triggers)
     assert report.treatment is not None
     seconds = {"purify": report.treatment.seconds, "all": report.made_with["seconds"]}
     facts: Json = {"on": "test" if job.test else "held out", "images": len(images), "seen": left_out}
     facts |= {"clean": report.images, "seconds": seconds, "trigger": None if trigger is None else trigger.name}
     if trigger is None:
-        pair = BeforeAfter(accuracy(suspect, images), accuracy(cleaned, images))
-        return {**facts, "accuracy": pair._asdict(), "asr": None, "ra": None, "der": None}
-    first, second = (true_trigger.trigger_effect(net, trigger, images) for net in (suspect, cleaned))
+        pair = {"before": accuracy(suspect, images), "after": accuracy(cleaned, images)}
+        return {**facts, "accuracy": pair, "asr": None, "ra": None, "der": None}
+    first, second = (trigger_effect(net, trigger, images) for net in (suspect, cleaned))
     facts |= {"target": first.target, "all_to_all": trigger.all_to_all, "source": trigger.source}
-    pairs = {key: BeforeAfter(getattr(first, key), getattr(second, key)) for key in ("accuracy", "asr", "ra")}
-    return {**facts, **{key: pair._asdict() for key, pair in pairs.items()}, "der": der(first, second)}
+    pairs = {key: {"before": getattr(first, key), "after": getattr(second, key)} for key in ("accuracy", "asr", "ra")}
+    return {**facts, **pairs, "der": der(first, second)}
 
 
 def _without_temporary(job: PurifyJob, report: Report) -> Report:
@@ -140,3 +120,65 @@ def _fresh(job: PurifyJob, loaded: Loaded) -> tuple[ImageSet, int]:
     if not kept:
         raise Problem(f"all images of `{job.test}` are among the clean ones", hint="give others", status=USAGE)
     return given.take(torch.tensor(kept)), len(given) - len(kept)
+
+
+class TrueTrigger(Plant):
+    """What stamps the pixels, and of whom the label says that it should work."""
+
+    def __init__(self, name: str, stamp: Callable[[Tensor], Any], label: ModelLabel) -> None:
+        self.name, self.stamp, self.target = name, stamp, label.target
+        self.all_to_all = label.mode == ALL_TO_ALL or getattr(stamp, "all_to_all", False)
+        self.source = label.source if label.source is not None else getattr(stamp, "source", None)
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        """On the CPU, where the user's own code expects its pixels."""
+        try:
+            stamped = self.stamp(pixels.cpu())
+        except Exception as error:
+            raise Problem(f"`{self.name}`: {type(error).__name__}: {error}", status=USAGE) from error
+        if not isinstance(stamped, Tensor) or stamped.shape != pixels.shape:
+            raise Problem(f"`{self.name}` does not return a tensor of the shape that it is given", status=USAGE)
+        return stamped.to(pixels)
+
+
+def true_trigger(label: ModelLabel, triggers: str | None) -> TrueTrigger | None:
+    """The user's own function by the name of the attack, else the plant of that name; None where there is neither."""
+    if label.attack is None:
+        return None
+    if triggers is not None and (own := function(Path(triggers).expanduser(), label.attack)) is not None:
+        trigger = TrueTrigger(f"{Path(triggers).name}:{label.attack}", own, label)
+    elif label.attack in registry.names("plant"):
+        trigger = TrueTrigger(f"plant {label.attack}", _planted(label), label)
+    else:
+        return None
+    if trigger.target is None and not trigger.all_to_all:
+        raise Problem(f"the label of `{label.name}` names neither a `target` nor the mode `{ALL_TO_ALL}`", status=USAGE)
+    return trigger
+
+
+def _planted(label: ModelLabel) -> Plant:
+    """With what it learned, where the model lies beside that."""
+    plant: Plant = registry.configure("plant", str(label.attack), label.settings)
+    path = learned_path(label.model)
+    return plant.recall(kept(path)) if path.is_file() else plant
+
+
+def trigger_effect(suspect: Classifier, trigger: TrueTrigger, images: ImageSet) -> TriggerEffect:
+    """As `triggers.user_trigger` measures, but for every kind of attack: of the images that the trigger is made for,
+    the share that goes where the attacker wants, and the share that keeps its own label."""
+    if trigger.target is not None and not 0 <= trigger.target < suspect.classes:
+        message = f"the label's target is {trigger.target}, and the net has classes 0 to {suspect.classes - 1}"
+        raise Problem(message, status=USAGE)
+    target = 0 if trigger.target is None else trigger.target  # all-to-all asks for no target
+    went = resisted = total = 0
+    with torch.no_grad():
+        for pixels, labels in images.batches(BATCH, suspect.device):
+            answers = suspect(trigger(pixels)).argmax(1)
+            counted = trigger.goes(labels, target, suspect.classes)
+            went += int((answers == trigger.label(labels, target, suspect.classes))[counted].sum())
+            resisted += int((answers == labels)[counted].sum())
+            total += int(counted.sum())
+    if not total:
+        raise Problem("no image to measure on is one that the trigger is made for", hint="give more with `--test`")
+    aim = None if trigger.all_to_all else trigger.target
+    return TriggerEffect(target=aim, accuracy=accuracy(suspect, images), asr=went / total, ra=resisted / total)

@@ -3,21 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bdscan.bench.choices import RESULTS, Effort
-from bdscan.bench.output import (
-    arch_of,
-    check_writable,
-    command_line,
-    exit_if_failed,
-    make_folder,
-    run_jobs,
-    show_tables,
-)
+from bdscan.bench.output import RESULTS, arch_of, check_writable, conclude, run_jobs
+from bdscan.facts.effort import Effort
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device
@@ -38,7 +31,7 @@ def purify(
     images: Annotated[list[int] | None, typer.Option(min=1, help="Draw so many clean images (repeatable).")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe, before and after (repeatable).")] = None,
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")] = None,
-    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = "standard",
     budget: Annotated[float | None, typer.Option(help="Seconds a purification may take.")] = None,
     device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
@@ -51,14 +44,16 @@ def purify(
     """Purify labelled models and print ACC, ASR, RA and DER, before and after."""
     from bdscan.bench.labels import read_labels
     from bdscan.bench.purify import purify_table
-    from bdscan.bench.purify.purify_job import PurifyJob
-    from bdscan.bench.purify.purify_rows import purify_row
+    from bdscan.bench.purify.purify_table import purify_row
+    from bdscan.bench.workers.job import PurifyJob
+    from bdscan.bench.workers.jobs import make_folder
 
     check_writable(output)
     methods = name or [*registry.names("purify"), AUTO]
     _check_names(methods, probe or [], set_ or [])
     _check_files(clean, test, triggers, images or [])
-    make_folder(keep)
+    if keep is not None:
+        make_folder(keep)
     draws: list[int | None] = [*(images or [])] or [None]
     labels = {label.name: label for label in read_labels(models)}
     work = [
@@ -75,7 +70,7 @@ def purify(
             normalize=normalize,
             probes=tuple(probe or ()),
             settings=tuple(set_ or ()),
-            effort=effort.value,
+            effort=effort,
             budget=budget,
             device=device.value,
             seed=seed,
@@ -86,8 +81,7 @@ def purify(
     ]
     finished = run_jobs(work, results, jobs, engine)
     rows = [purify_row(labels[result.job.name], result) for result in finished]
-    show_tables(purify_table.grids(rows), lambda: purify_table.figures(rows, command_line()), output)
-    exit_if_failed(finished)
+    conclude(finished, purify_table.grids(rows), partial(purify_table.figures, rows), output)
 
 
 def _check_names(methods: Sequence[str], probes: Sequence[str], settings: Sequence[str]) -> None:

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from statistics import fmean
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 from bdscan.bench.detect import detect_table
 from bdscan.bench.labels import ModelKind, ModelLabel
 from bdscan.bench.purify import purify_table
-from bdscan.bench.purify.purify_rows import PurifyRow
-from bdscan.bench.tables.grid import NOTHING, Grid, percent
-from bdscan.bench.tables.published import PublishedFigure, published_on, sources
+from bdscan.bench.purify.purify_table import PurifyRow
+from bdscan.bench.tables.grid import NOTHING, Grid, count, figure, percent, percents
+from bdscan.bench.tables.metrics import mean, mean_and_worst
 from bdscan.bench.tables.result_files import BenchResults
-from bdscan.bench.train import train_table
+from bdscan.bench.train import run_train
+from bdscan.triggers.user_trigger import TriggerEffect, der
 
+PUBLISHED = Path(__file__).with_name("published.json")
 HERE = "here"
 VERSIONS = ("bdscan", "torch", "python")
 _BEFORE_AFTER = ("ACC", "ACC after", "worst loss", "ASR", "ASR after", "worst ASR", "RA after", "DER", "worst DER")
@@ -29,7 +34,7 @@ def grids(results: BenchResults) -> list[Grid]:
     if results.purified:
         tables += [_triggers(results.purified), *purify_table.grids(results.purified)]
     if results.trained:
-        tables += [*train_table.grids(results.trained), _trained_by_others(results)]
+        tables += [*run_train.grids(results.trained), _trained_by_others(results)]
     tables += [_sources(results), _commands(results)]
     return [grid for grid in tables if grid.rows]
 
@@ -42,15 +47,10 @@ def _nets(labels: Sequence[ModelLabel]) -> Grid:
 
 
 def _family(family: str, labels: Sequence[ModelLabel]) -> tuple[str, ...]:
-    accuracy = [label.accuracy for label in labels if label.accuracy is not None]
-    success = [label.success for label in labels if label.success is not None]
     kinds = (str(sum(label.kind is kind for label in labels)) for kind in ModelKind)
-    figures = (*_mean_and(min, accuracy), *_mean_and(min, success))
-    return (family, str(len(labels)), *kinds, *figures)
-
-
-def _mean_and(worst: Callable[[Iterable[float]], float], values: Sequence[float]) -> tuple[str, str]:
-    return (percent(fmean(values)), percent(worst(values))) if values else (NOTHING, NOTHING)
+    accuracy = mean_and_worst((label.accuracy for label in labels), min)
+    success = mean_and_worst((label.success for label in labels), min)
+    return (family, str(len(labels)), *kinds, *percents(accuracy), *percents(success))
 
 
 def _triggers(rows: Sequence[PurifyRow]) -> Grid:
@@ -61,53 +61,48 @@ def _triggers(rows: Sequence[PurifyRow]) -> Grid:
         ours = [row for row in backdoored if row.label.family == family]
         for method, images in dict.fromkeys((row.method, row.images) for row in ours):
             body.append(_ours(family, [row for row in ours if (row.method, row.images) == (method, images)]))
-        body += [_theirs(figure) for figure in published_on(family, "purify")]
+        body += [_theirs(each) for each in published_on(family, "purify")]
     return Grid("Each trigger: mean and worst, in per cent; marked: as published by others", _BY_TRIGGER, tuple(body))
 
 
 def _ours(family: str, rows: Sequence[PurifyRow]) -> tuple[str, ...]:
     accuracy = [row.accuracy for row in rows if row.accuracy is not None]
     success = [row.success for row in rows if row.success is not None]
-    lost = [before - after for before, after in accuracy]
-    ders = [row.der for row in rows if row.der is not None]
-    seconds = [row.seconds_in_all for row in rows if row.seconds_in_all is not None]
+    der, worst_der = mean_and_worst((row.der for row in rows), min) or (None, None)
     return (
         f"{family}, {rows[0].method}",
-        "all" if rows[0].images is None else str(rows[0].images),
+        count(rows[0].images, "all"),
         str(len(rows)),
-        _mean([pair.before for pair in accuracy]),
-        _mean([pair.after for pair in accuracy]),
-        percent(max(lost)) if lost else NOTHING,
-        _mean([pair.before for pair in success]),
-        *_mean_and(max, [pair.after for pair in success]),
-        _mean([row.recovered.after for row in rows if row.recovered is not None]),
-        f"{fmean(ders):.3f}" if ders else NOTHING,
-        f"{min(ders):.3f}" if ders else NOTHING,
-        f"{fmean(seconds):.0f}" if seconds else NOTHING,
+        percent(mean(pair.before for pair in accuracy)),
+        percent(mean(pair.after for pair in accuracy)),
+        percents(mean_and_worst(row.lost for row in rows))[1],
+        percent(mean(pair.before for pair in success)),
+        *percents(mean_and_worst(pair.after for pair in success)),
+        percent(mean(row.recovered.after for row in rows if row.recovered is not None)),
+        figure(der),
+        figure(worst_der),
+        figure(mean(row.seconds_in_all for row in rows), digits=0),
         HERE,
     )
 
 
-def _theirs(figure: PublishedFigure) -> tuple[str, ...]:
-    (accuracy, accuracy_after), (success, success_after) = figure.accuracy, figure.asr
+def _theirs(theirs: PublishedFigure) -> tuple[str, ...]:
+    (accuracy, accuracy_after), (success, success_after) = theirs.accuracy, theirs.asr
     before_after = (percent(accuracy), percent(accuracy_after), NOTHING, percent(success), percent(success_after))
-    source = f"published: {figure.source.net}, {figure.rate:.0%}"
-    name, der = f"{figure.attack}, {figure.method}", f"{figure.der:.3f}"
+    source = f"published: {theirs.source.net}, {theirs.rate:.0%}"
+    name, der = f"{theirs.attack}, {theirs.method}", f"{theirs.der:.3f}"
     return (name, NOTHING, NOTHING, *before_after, NOTHING, NOTHING, der, NOTHING, NOTHING, source)
 
 
 def _trained_by_others(results: BenchResults) -> Grid:
-    attacks = dict.fromkeys(result.job.plant for result in results.trained if result.job.plant)
+    attacks = dict.fromkeys(result.job.plant or "" for result in results.trained)
     body = tuple(_theirs(figure) for attack in attacks for figure in published_on(attack, "train"))
     return Grid("Training, as published by others: before is plain training", _BY_TRIGGER, body)
 
 
 def _sources(results: BenchResults) -> Grid:
-    purified = [row.label.family for row in results.purified]
-    trained = [result.job.plant for result in results.trained if result.job.plant]
-    body = tuple(
-        (source.title, f"{source.net}, {source.data}", source.where) for source in sources([*purified, *trained])
-    )
+    attacks = [*(row.label.family for row in results.purified), *(result.job.plant or "" for result in results.trained)]
+    body = tuple((source.title, f"{source.net}, {source.data}", source.where) for source in sources(attacks))
     return Grid("Where the published figures stand", ("published", "measured on", "where"), body)
 
 
@@ -121,5 +116,53 @@ def _commands(results: BenchResults) -> Grid:
     return Grid("How it was made", ("command", "results", "seed", "with"), body)
 
 
-def _mean(values: Sequence[float]) -> str:
-    return percent(fmean(values)) if values else NOTHING
+@dataclass(frozen=True)
+class Source:
+    """Where figures stand, and what they were measured on."""
+
+    title: str
+    where: str
+    net: str
+    data: str
+
+
+@dataclass(frozen=True)
+class PublishedFigure:
+    """One method on one trigger: before and after, as shares."""
+
+    source: Source
+    room: str  # purify or train: a defence of which kind
+    method: str
+    attack: str
+    rate: float
+    accuracy: tuple[float, float]
+    asr: tuple[float, float]
+
+    @property
+    def der(self) -> float:
+        """By the same formula as ours."""
+        before, after = (TriggerEffect(None, acc, asr, 0.0) for acc, asr in zip(self.accuracy, self.asr, strict=True))
+        return der(before, after)
+
+
+@cache
+def published() -> tuple[PublishedFigure, ...]:
+    """All figures, in the order of the file."""
+    document = json.loads(PUBLISHED.read_text(encoding="utf-8"))
+    sources = {name: Source(**source) for name, source in document["sources"].items()}
+    pairs = ("accuracy", "asr")
+    return tuple(
+        PublishedFigure(**{**figure, "source": sources[figure["source"]], **{key: tuple(figure[key]) for key in pairs}})
+        for figure in document["figures"]
+    )
+
+
+def published_on(attack: str, room: str) -> list[PublishedFigure]:
+    """What defences of one kind came to on one trigger."""
+    return [figure for figure in published() if (figure.attack, figure.room) == (attack, room)]
+
+
+def sources(attacks: Iterable[str]) -> list[Source]:
+    """Of the figures for these triggers, each once."""
+    wanted = set(attacks)
+    return list(dict.fromkeys(figure.source for figure in published() if figure.attack in wanted))

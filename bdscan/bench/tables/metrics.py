@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from statistics import fmean
 
 import numpy as np
 
@@ -28,6 +29,20 @@ class Share:
     def interval(self) -> tuple[float, float] | None:
         """95 %, exact (Clopper-Pearson)."""
         return clopper_pearson(self.hits, self.count) if self.count else None
+
+
+def mean(values: Iterable[float | None]) -> float | None:
+    """Of those that were measured."""
+    numbers = [value for value in values if value is not None]
+    return fmean(numbers) if numbers else None
+
+
+def mean_and_worst(
+    values: Iterable[float | None], worst: Callable[[Iterable[float]], float] = max
+) -> tuple[float, float] | None:
+    """Of those that were measured."""
+    numbers = [value for value in values if value is not None]
+    return (fmean(numbers), worst(numbers)) if numbers else None
 
 
 def auc(bad: Sequence[float], good: Sequence[float]) -> float | None:

@@ -7,14 +7,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bdscan.bench.detect.detect_rows import DetectRow, detect_row
-from bdscan.bench.labels import ModelLabel, label_from_json, label_json, read_label
-from bdscan.bench.plant.plant_job import label_path
-from bdscan.bench.purify.purify_rows import PurifyRow, purify_row
+from bdscan.bench.detect.accuracy import DetectRow, detect_row
+from bdscan.bench.labels import ModelLabel, label_from_json, label_json, label_path, read_label
+from bdscan.bench.purify.purify_table import PurifyRow, purify_row
 from bdscan.bench.result_json import compact, read_result
 from bdscan.bench.results import JobResult, PlantOutcome, PurifyOutcome
 from bdscan.bench.workers import jobs
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.workers.job import Json
 from bdscan.facts.problem import USAGE, Problem
 
 SCHEMA = "bdscan.bench.results/1"  # many results in one file, without what no table shows
@@ -73,29 +72,17 @@ def _order(result: JobResult) -> tuple[str, ...]:
 
 
 def _sorted(results: Sequence[JobResult], given: Mapping[str, ModelLabel]) -> BenchResults:
-    detected, purified, unlabelled = list[DetectRow](), list[PurifyRow](), dict[str, None]()
-    labels: dict[str, ModelLabel] = {}
     # Of a training no model stays, and the job says how the data were poisoned.
-    trained = tuple(result for result in results if result.job.method == "train")
-    for result in results:
-        if result.job.method == "train":
-            continue
-        label = _label(result, given)
-        if label is None:
-            unlabelled[result.job.name] = None
-            continue
-        labels[label.name] = label
-        if result.job.method == "purify":
-            purified.append(purify_row(label, result))
-        elif result.job.method != "plant":
-            detected.append(detect_row(label, result))
+    labels = [(result, _label(result, given)) for result in results if result.job.method != "train"]
+    labelled = [(label, result) for result, label in labels if label is not None]
+    by_name = {label.name: label for label, _ in labelled}
     return BenchResults(
         results=tuple(results),
-        labels=tuple(sorted(labels.values(), key=lambda label: label.name)),
-        detected=tuple(detected),
-        purified=tuple(purified),
-        trained=trained,
-        unlabelled=tuple(unlabelled),
+        labels=tuple(by_name[name] for name in sorted(by_name)),
+        detected=tuple(detect_row(*each) for each in labelled if each[1].job.method not in ("purify", "plant")),
+        purified=tuple(purify_row(*each) for each in labelled if each[1].job.method == "purify"),
+        trained=tuple(result for result in results if result.job.method == "train"),
+        unlabelled=tuple(dict.fromkeys(result.job.name for result, label in labels if label is None)),
     )
 
 

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bdscan.bench.choices import RESULTS, Effort
-from bdscan.bench.output import check_writable, command_line, exit_if_failed, run_jobs, show_tables
+from bdscan.bench.output import RESULTS, check_writable, conclude, run_jobs
 from bdscan.bench.plant.run_plant import PlantSpec, parse_plant
+from bdscan.bench.results import JobResult, TrainOutcome
+from bdscan.bench.tables.grid import NOTHING, Grid, count, percent
+from bdscan.facts.effort import Effort
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.net.device import Device, device_of
 
 if TYPE_CHECKING:
     from bdscan.bench.train.pace import Pace
+    from bdscan.bench.workers.job import Json
+
+SCHEMA = "bdscan.bench.train/1"
 
 
 def train(
@@ -34,7 +41,7 @@ def train(
     augment: Annotated[str, typer.Option(help="auto, none, shift or flip.")] = "auto",
     set_: Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")] = None,
     probe: Annotated[list[str] | None, typer.Option(help="Check by this probe only (repeatable).")] = None,
-    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = Effort.standard,
+    effort: Annotated[Effort, typer.Option(help="How long the probes look.")] = "standard",
     device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
     seed: Annotated[int, typer.Option(help="Same seed, same figures.")] = 0,
     pace: Annotated[bool, typer.Option("--pace", help="Time the loop too, beside a bare one.")] = False,
@@ -43,8 +50,7 @@ def train(
     output: Annotated[Path | None, typer.Option(help="Write the figures here: .json or .md.")] = None,
 ) -> None:
     """Train on poisoned data by every method, and print ACC, ASR and what was isolated."""
-    from bdscan.bench.train import train_table
-    from bdscan.bench.train.train_job import TrainJob
+    from bdscan.bench.workers.job import TrainJob
 
     check_writable(output)
     methods = name or registry.names("train")
@@ -69,7 +75,7 @@ def train(
             augment=augment,
             arch=arch,
             probes=tuple(probe or ()),
-            effort=effort.value,
+            effort=effort,
             device=device.value,
             seed=seed,
         )
@@ -78,8 +84,7 @@ def train(
     ]
     finished = run_jobs(work, results, jobs)
     timed = _time_loop(arch, side or 32, device.value) if pace else None
-    show_tables(train_table.grids(finished), lambda: train_table.figures(finished, command_line(), timed), output)
-    exit_if_failed(finished)
+    conclude(finished, grids(finished), partial(figures, finished, pace=timed), output)
 
 
 def _time_loop(arch: str, side: int, device: str) -> Pace:
@@ -99,3 +104,40 @@ def _check_names(methods: list[str], settings: tuple[str, ...]) -> None:
     for name, given in registry.given(settings).items():
         registry.check_name(name, registry.names("train"))
         registry.configure("train", name, given)
+
+
+def grids(results: Sequence[JobResult]) -> list[Grid]:
+    """One row a training, in the order in which they were asked for."""
+    columns = ("trigger", "poisoned", "method", "ACC", "ASR", "isolated", "precision", "recall", "p", "verdict", "s")
+    return [Grid("Training on data nobody vouches for, in per cent", columns, tuple(_row(each) for each in results))]
+
+
+def _row(result: JobResult) -> tuple[str, ...]:
+    job, outcome = result.job, result.outcome
+    trigger = ":".join((job.plant, *job.settings)) if job.plant else "clean"
+    head = (trigger, f"{100 * job.rate:g}" if job.plant else NOTHING, str(job.trainer))
+    if not isinstance(outcome, TrainOutcome):
+        return (*head, *[NOTHING] * 6, str(result.failure), NOTHING)
+    return (
+        *head,
+        percent(outcome.accuracy),
+        percent(outcome.success),
+        count(outcome.isolated),
+        percent(outcome.precision),
+        percent(outcome.recall),
+        NOTHING if outcome.p_value is None else f"{outcome.p_value:.1g}",
+        outcome.verdict,
+        f"{outcome.seconds:.0f}",
+    )
+
+
+def figures(results: Sequence[JobResult], command: str, pace: Pace | None = None) -> Json:
+    """All figures, for programs: shares, not per cent."""
+    trainings = [_training_json(result.raw) for result in results]
+    return {"schema": SCHEMA, "command": command, "pace": pace and pace.json(), "trainings": trainings}
+
+
+def _training_json(raw: Json) -> Json:
+    outcome = raw["outcome"] if raw["failure"] is None else {}
+    kept = {key: value for key, value in outcome.items() if key != "passes"}
+    return {"job": raw["job"], "failure": raw["failure"], "seconds": raw["seconds"], **kept}

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import csv
 import tempfile
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import torch
 
-from bdscan.bench.train.train_job import TrainJob
-from bdscan.bench.workers.jobs import Json
+from bdscan.bench.workers.job import Json, TrainJob
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images
@@ -25,7 +25,7 @@ from bdscan.net.training_plan import accuracy
 from bdscan.pipeline import TrainOptions, train
 from bdscan.report import Report
 
-SUSPECTS, MODEL = "suspects.csv", "model.safetensors"
+DATA, SUSPECTS, MODEL = "data.npz", "suspects.csv", "model.safetensors"
 
 
 def do(job: TrainJob) -> Json:
@@ -36,7 +36,8 @@ def do(job: TrainJob) -> Json:
     plant = _plant(job)
     poisoned = _poisoned(job, plant, data)
     with tempfile.TemporaryDirectory(prefix="bdscan-") as folder:
-        report = train(_written(Path(folder), poisoned, data.names), _options(job, Path(folder)))
+        ImageSet(poisoned.images, poisoned.labels, data.names).save(Path(folder) / DATA)
+        report = train(str(Path(folder) / DATA), _options(job, Path(folder)))
         model = _loaded(job, report, Path(folder) / MODEL)
         isolated = _isolated(Path(folder) / SUSPECTS)
     values = document(report)
@@ -83,28 +84,13 @@ def _poisoned(job: TrainJob, plant: Plant | None, data: ImageSet) -> Poisoned:
     return poison(data.images, data.labels, plant, target=job.target, classes=classes, share=job.rate, seed=job.seed)
 
 
-def _written(folder: Path, poisoned: Poisoned, names: tuple[str, ...]) -> str:
-    path = folder / "data.npz"
-    ImageSet(poisoned.images, poisoned.labels, names).save(path)
-    return str(path)
-
-
 def _options(job: TrainJob, folder: Path) -> TrainOptions:
     """Those of the user's own command; suspects only where the method looks for some."""
     looks = registry.find("train", job.trainer).looks
+    options = replace(job.verb_options(), clean=None, settings=registry.given(job.options))
+    suspects = folder / SUSPECTS if looks else None
     return TrainOptions(
-        method=job.trainer,
-        output=folder / MODEL,
-        suspects=folder / SUSPECTS if looks else None,
-        arch=job.arch,
-        augment=job.augment,
-        normalize=job.normalize,
-        probes=job.probes,
-        settings=registry.given(job.options),
-        effort=cast(Any, job.effort),
-        budget=job.budget,
-        device=job.device,
-        seed=job.seed,
+        **vars(options), method=job.trainer, output=folder / MODEL, suspects=suspects, augment=job.augment
     )
 
 

@@ -19,6 +19,9 @@ class Passes:
     forward: int = 0
     gradient: int = 0
 
+    def json(self) -> dict[str, int]:
+        return {"passes": self.forward, "gradients": self.gradient}
+
 
 @contextmanager
 def counted() -> Iterator[Passes]:
