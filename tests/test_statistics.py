@@ -93,12 +93,6 @@ def test_cauchy() -> None:
     assert statistics.cauchy([0.0, 1.0]) < 1e-290
 
 
-def test_conformal() -> None:
-    assert statistics.conformal(5, [1, 2, 3]) == 0.25
-    assert statistics.conformal(2, [1, 2, 3]) == 0.75
-    assert statistics.conformal(0, []) == 1
-
-
 @pytest.mark.parametrize(
     ("hits", "count", "low", "high"),
     [(0, 50, 0, 0.0711), (0, 100, 0, 0.0362), (5, 10, 0.1871, 0.8129), (50, 50, 0.9289, 1)],

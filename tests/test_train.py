@@ -14,7 +14,7 @@ import pytest
 import torch
 from small_data import CLASSES, SIDE, TARGET, drawn, poisoned, stamped, written
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array
 from bdscan.facts.problem import Problem
 from bdscan.load.arch.fresh import fresh
 from bdscan.method import registry

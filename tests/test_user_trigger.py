@@ -12,7 +12,7 @@ from corner_net import SIDE, TARGET, images, net, stamped
 from PIL import Image
 from torch import Tensor
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import plant
 from bdscan.plant.badnets import Badnets

@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum
 
-from bdscan.facts.evidence import Array as Array
 from bdscan.facts.evidence import (
     ChannelNorms,
     ClassScores,

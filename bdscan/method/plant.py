@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import Objective, fit

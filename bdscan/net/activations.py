@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array
 from bdscan.net.classifier import Classifier
 
 ACTIVATIONS = nn.ReLU.__module__  # torch keeps all of them in one place

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from bdscan.facts.evidence import p_measure
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.evidence import Array, p_measure
+from bdscan.facts.finding import Finding, Level
 from bdscan.train._bimodality import ClassScatter, bimodality, confusion
 from bdscan.train._responses import Responses
 from bdscan.verdict.calibration import Spread, moderated

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from bdscan.facts.evidence import p_measure
-from bdscan.facts.finding import Array, Finding, Level
+from bdscan.facts.evidence import Array, p_measure
+from bdscan.facts.finding import Finding, Level
 from bdscan.images.image_set import ImageSet
 from bdscan.method.trainer import TrainCase
 from bdscan.net.classifier import Normalised

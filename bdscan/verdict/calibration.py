@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array
 from bdscan.verdict.statistics import MIN_SCORES, student_tail
 
 # Classes beside the one in question: the reference nets have nine and more, and with fewer each is easier.

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from bdscan.facts.finding import Array
+from bdscan.facts.evidence import Array
 
 MAD_TO_SD = 1.4826  # of a normal distribution
 MIN_SCORES = 4  # with fewer the leave-one-out t would need a value above 45 to mean 0.1 %
@@ -81,12 +81,6 @@ def cauchy(p: Array | Sequence[float], weights: Array | Sequence[float] | None =
 def pooled(p: Sequence[Array]) -> Array:
     """One p-value a class from several sets of them (`cauchy`, class by class)."""
     return np.array([cauchy(column) for column in np.stack(p).T])
-
-
-def conformal(score: float, reference: Array | Sequence[float]) -> float:
-    """The share of the reference (and the score itself) that is at least as large: an exact p-value."""
-    values = np.asarray(reference, dtype=float)
-    return float((1 + np.sum(values >= score)) / (len(values) + 1))
 
 
 def clopper_pearson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:
