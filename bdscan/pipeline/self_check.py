@@ -61,8 +61,8 @@ def checked(case: NetCase, runner: Runner) -> tuple[Run, ...]:
         return case.runs
     if len(case.clean) + len(case.held_out) < MIN_IMAGES:
         return case.runs
-    told = replace(case, progress=runner.progress(NAME))
-    run = runner.run(NAME, "", {}, lambda: check(told, looked))
+    watched = replace(case, progress=runner.progress(NAME))
+    run = runner.run(NAME, "", {}, lambda: check(watched, looked))
     failure = run.failure
     if failure is None and (why := unseen(run.findings)) is not None:
         failure = Failure(FailureKind.DOUBT, why)

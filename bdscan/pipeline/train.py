@@ -80,7 +80,7 @@ def _checkpoint(training_data: TrainingData, trainer: Trainer, options: TrainOpt
         "data": training_data.images.digest(),
         "input": training_data.shape,
         "normalisation": training_data.norm.name,
-        "augmentation": training_data.message,
+        "augmentation": training_data.augmentation,
         "device": training_data.device.type,
         "seed": options.seed,
         "version of bdscan": __version__,
@@ -126,7 +126,7 @@ def _trained(
     from bdscan.net.classifier import Classifier
     from bdscan.pipeline.clock import Clock
 
-    course = TrainCase(
+    case = TrainCase(
         fresh=training_data.fresh,
         data=training_data.images,
         classes=training_data.classes,
@@ -136,7 +136,7 @@ def _trained(
         checkpoint=checkpoint,
     )
     with seeded(options.seed), _repeatable():
-        net, trained = trainer(course)
+        net, trained = trainer(case)
     return Classifier(net, training_data.shape, training_data.classes, training_data.names), trained
 
 

@@ -27,7 +27,7 @@ def record(
         seconds=seconds,
         data=DataRecord(path=path, sha256=images.digest(), images=len(images), doubts=images.doubts),
         kept_back=len(trained.kept),
-        augmentation=data.message,
+        augmentation=data.augmentation,
         notes=(*data.notes, *trained.notes),
         curves=trained.curves,
         isolation=_isolation(data, trained),

@@ -49,7 +49,7 @@ class TrainingData:
     arch: str
     device: torch.device
     augment: Augment | None
-    message: str  # how they are augmented
+    augmentation: str  # in words
     notes: tuple[str, ...]
     vouched: ImageSet | None  # images that somebody does vouch for, to check the result by
     fresh: Callable[[], Normalised]
@@ -87,7 +87,7 @@ def gather(spec: str, options: TrainOptions, check: Callable[[nn.Module], None])
         arch=options.arch,
         device=device,
         augment=None if options.augment == "none" else partial(crop_and_flip, flip=flip, pad=max(1, shape[1] // CROP)),
-        message=_augmentation(options.augment, flip),
+        augmentation=_augmentation(options.augment, flip),
         notes=(*_empty(images, names), *([] if vouched is not None else [_UNVOUCHED])),
         vouched=vouched,
         # Each time with the random weights that the net was built with.

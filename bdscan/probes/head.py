@@ -140,9 +140,9 @@ def _quiet(
     suspect: Classifier, weight: Tensor, features: Tensor, labels: Tensor, ridge: float, threshold: float
 ) -> Finding:
     """Each row's length, counted by how little clean features vary in its direction."""
-    rows, seen = weight.double(), features.double()
-    answers = _whitened(rows, seen, labels, ridge)
-    pooled = _whitened(rows, seen, torch.full_like(labels, -1), ridge)  # nothing is left out
+    rows, exact = weight.double(), features.double()
+    answers = _whitened(rows, exact, labels, ridge)
+    pooled = _whitened(rows, exact, torch.full_like(labels, -1), ridge)  # nothing is left out
     inner, outer = _array(pooled.sum(1).clamp(min=1e-12).sqrt()), _array(answers.sum(1).clamp(min=1e-12).sqrt())
     # Nature makes a clean class stand out by one yardstick or the other, hardly ever by both: the smaller lead counts.
     scores = np.minimum(np.log(inner / np.median(inner)), np.log(outer / np.median(outer)))

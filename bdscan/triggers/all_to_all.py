@@ -73,7 +73,7 @@ class _Search:
         self.suspect, self.clean, self.form, self.generator, self.each = suspect, clean, form, generator, each
         self.optimiser = torch.optim.Adam(form.parameters, lr=form.rate, betas=(0.5, 0.9))
         device, classes = suspect.device, suspect.classes
-        self.seen = torch.zeros(STARTS, classes, classes, device=device)  # running logits: start x truth x class
+        self.running_logits = torch.zeros(STARTS, classes, classes, device=device)  # start x truth x class
         self.goes = torch.zeros(STARTS, classes, dtype=torch.long, device=device)
         self.best_goes = self.goes.clone()
         self.penalty = torch.full((STARTS,), PENALTY, device=device)
@@ -108,12 +108,16 @@ class _Search:
 
     def _watch(self, logits: Tensor, truth: Tensor, arm: Tensor) -> None:
         """Where each class goes at present: the class, other than itself, with the largest running logit."""
-        total = torch.zeros_like(self.seen).index_put_((arm, truth), logits, accumulate=True)
-        count = torch.zeros_like(self.seen[:, :, 0]).index_put_((arm, truth), torch.ones_like(truth).float(), True)
+        total = torch.zeros_like(self.running_logits).index_put_((arm, truth), logits, accumulate=True)
+        count = torch.zeros_like(self.running_logits[:, :, 0]).index_put_(
+            (arm, truth), torch.ones_like(truth).float(), True
+        )
         mean = total / count.clamp(min=1)[:, :, None]
-        self.seen = torch.where(count[:, :, None] > 0, 0.8 * self.seen + 0.2 * mean, self.seen)
+        self.running_logits = torch.where(
+            count[:, :, None] > 0, 0.8 * self.running_logits + 0.2 * mean, self.running_logits
+        )
         itself = torch.eye(self.suspect.classes, dtype=torch.bool, device=logits.device)
-        self.goes = self.seen.masked_fill(itself, -math.inf).argmax(2)
+        self.goes = self.running_logits.masked_fill(itself, -math.inf).argmax(2)
 
     def _note(self, hits: Tensor, size: Tensor) -> None:
         self.success = SUCCESS_MEMORY * self.success + (1 - SUCCESS_MEMORY) * hits
