@@ -90,7 +90,12 @@ def test_a_weak_plant_gets_a_second_round(
 ) -> None:
     """What only a few images follow is no trigger of the kind that is searched."""
     fitted, left = [], list(rates) * len(self_check.STRENGTHS)
-    monkeypatch.setattr(self_check, "fit", lambda *_, **__: fitted.append(1))
+
+    def retrained(net: Classifier, *_: object, **__: object) -> Classifier:
+        fitted.append(1)
+        return net.clone()
+
+    monkeypatch.setattr(self_check, "retrained", retrained)
     monkeypatch.setattr(self_check, "success", lambda *_: left.pop(0))
     classes = case.suspect.classes
     found = tuple(self_check.check(case, lambda *_: runs_with(1e-9, 0, classes)))

@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from typing import Literal, assert_never
+from typing import Any, Literal, assert_never
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from bdscan.net.checkpoint import StageCheckpoint
+from bdscan.net.classifier import Classifier
 
 Augment = Callable[[Tensor, torch.Generator], Tensor]
 Schedule = Literal["one-cycle", "cosine", "constant"]  # how the rate goes from the first step to the last
@@ -111,6 +112,14 @@ def fit(
         if checkpoint is not None:
             checkpoint.step(done, steps, state.now)
     return net.eval().to(memory_format=torch.contiguous_format)
+
+
+def retrained(model: Classifier, images: Tensor, labels: Tensor, **course: Any) -> Classifier:
+    """A copy with every weight trained on these images; `course` is for `fit`."""
+    copy = model.clone()
+    fit(copy.net.requires_grad_(True), images, labels, **course)
+    copy.net.requires_grad_(False)
+    return copy
 
 
 class _State:

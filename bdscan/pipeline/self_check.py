@@ -17,9 +17,10 @@ from bdscan.method.case import ImageCase, NetCase
 from bdscan.method.plant import Plant, success
 from bdscan.method.probe import AnyProbe, Stage
 from bdscan.net.classifier import Classifier
-from bdscan.net.fit import fit
+from bdscan.net.fit import retrained
 from bdscan.pipeline.probing import Probes, ordered
 from bdscan.pipeline.runner import Runner
+from bdscan.triggers.forms import stamped
 from bdscan.triggers.invert import GOAL
 from bdscan.verdict.judge import judge, p_of
 
@@ -133,14 +134,12 @@ def unseen(findings: tuple[Finding, ...]) -> str | None:
 
 def _planted(suspect: Classifier, working: ImageSet, plant: Plant, target: int, case: ImageCase) -> Classifier:
     """A copy, fine-tuned on the clean images and on stamped ones."""
-    copy = suspect.clone()
     generator = torch.Generator().manual_seed(case.seed)
     drawn = torch.randperm(len(working), generator=generator)[: round(POISON * len(working))]
-    images = torch.cat([working.images, _stamped(plant, working.images[drawn])])
+    images = torch.cat([working.images, stamped(working.images[drawn], plant)])
     labels = torch.cat([working.labels, plant.label(working.labels[drawn], target, suspect.classes)])
-    copy.net.requires_grad_(True)
-    fit(
-        copy.net,
+    return retrained(
+        suspect,
         images,
         labels,
         epochs=EPOCHS,
@@ -150,11 +149,6 @@ def _planted(suspect: Classifier, working: ImageSet, plant: Plant, target: int, 
         seed=case.seed,
         progress=lambda done, total: case.progress(done, total, "planting backdoors in a copy"),
     )
-    return Classifier(copy.net, suspect.shape, suspect.classes, suspect.names, suspect.doubts)
-
-
-def _stamped(plant: Plant, images: torch.Tensor) -> torch.Tensor:
-    return (plant(images.float() / 255) * 255).round().to(torch.uint8)
 
 
 def _found(target: int, runs: tuple[Run, ...]) -> tuple[float, bool]:

@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from bdscan.images.image_set import ImageSet
 from bdscan.method.case import ImageCase
 from bdscan.net.classifier import Classifier
-from bdscan.net.fit import autocast, fit
+from bdscan.net.fit import autocast, retrained
 from bdscan.triggers.forms import Stamp, stamped
 
 # Re-tuning (Min et al. 2024): five poisoned images among 2 % of CIFAR-10's training set, five epochs at rate 0.01.
@@ -40,10 +40,8 @@ def retune(case: ImageCase, stamp: Stamp, target: int) -> float:
     poisoned = others[torch.randperm(len(others), generator=generator)[:POISONED]]
     images = torch.cat([clean.images[drawn], stamped(clean.images[poisoned], stamp)])
     labels = torch.cat([clean.labels[drawn], torch.full((len(poisoned),), target)])
-    copy = cleaned.clone()
-    copy.net.requires_grad_(True)
-    fit(
-        copy.net,
+    woken = retrained(
+        cleaned,
         images,
         labels,
         epochs=EPOCHS,
@@ -52,7 +50,7 @@ def retune(case: ImageCase, stamp: Stamp, target: int) -> float:
         seed=case.seed,
         progress=lambda done, total: case.progress(done, total, "trying to wake the backdoor up by re-tuning"),
     )
-    return follow(copy, case.held_out, target, stamp)
+    return follow(woken, case.held_out, target, stamp)
 
 
 def push(case: ImageCase, stamp: Stamp, target: int) -> float:
