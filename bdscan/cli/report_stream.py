@@ -14,7 +14,6 @@ from bdscan.cli.exit_status import GRAVEST_FIRST, status_of
 from bdscan.cli.report_files import Destinations, rendered, write
 
 if TYPE_CHECKING:
-    from bdscan.facts.finding import Finding
     from bdscan.report import Report
 
 _LINE_BY_LINE = (Format.text, Format.json)  # shown as they come; the other forms are one document
@@ -77,9 +76,8 @@ def _result_words(report: Report) -> Iterator[str]:
 
 def _without_pictures(report: Report) -> Report:
     """HTML alone shows them, and holds one model; those of a thousand models would fill the memory."""
-
-    def lighter(finding: Finding) -> Finding:
-        return replace(finding, trigger=None, pictures=None, norms=None)
-
-    runs = tuple(replace(run, findings=tuple(map(lighter, run.findings))) for run in report.runs)
+    runs = tuple(
+        replace(run, findings=tuple(replace(each, trigger=None, pictures=None, norms=None) for each in run.findings))
+        for run in report.runs
+    )
     return replace(report, runs=runs)

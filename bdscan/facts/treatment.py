@@ -97,11 +97,9 @@ class WrittenFile:
 
 
 @dataclass(frozen=True, kw_only=True)
-class TriggerSuccess:
+class TriggerSuccess(Change):
     """Of the most obeyed of the recovered triggers."""
 
-    before: float
-    after: float
     reinverted: float | None = None  # of a trigger searched afresh on the treated model
 
 

@@ -50,6 +50,15 @@ class ImageSet:
         files = tuple(self.files[i] for i in index.tolist()) if self.files else ()
         return replace(self, images=self.images[index], labels=self.labels[index], files=files)
 
+    def without(self, label: int, most: int | None = None) -> ImageSet:
+        """The images of other classes, or the first of them."""
+        return self.take((self.labels != label).nonzero()[:most, 0])
+
+    def sample(self, most: int, seed: int) -> ImageSet:
+        """At most so many, drawn without favour, in their order."""
+        drawn = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:most]
+        return self.take(drawn.sort().values)
+
     def save(self, path: Path) -> None:
         """As an `.npz` that `--clean` takes."""
         images = self.images.permute(0, 2, 3, 1).numpy()

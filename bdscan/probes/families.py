@@ -48,6 +48,7 @@ from bdscan.net.fit import autocast
 from bdscan.net.subspace import OwnSpaces, without
 from bdscan.triggers.catalogue import CatalogueTrigger, catalogue
 from bdscan.triggers.forms import pictures
+from bdscan.verdict.calibration import moderated
 from bdscan.verdict.comparison import Comparison, demonstration
 
 MAX_HELD_OUT = 250  # held-out images that a trigger is shown on, at most
@@ -97,16 +98,14 @@ class Families(ImageProbe):
     def _spread(self, suspect: Classifier, outcome: _Outcome, spaces: OwnSpaces | None) -> Finding:
         """How the classes' largest margins compare; reference nets know only margins outside the own subspaces."""
         scores = (spaces or without(suspect)).score(outcome.margin.amax(0)).cpu().numpy()
-        compared = (
-            Comparison.calibrated(f"families.{outcome.kind}", scores) if spaces else Comparison.uncalibrated(scores)
-        )
+        compared = Comparison(scores, moderated(scores, None))
+        if spaces:
+            compared = Comparison.calibrated(f"families.{outcome.kind}", scores)
         target = compared.target
         trigger, share = outcome.best(target)
         return compared.finding(
-            (
-                f"of {len(outcome.triggers)} {outcome.kind}, the one that favours {suspect.name(target)} most is "
-                f"{trigger.words}, which {share:.0%} of images follow (p {compared.over_all:.2g} over all classes)"
-            ),
+            f"of {len(outcome.triggers)} {outcome.kind}, the one that favours {suspect.name(target)} most is "
+            f"{trigger.words}, which {share:.0%} of images follow (p {compared.over_all:.2g} over all classes)",
             self.threshold,
         )
 
@@ -116,10 +115,8 @@ class Families(ImageProbe):
         mine = _following(suspect, judged_by, trigger, target)
         others = outcome.others(target)
         return demonstration(
-            (
-                f"{trigger.words} sends {mine:.0%} of held-out images to {suspect.name(target)}; for other classes the "
-                f"best of the {outcome.kind} that change no more sends {others:.0%}"
-            ),
+            f"{trigger.words} sends {mine:.0%} of held-out images to {suspect.name(target)}; for other classes the "
+            f"best of the {outcome.kind} that change no more sends {others:.0%}",
             mine,
             others,
             follow=self.follow,
@@ -196,14 +193,10 @@ class _Trial:
 
 def _following(suspect: Classifier, clean: ImageSet, trigger: CatalogueTrigger, target: int) -> float:
     """The share of held-out images of other classes that go to the target."""
-    others = clean.take((clean.labels != target).nonzero()[:MAX_HELD_OUT, 0])
+    others = clean.without(target, MAX_HELD_OUT)
     if not len(others):
         return 0.0
-    with torch.no_grad():
-        went = [
-            suspect(trigger.stamp(pixels)).argmax(1) == target for pixels, _ in others.batches(BATCH, suspect.device)
-        ]
-    return float(torch.cat(went).float().mean())
+    return float((suspect.answers(others, trigger.stamp, BATCH).argmax(1) == target).float().mean())
 
 
 def _trigger(trigger: CatalogueTrigger, kind: str) -> RecoveredTrigger | None:

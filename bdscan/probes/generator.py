@@ -122,11 +122,9 @@ class Generator(ImageProbe):
         mine, others = sent.pop(target), max(sent.values(), default=1.0)
         best = trained[target][stage]
         return demonstration(
-            (
-                f"a net that changes each image by {best.amount:.1%} (rms) sends {mine:.0%} of held-out images to "
-                f"{suspect.name(target)} by features that its own images lack; for the better of "
-                f"{len(controls)} control classes it is {others:.0%}"
-            ),
+            f"a net that changes each image by {best.amount:.1%} (rms) sends {mine:.0%} of held-out images to "
+            f"{suspect.name(target)} by features that its own images lack; for the better of "
+            f"{len(controls)} control classes it is {others:.0%}",
             mine,
             others,
             follow=self.follow,
@@ -205,7 +203,7 @@ def _demonstration(stages: list[_Stage]) -> int:
 @torch.no_grad()
 def _sent(suspect: Classifier, clean: ImageSet, spaces: OwnSpaces, stage: _Stage, target: int) -> float:
     """The share of other classes' held-out images that are sent to the target."""
-    others = clean.take((clean.labels != target).nonzero()[:MAX_HELD_OUT, 0])
+    others = clean.without(target, MAX_HELD_OUT)
     sent = []
     for pixels, _ in others.batches(BATCH, suspect.device):
         whole, foreign = _logits(suspect.features(stage.net(pixels, stage.amount)).float(), spaces, target)

@@ -73,7 +73,7 @@ class Gradcam(ImageProbe):
                 yield from self._of_stamped_images(case, layer, stamp, finding.target)
 
     def _of_clean_images(self, case: ImageCase, suspect: Classifier, clean: ImageSet, layer: str) -> Iterator[Finding]:
-        chosen = clean.take(_spread(len(clean), self.images, case.seed))
+        chosen = clean.sample(self.images, case.seed)
         looked = self._look(case, suspect, chosen, layer, "clean images")
         everyone = np.arange(suspect.classes)
         for what, scores in (
@@ -106,8 +106,7 @@ class Gradcam(ImageProbe):
 
     def _of_stamped_images(self, case: ImageCase, layer: str, stamp: Stamp, target: int) -> Iterator[Finding]:
         suspect, clean = case.suspect, case.held_out
-        others = (clean.labels != target).nonzero()[:, 0]
-        chosen = clean.take(others[_spread(len(others), self.images, case.seed)])
+        chosen = clean.without(target).sample(self.images, case.seed)
         if not len(chosen):
             return
         stamped = ImageSet(stamped_by(chosen.images, stamp), torch.full_like(chosen.labels, target))
@@ -149,7 +148,8 @@ class Gradcam(ImageProbe):
         parts: list[tuple[Array, Array, Array, Array]] = []
         for pixels, _ in images.batches(self.batch, suspect.device):
             case.progress(sum(len(part[0]) for part in parts), len(images), what)
-            answers = _answers(suspect, pixels) if target is None else torch.full((len(pixels),), target)
+            with torch.no_grad():
+                answers = suspect(pixels).argmax(1) if target is None else torch.full((len(pixels),), target)
             heat = grad_cam(suspect, pixels, answers.to(pixels.device), layer).cpu()
             small = torch.nn.functional.adaptive_avg_pool2d(heat, min(GRID, *heat.shape[1:]))
             place, inside = concentration(heat.numpy(), self.share), _share_inside(heat.numpy(), mask)
@@ -172,16 +172,6 @@ class _Looked:
     concentrated: Array
     grid: Array
     inside: Array
-
-
-def _answers(suspect: Classifier, pixels: Tensor) -> Tensor:
-    with torch.no_grad():
-        return suspect(pixels).argmax(1)
-
-
-def _spread(count: int, most: int, seed: int) -> Tensor:
-    """At most so many indices, drawn without favour, in order."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values
 
 
 def _constancy(grid: Array) -> float:

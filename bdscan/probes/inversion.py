@@ -244,14 +244,9 @@ def _entrants(case: ImageCase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     generator = torch.Generator().manual_seed(case.seed)
     order = torch.randperm(count, generator=generator).tolist()
     if count > MAX_CLASSES:
-        pointed = _pointed_at(case)[: MAX_CLASSES // 2]
+        pointed = np.argsort(_combined(case), kind="stable")[: MAX_CLASSES // 2].tolist()
         order = [*pointed, *(c for c in order if c not in pointed)][:MAX_CLASSES]
     return tuple(sorted(order)), tuple(order[-MAX_ARMS // 2 :])
-
-
-def _pointed_at(case: ImageCase) -> list[int]:
-    """Classes by how strongly earlier probes point to them."""
-    return [int(c) for c in np.argsort(_combined(case), kind="stable")]
 
 
 def _combined(case: ImageCase) -> Array:

@@ -100,7 +100,7 @@ class Linf(ImageProbe):
         z = {layer: _rarity(tally) for layer, tally in tallies.items()}
         loudest = sorted(((z[layer][c], layer, c) for layer in z for c in range(len(z[layer]))), reverse=True)
         tried = {(layer, c) for value, layer, c in loudest[: self.channels] if value > self.threshold}
-        pixels = _some(clean, self.images, case.seed).pixels.to(suspect.device)
+        pixels = clean.sample(self.images, case.seed).pixels.to(suspect.device)
         for number, (layer, tally) in enumerate(tallies.items()):
             case.progress(number, len(tallies), layer)
             ranked = np.argsort(-z[layer], kind="stable")
@@ -125,7 +125,7 @@ class Linf(ImageProbe):
     def _with_trigger(self, case: ImageCase, layers: tuple[str, ...], stamp: Stamp, target: int) -> Iterator[Finding]:
         """How far each channel rises when the trigger is on, in standard deviations over clean images."""
         suspect = case.suspect
-        chosen = case.held_out.take((case.held_out.labels != target).nonzero()[:, 0])
+        chosen = case.held_out.without(target)
         if not len(chosen):
             return
         plain, stamped = {layer: Tally() for layer in layers}, {layer: Tally() for layer in layers}
@@ -143,7 +143,7 @@ class Linf(ImageProbe):
         highest, last = rise[loudest].max(0), layers[-1]  # the paper prunes in the last layer of maps
         ranked = np.argsort(-rise[last][:, LINF], kind="stable")
         channels = tuple(int(c) for c in ranked if rise[last][c, LINF] > rise[last][:, LINF].max() / 2)
-        some = _some(chosen, self.images, case.seed)
+        some = chosen.sample(self.images, case.seed)
         before, after, kept = _silenced(suspect, stamp, some, last, channels, target)
         message = (
             f"with the trigger on, channels of `{loudest}` rise by up to {highest[LINF]:.1f} standard deviations "
@@ -195,9 +195,3 @@ def _silenced(
         with altered(suspect, layer, channels, 0.0):
             stay, after = suspect(pixels).argmax(1) == answers, suspect(stamp(pixels)).argmax(1) == target
     return float(before.float().mean()), float(after.float().mean()), float(stay.float().mean())
-
-
-def _some(images: ImageSet, most: int, seed: int) -> ImageSet:
-    """At most so many, drawn without favour."""
-    drawn = torch.randperm(len(images), generator=torch.Generator().manual_seed(seed))[:most]
-    return images.take(drawn.sort().values)

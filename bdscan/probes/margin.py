@@ -83,10 +83,8 @@ class Margin(NetProbe):
         target = compared.target
         by = "by features that its own images lack" if own else "(no images to tell natural features by)"
         yield compared.finding(
-            (
-                f"{suspect.name(target)} can be driven furthest {by}: a margin of {margins[target]:.3g}, "
-                f"{margins.median():.3g} for the middle class (p {compared.over_all:.2g} over all classes)"
-            ),
+            f"{suspect.name(target)} can be driven furthest {by}: a margin of {margins[target]:.3g}, "
+            f"{margins.median():.3g} for the middle class (p {compared.over_all:.2g} over all classes)",
             self.threshold,
             layer=suspect.head,
             channels=spaces.pulling(features[target], target, MAX_CHANNELS),

@@ -28,7 +28,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -81,11 +81,9 @@ class Noise(ImageProbe):
         compared = Comparison.calibrated("noise", scores)
         target = compared.target
         yield compared.finding(
-            (
-                f"noise of length {length:.2g} on the channels gives {suspect.name(target)} a margin of "
-                f"{margins[target]:.3g} by features that its own images lack, {margins.nanmedian():.3g} for the middle "
-                f"class; {follow[target]:.0%} of images follow (p {compared.over_all:.2g} over all classes)"
-            ),
+            f"noise of length {length:.2g} on the channels gives {suspect.name(target)} a margin of "
+            f"{margins[target]:.3g} by features that its own images lack, {margins.nanmedian():.3g} for the middle "
+            f"class; {follow[target]:.0%} of images follow (p {compared.over_all:.2g} over all classes)",
             self.threshold,
             margins=margins.cpu().numpy(),
         )
@@ -167,25 +165,17 @@ class _Noise:
         squares = torch.stack([values.square().sum((1, 2)) for values in self.sets]).sum(0)
         return float(squares.sqrt().median())
 
-    @contextmanager
-    def _applied(self, noise: Sequence[Tensor], each: int) -> Iterator[None]:
-        """Hooks that add the noise, gone when the block ends."""
-        handles = []
-        for layer, values, spread in zip(self.layers, noise, self.spread, strict=True):
+    def _applied(self, noise: Sequence[Tensor], each: int) -> AbstractContextManager[None]:
+        """While it lasts, the layers put out noisy maps."""
+        noise_of = dict(zip(self.layers, zip(noise, self.spread, strict=True), strict=True))
 
-            def disturb(
-                _: nn.Module, __: object, maps: Tensor, values: Tensor = values, spread: Tensor = spread
-            ) -> Tensor:
-                factor, shift = values.repeat_interleave(each, 0).unbind(1)
-                noisy = maps * (1 + factor[:, :, None, None]) + (shift * spread)[:, :, None, None]
-                return noisy.to(maps.dtype)
+        def disturb(layer: str, _: nn.Module, __: object, maps: Tensor) -> Tensor:
+            values, spread = noise_of[layer]
+            factor, shift = values.repeat_interleave(each, 0).unbind(1)
+            noisy = maps * (1 + factor[:, :, None, None]) + (shift * spread)[:, :, None, None]
+            return noisy.to(maps.dtype)
 
-            handles.append(self.suspect.module(layer).register_forward_hook(disturb))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        return self.suspect.hooked(self.layers, disturb)
 
 
 def _layers(suspect: Classifier) -> tuple[str, ...]:

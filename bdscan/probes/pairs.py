@@ -120,11 +120,9 @@ class Pairs(ImageProbe):
         pair = (int(known[:, target].argmax()), target)
         size = float(arms.size[pairs.index(pair)])
         finding = compared.finding(
-            (
-                f"the patch that sends {suspect.name(pair[0])} to {suspect.name(target)} takes {100 * size:.2g} % of "
-                f"the image, {np.exp(-known[pair]):.2g} times what the likeness of the two lets expect "
-                f"(p {compared.over_all:.2g} over all classes)"
-            ),
+            f"the patch that sends {suspect.name(pair[0])} to {suspect.name(target)} takes {100 * size:.2g} % of "
+            f"the image, {np.exp(-known[pair]):.2g} times what the likeness of the two lets expect "
+            f"(p {compared.over_all:.2g} over all classes)",
             self.threshold,
         )
         return finding, pair
@@ -150,11 +148,9 @@ class Pairs(ImageProbe):
         rest = (judged_by.labels != source) & (judged_by.labels != target)
         along = float((found.went[rest] == target).float().mean())
         return demonstration(
-            (
-                f"a patch of {100 * found.size:.2g} % of the image sends {found.mine:.0%} of held-out images of "
-                f"{suspect.name(source)} to {suspect.name(target)}, and {along:.0%} of those of the other classes; "
-                f"made for another class, one of this size sends {found.others:.0%} of it"
-            ),
+            f"a patch of {100 * found.size:.2g} % of the image sends {found.mine:.0%} of held-out images of "
+            f"{suspect.name(source)} to {suspect.name(target)}, and {along:.0%} of those of the other classes; "
+            f"made for another class, one of this size sends {found.others:.0%} of it",
             found.mine,
             found.others,
             follow=self.follow,
@@ -168,12 +164,10 @@ class Pairs(ImageProbe):
 def _alike(suspect: Classifier, clean: ImageSet, judged_by: ImageSet) -> Array:
     """For how many clean images of each class each other one has the next largest logit; the smaller of both ways."""
     times = torch.zeros(suspect.classes, suspect.classes, dtype=torch.double)
-    with torch.no_grad():
-        for part in [clean] if clean is judged_by else [clean, judged_by]:
-            for pixels, labels in part.batches(250, suspect.device):
-                logits, truth = suspect(pixels).float().cpu(), labels.cpu()
-                second = logits.scatter(1, truth[:, None], -math.inf).argmax(1)
-                times.index_put_((truth, second), torch.ones(len(truth), dtype=torch.double), accumulate=True)
+    for part in [clean] if clean is judged_by else [clean, judged_by]:
+        truth = part.labels.cpu()
+        second = suspect.answers(part).scatter(1, truth[:, None], -math.inf).argmax(1)
+        times.index_put_((truth, second), torch.ones(len(truth), dtype=torch.double), accumulate=True)
     share = (times / times.sum(1, keepdim=True).clamp(min=1)).numpy()
     both: Array = np.minimum(share, share.T)
     return both

@@ -24,7 +24,7 @@ def follow(suspect: Classifier, clean: ImageSet, target: int, change: Stamp) -> 
 
 def follow_or_stay(suspect: Classifier, clean: ImageSet, target: int, change: Stamp) -> tuple[float, float]:
     """The same, and the share that is still seen as what it is."""
-    others = clean.take((clean.labels != target).nonzero()[:, 0])
+    others = clean.without(target)
     if not len(others):
         return 0.0, 0.0
     went = suspect.answers(others, change).argmax(1)

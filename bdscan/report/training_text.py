@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from bdscan.facts.finding import Verdict
-from bdscan.facts.training_record import IsolationRecord, TrainingRecord, UnlearningRecord
+from bdscan.facts.training_record import IsolationRecord, UnlearningRecord
 from bdscan.report import Report
 from bdscan.report.numbers import named, number, percent, plain
 from bdscan.report.treatment_text import MAX_LINES
@@ -28,11 +28,6 @@ def lines(report: Report) -> list[tuple[str, str]]:
         *(("note", plain(note, 500)) for note in training.notes[:MAX_LINES]),
     ]
     return [(label, line) for label, line in found if line]
-
-
-def settings(training: TrainingRecord) -> list[tuple[str, str]]:
-    """Each setting and its value."""
-    return [(plain(key, 80), plain(value, 80)) for key, value in training.settings.items()]
 
 
 def _isolated(report: Report, isolation: IsolationRecord) -> str:

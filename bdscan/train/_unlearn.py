@@ -145,7 +145,7 @@ def unlearn(
         case.train_stage(
             f"unlearn {number + 1}",
             net,
-            others.take(_drawn(len(others), MAX_STEPS * batch, case.seed + number)),
+            others.sample(MAX_STEPS * batch, case.seed + number),
             epochs=1,
             batch=batch,
             rate=rate * RATE_DECAY**number,
@@ -171,9 +171,5 @@ def share(net: nn.Module, data: ImageSet) -> float:
 
 def mistaken(net: nn.Module, data: ImageSet, label: int) -> float:
     """The share of the images of other classes that the net takes for this one."""
-    other = data.take((data.labels != label).nonzero()[:, 0])
+    other = data.without(label)
     return share(net, replace(other, labels=torch.full_like(other.labels, label)))
-
-
-def _drawn(count: int, most: int, seed: int) -> Tensor:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed))[:most].sort().values

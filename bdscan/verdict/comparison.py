@@ -9,7 +9,7 @@ import numpy as np
 
 from bdscan.facts.evidence import Array, ClassScores, Measure, p_measure
 from bdscan.facts.finding import Finding, Level
-from bdscan.verdict.calibration import moderated, p_values
+from bdscan.verdict.calibration import p_values
 from bdscan.verdict.statistics import holm
 
 FOLLOW = 0.8  # share of held-out images that must follow a trigger before it is called demonstrated
@@ -28,11 +28,6 @@ class Comparison:
     def calibrated(cls, statistic: str, scores: Array) -> Comparison:
         """Against the spread that clean nets show in this statistic."""
         return cls(scores, p_values(statistic, scores), statistic)
-
-    @classmethod
-    def uncalibrated(cls, scores: Array) -> Comparison:
-        """Of the classes among themselves."""
-        return cls(scores, moderated(scores, None))
 
     @property
     def target(self) -> int:

@@ -81,7 +81,7 @@ def new_card(report: Report) -> str:
         f"Looked at afterwards: {_prose(words.sentence(report))}.",
         "",
         *_table("Training", ("", ""), _lines(report, training.data)),
-        *_settings(training_text.settings(training)),
+        *_settings(training.settings.items()),
         *_loading_new(report.subject),
     ]
     return _ended(parts, _NOT_SHOWN_TRAINED)
