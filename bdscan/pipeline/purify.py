@@ -176,7 +176,7 @@ def _treat(
     if result.failed and not last:
         why = Failure(FailureKind.SKIPPED, "not probed again, since a check had failed already")
         return replace(result, runs=(*flown, Run(probe="inspect", failure=why)))
-    after = replace(case, suspect=purified.suspect, runs=flown)
+    after = replace(case, suspect=purified.suspect, runs=flown, subspaces={})
     runs = _probed(probes, after, runner)
     checked_too = checked(_as_calibrated(replace(after, runs=runs)), runner)
     self_check = checked_too[-1] if len(checked_too) > len(runs) else None

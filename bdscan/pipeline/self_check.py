@@ -105,7 +105,7 @@ def check(case: ImageCase, look: Look) -> Iterator[Finding]:
             measure = Measure(score=rate, threshold=MIN_PLANTED)
             yield Finding(level=Level.NOTE, message=message, measure=measure, target=target)
             continue
-        planted = replace(case, suspect=copy, runs=())
+        planted = replace(case, suspect=copy, runs=(), subspaces={})
         p, demonstrated = _found(target, look(planted, strength.form))
         if p > DETECTED_P and not demonstrated:  # as hard as for the verdict itself
             p, demonstrated = _found(target, look(planted, None))
