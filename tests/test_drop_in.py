@@ -242,7 +242,7 @@ def test_a_dropped_in_probe_is_run_judged_and_self_checked(tiny: Classifier, few
     assert [name for name, _ in probes] == ["head", "row_length"]
     assert "row_length" in [name for name, _ in probing.select(Options(effort="fast"))]
     case = probing.net_case(tiny, few, (), options)
-    (run,) = probing.look(probes[1:], case, Runner(options, 0.0))
+    (run,) = probing.look(probes[1:], case, Runner(options))
     assert (run.probe, run.family, run.failure) == ("row_length", "rows", None)
     judgement = judge((run,))
     assert (judgement.verdict, judgement.target) == (Verdict.SUSPICIOUS, 3)
@@ -261,7 +261,7 @@ def test_a_dropped_in_probe_is_calibrated_and_measured(tiny: Classifier, few: Im
             tiny.module(tiny.head).weight.mul_(1 + torch.rand(6, 1) / 5)  # type: ignore[operator]
         options = Options(probes=("row_length",))
         case = probing.net_case(tiny, few, (), options)
-        runs = probing.look(probing.select(options), case, Runner(options, 0.0))
+        runs = probing.look(probing.select(options), case, Runner(options))
         report = Report(subject=Subject(path=f"{number}"), judgement=judge(runs), runs=runs)
         results.append(_result(f"{number}", report))
         labels.append(ModelLabel(name=f"{number}", model=Path(f"{number}"), attack=None))

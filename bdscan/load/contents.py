@@ -26,6 +26,7 @@ class Contents:
     dangers: tuple[Danger, ...] = ()
     config: Mapping[str, object] | None = None  # the config.json of a model folder
     pickles: int = 0  # how many were followed
+    unread: tuple[str, ...] = ()  # what a loader would use and nobody looked at, a sentence each
     shards: tuple[Path, ...] = ()  # the files with the tensors, where `weights` is only their index
 
 
@@ -47,6 +48,7 @@ def survey(path: str | Path) -> Contents:
         dangers=(*folder.dangers, *sorted(dangers, key=lambda danger: -danger.level)),
         config=folder.config,
         pickles=sum(each.pickles for each in examined),
+        unread=tuple(sentence for each in examined for sentence in each.unread),
         shards=folder.shards,
     )
 

@@ -23,3 +23,4 @@ class FileExamination:
     format: str
     dangers: tuple[Danger, ...] = ()
     pickles: int = 0  # how many were followed
+    unread: tuple[str, ...] = ()  # what a loader would use and nobody looked at, a sentence each: never `clean` then

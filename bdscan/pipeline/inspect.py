@@ -6,7 +6,8 @@ import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from bdscan.facts.failure import Failure, FailureKind
+from bdscan.facts.deadline import OutOfTime, within
+from bdscan.facts.failure import STOPPED, Failure, FailureKind
 from bdscan.facts.finding import Run
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.contents import Contents, survey
@@ -15,7 +16,7 @@ from bdscan.method.probe import FileProbe
 from bdscan.pipeline.options import Options
 from bdscan.pipeline.preflight import preflight
 from bdscan.pipeline.probing import Probes, look, net_case, of_net, select
-from bdscan.pipeline.runner import Runner
+from bdscan.pipeline.runner import Runner, out_of_time
 from bdscan.pipeline.subject import made_with, open_net, subject_of
 from bdscan.report import Report
 from bdscan.verdict.judge import judge
@@ -29,9 +30,14 @@ MAX_IMAGES = 1000  # more cost time and settle nothing: the probes draw a few hu
 def inspect(path: str, options: Options) -> Report:
     """Look at one file, run the probes, judge. Ctrl-C keeps what was found and says so."""
     begun = time.monotonic()
+    with within(options.budget, begun):
+        return _inspected(path, options, begun)
+
+
+def _inspected(path: str, options: Options, begun: float) -> Report:
     probes = select(options)
     contents = survey(path)
-    runner = Runner(options, begun)
+    runner = Runner(options)
     runs = _of_file(probes, contents, options, runner)
     loaded: Loaded | None = None
     if of_net(probes) and runner.stopped is None:
@@ -67,6 +73,12 @@ def _load(contents: Contents, options: Options) -> tuple[Loaded | None, Run]:
             raise
         message = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
         return None, Run(probe="load", failure=Failure(FailureKind.REFUSED, message))
+    except OutOfTime:
+        return None, Run(probe="load", failure=out_of_time(options))
+    except KeyboardInterrupt:
+        return None, Run(probe="load", failure=STOPPED)
+    except Exception as error:  # noqa: BLE001 - our own bug, which must not cost what was found in the file
+        return None, Run(probe="load", failure=Failure.crash(error))
     if loaded.clean is not None and len(loaded.clean) > MAX_IMAGES:
         loaded = replace(loaded, clean=loaded.clean.split(MAX_IMAGES / len(loaded.clean), options.seed)[0])
     return loaded, preflight(loaded)

@@ -29,12 +29,16 @@ def select(options: Options) -> Probes:
     for name in options.settings:
         if name not in registry.names("probes"):
             registry.find("probes", name)  # raises, with the nearest name
-    wanted = options.probes or tuple(registry.names("probes"))
-    configured = {
-        name: registry.configure("probes", name, options.settings.get(name, {})) for name in dict.fromkeys(wanted)
-    }
+    configured = _configured(options.probes or registry.names("probes"), options)
+    if not any(isinstance(probe, FileProbe) for probe in configured.values()):
+        everything = _configured(registry.names("probes"), options)  # what a file does is told, whatever was asked for
+        configured |= {name: probe for name, probe in everything.items() if isinstance(probe, FileProbe)}
     reach = EFFORTS.index(options.effort)
     return ordered(configured, lambda probe: bool(options.probes) or EFFORTS.index(probe.effort) <= reach)
+
+
+def _configured(wanted: Iterable[str], options: Options) -> dict[str, AnyProbe]:
+    return {name: registry.configure("probes", name, options.settings.get(name, {})) for name in dict.fromkeys(wanted)}
 
 
 def ordered(probes: dict[str, AnyProbe], wanted: Callable[[AnyProbe], bool]) -> Probes:

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from bdscan.facts.deadline import OutOfTime, within
 from bdscan.facts.failure import Failure, FailureKind
 from bdscan.facts.finding import Finding, Run
 from bdscan.facts.problem import COULD_NOT_TELL, USAGE, Problem
@@ -19,7 +20,7 @@ from bdscan.pipeline.options import AUTO, PurifyOptions
 from bdscan.pipeline.preflight import doubts_about, preflight
 from bdscan.pipeline.probing import Probes, image_case, look, of_net, select
 from bdscan.pipeline.purify_result import PurifyResult
-from bdscan.pipeline.runner import OutOfTime, Runner, out_of_time, seeded
+from bdscan.pipeline.runner import Runner, out_of_time, seeded
 from bdscan.pipeline.subject import made_with, open_net, subject_of
 from bdscan.report import Report
 from bdscan.verdict.judge import judge
@@ -39,20 +40,23 @@ MAX_TRIGGERS = 3  # recovered ones that are put to the cleaned net; more of a ki
 
 def purify(path: str, options: PurifyOptions) -> Report:
     """Take the backdoor out of one file's net, try to find it again, and write the cleaned net."""
+    begun = time.monotonic()
     try:
-        return _purify(path, options)
+        with within(options.budget, begun):
+            return _purify(path, options, begun)
     except KeyboardInterrupt:
         raise Problem("stopped by the user; nothing was written", status=COULD_NOT_TELL) from None
+    except OutOfTime:
+        raise Problem(f"{out_of_time(options)}; nothing was written", status=COULD_NOT_TELL) from None
 
 
-def _purify(path: str, options: PurifyOptions) -> Report:
-    begun = time.monotonic()
+def _purify(path: str, options: PurifyOptions, begun: float) -> Report:
     purifiers = chosen(options)
     probes = select(replace(options, settings=_for("probes", options)))
     contents = survey(path)
     loaded, clean, flown = _ready(contents, options)
     trigger = _user_trigger(loaded, options)
-    runner = Runner(options, begun)
+    runner = Runner(options)
     working, held_out = clean.split(WORKING_SHARE, options.seed)
     case = image_case(loaded.suspect, working, held_out, (flown,), options)
     case = replace(case, runs=_probed(probes, case, runner))

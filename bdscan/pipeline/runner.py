@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
+from bdscan.facts.deadline import OutOfTime, check_time
 from bdscan.facts.failure import STOPPED, Failure, FailureKind
 from bdscan.facts.finding import Finding, Run
 from bdscan.facts.problem import Problem
@@ -20,15 +21,11 @@ from bdscan.pipeline.options import Options
 CaseOf = TypeVar("CaseOf", bound=Earlier)
 
 
-class OutOfTime(Exception):
-    """The budget is spent: the probe stops where it is."""
-
-
 class Runner:
     """Everything that runs, runs here."""
 
-    def __init__(self, options: Options, begun: float) -> None:
-        self.options, self.begun = options, begun
+    def __init__(self, options: Options) -> None:
+        self.options = options
         self.stopped: Failure | None = None  # why no further probe runs
 
     @property
@@ -72,8 +69,7 @@ class Runner:
     def progress(self, name: str) -> Progress:
         def progress(done: int, total: int, what: str) -> None:
             self.options.show(name, done, total, what)
-            if self.options.budget is not None and time.monotonic() - self.begun > self.options.budget:
-                raise OutOfTime
+            check_time()
 
         return progress
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bdscan import __version__, pipeline
+from bdscan.facts.deadline import OutOfTime
 from bdscan.facts.failure import STOPPED, Failure
 from bdscan.facts.finding import Run
 from bdscan.facts.problem import CRASHED, USAGE, Problem
@@ -15,6 +16,7 @@ from bdscan.gate.provenance import digest_of_file
 from bdscan.load.source.addresses import shown
 from bdscan.load.source.fetch import local_copy
 from bdscan.pipeline.options import Options
+from bdscan.pipeline.runner import out_of_time
 from bdscan.report import Report, Subject
 from bdscan.verdict.judge import judge
 
@@ -67,6 +69,8 @@ class Scanner:
                 raise
             failure = Failure.refused(problem.message)
             notices.append(Notice(f"{address}: {failure.message}", problem.hint))
+        except OutOfTime:
+            failure = out_of_time(self.options)
         except KeyboardInterrupt:
             failure = STOPPED
         except Exception as error:  # noqa: BLE001 - a crash must never look like a finding

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from bdscan import __version__
+from bdscan.facts.deadline import within
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.pipeline.options import TrainOptions
@@ -179,8 +180,9 @@ def _checked(loaded: Loaded, data: str, probes: Probes, options: TrainOptions) -
 
     assert loaded.clean is not None
     case = net_case(loaded.suspect, loaded.clean, (preflight(loaded),), options)
-    runner = Runner(options, time.monotonic())
-    runs = checked(replace(case, runs=look(probes, case, runner)), runner)
+    runner = Runner(options)
+    with within(options.budget, time.monotonic()):
+        runs = checked(replace(case, runs=look(probes, case, runner)), runner)
     return Report(
         subject=subject_of_net(str(options.output), loaded),
         judgement=judge(runs),

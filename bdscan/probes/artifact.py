@@ -27,6 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from bdscan.facts.finding import Finding, Level
+from bdscan.facts.problem import Problem
 from bdscan.load.contents import Contents
 from bdscan.method.case import FileCase
 from bdscan.method.probe import FileProbe
@@ -42,8 +43,10 @@ class Artifact(FileProbe):
         for danger in contents.dangers:
             where = f" ({danger.where})" if danger.where else ""
             yield Finding(level=danger.level, message=danger.message + where)
-        if not grave:
+        if not grave and not contents.unread:
             yield Finding(level=Level.NOTE, message=_harmless(contents))
+        if contents.unread:
+            raise Problem("; ".join(contents.unread))
 
 
 def _harmless(contents: Contents) -> str:
