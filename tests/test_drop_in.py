@@ -239,10 +239,10 @@ def test_a_dropped_in_probe_is_run_judged_and_self_checked(tiny: Classifier, few
         tiny.module(tiny.head).weight[3] *= 50  # type: ignore[index,operator]
     options = Options(probes=("row_length", "head"))
     probes = probing.select(options)
-    assert [name for name, _ in probes] == ["head", "row_length"]
+    assert [name for name, _ in probes] == ["artifact", "head", "row_length"]
     assert "row_length" in [name for name, _ in probing.select(Options(effort="fast"))]
     case = probing.net_case(tiny, few, (), options)
-    (run,) = probing.look(probes[1:], case, Runner(options))
+    (run,) = probing.look(probes[2:], case, Runner(options))
     assert (run.probe, run.family, run.failure) == ("row_length", "rows", None)
     judgement = judge((run,))
     assert (judgement.verdict, judgement.target) == (Verdict.SUSPICIOUS, 3)
