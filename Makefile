@@ -8,7 +8,7 @@ IMAGES := samples/images
 RUN := $(BIN)/bdscan inspect --clean $(IMAGES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint check samples reference bench bench-cpu golden architecture picture clean
+.PHONY: help demo test test-all lint check samples reference bench bench-cpu golden architecture vouched picture clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -78,6 +78,9 @@ golden: $(READY) ## accept the reports as they are now
 
 architecture: $(READY) ## draw picture and rooms of ARCHITECTURE.md from the imports
 	@$(BIN)/python -m docs.architecture
+
+vouched: $(READY) ## list the classes that pickled nets are made of, from the libraries here
+	@$(BIN)/python docs/vouched_classes.py
 
 picture: $(READY) ## photograph the report of a sample for the README (needs chromium)
 	@mkdir -p out

@@ -2,100 +2,94 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.load.danger import Danger
-from bdscan.load.pickle.allowlist import Trust, trust_in
+from bdscan.load.pickle.allowlist import Trust, trust_in, vouched
+from bdscan.load.pickle.arguments import packed_bytes
 from bdscan.load.pickle.opcodes import MAX_STEPS, follow_one
-from bdscan.load.pickle.records import CallRecord, GlobalName, PickleTrace
+from bdscan.load.pickle.records import CallRecord, GlobalName, PickleTrace, bytes_of, mapping, named
 
-_MAX_PICKLES = 32  # one after another; torch's own files hold one or five
 _MAX_LISTED = 20
-_MAX_DEPTH = 3  # pickles inside strings inside pickles
-_GETATTR = GlobalName("builtins", "getattr")
 _LOAD_FROM_BYTES = GlobalName("torch.storage", "_load_from_bytes")
+_UNPICKLERS = frozenset({"__setstate__", "append", "extend", "add"})  # methods that the unpickler calls on an object
+_HOOKS = re.compile(r"_\w*hooks|forward")  # of a layer: called whenever the net is used
 
 
 def follow_all(data: bytes | mmap, start: int = 0, end: int | None = None, steps: int = MAX_STEPS) -> list[PickleTrace]:
     """Every pickle from `start` on, one after another, until one breaks or the data end."""
     end = len(data) if end is None else end
     traces: list[PickleTrace] = []
-    while start < end and len(traces) < _MAX_PICKLES and steps > 0:
+    while start < end and steps > 0:
         trace = follow_one(data, start, end, steps)
         traces.append(trace)
         if trace.broken:
             break
-        start, steps = trace.end, steps - trace.steps
+        start, steps = trace.end, steps - trace.steps - 1
     return traces
 
 
-def dangers(trace: PickleTrace, where: str, depth: int = 0) -> Iterator[Danger]:
-    """What should worry the user of this pickle, gravest first."""
-    first_calls = {call.maker: call for call in reversed(trace.calls) if isinstance(call.maker, GlobalName)}
-    by_trust: dict[Trust, list[GlobalName]] = defaultdict(list)
-    for global_name in trace.names:
-        by_trust[_trust_in_use(global_name, trace)].append(global_name)
-    for global_name in by_trust[Trust.DANGEROUS][:_MAX_LISTED]:
-        if global_name.module != "?":  # a suspicious opcode, reported as such
-            message, place = _consequence(global_name, first_calls), f"{where}, byte {trace.names[global_name]}"
+def dangers(trace: PickleTrace, where: str, *, torchscript: bool = False) -> Iterator[Danger]:
+    """What should worry the user of this pickle, gravest first; what it packs into bytes is not looked at.
+
+    In a TorchScript archive, `__torch__` stands for the archive's own code.
+    """
+    uses = _Uses(trace, torchscript)
+    for name in uses.by_trust[Trust.DANGEROUS][:_MAX_LISTED]:
+        if name.module != "?":  # a suspicious opcode, reported as such
+            message, place = _consequence(name, uses.first_calls), f"{where}, byte {trace.names[name]}"
             yield Danger(Level.BACKDOOR, message, place)
     yield from _evasions(trace, where)
     yield from _persistent_id_dangers(trace, where)
-    if by_trust[Trust.UNKNOWN]:
-        message = f"loading it would import code that nobody vouches for: {_listed(by_trust[Trust.UNKNOWN])}"
-        yield Danger(Level.SUSPECT, message, where)
-    if by_trust[Trust.HARMLESS]:
-        message = f"it holds more than tensors, known and harmless: {_listed(by_trust[Trust.HARMLESS])}"
+    misused = [name for name in uses.by_trust[Trust.UNKNOWN] if vouched(name)]
+    if misused:
+        yield Danger(Level.SUSPECT, f"loading it would call {_listed(misused)} as no model's file does", where)
+    if unknown := [name for name in uses.by_trust[Trust.UNKNOWN] if name not in misused]:
+        yield Danger(Level.SUSPECT, f"loading it would import code that nobody vouches for: {_listed(unknown)}", where)
+    yield from _hook_dangers(trace, where)
+    if trace.excessive:
+        yield Danger(Level.SUSPECT, f"{trace.broken}, more than any model's pickle does", where)
+    if uses.by_trust[Trust.HARMLESS]:
+        message = f"it holds more than tensors, known and harmless: {_listed(uses.by_trust[Trust.HARMLESS])}"
         yield Danger(Level.NOTE, message, where)
-    yield from _nested_dangers(trace, f"{where}, a pickle inside it", depth + 1)
 
 
-def _nested_dangers(trace: PickleTrace, where: str, depth: int) -> Iterator[Danger]:
-    steps = MAX_STEPS
-    for data in _nested_pickles(trace):
-        if depth > _MAX_DEPTH or steps <= 0:
-            yield Danger(Level.SUSPECT, "it packs more pickles into pickles than can be followed", where)
-            return
-        for inner in follow_all(data, steps=steps):
-            steps -= inner.steps
-            yield from dangers(inner, where, depth)
+def nested_bytes(trace: PickleTrace) -> list[bytes]:
+    """What the pickle hands to torch to be loaded as a file of its own; the same bytes may be handed over again."""
+    packed = {id(call.first): call for call in trace.calls if call.maker == _LOAD_FROM_BYTES and packed_bytes(call)}
+    return [data for call in packed.values() if (data := bytes_of(call.first))]
 
 
-def _trust_in_use(global_name: GlobalName, trace: PickleTrace) -> Trust:
-    """By how it is called, too, where that tells the harmless from the dangerous.
+class _Uses:
+    """Every name of a pickle by the trust that it deserves for how it is used."""
 
-    Enumeration members and bound methods are pickled as `getattr`, tensors saved with `pickle.dump` as
-    `_load_from_bytes`: what the latter would load is followed as well.
-    """
-    harmless = {_GETATTR: _is_harmless_getattr, _LOAD_FROM_BYTES: _packed_bytes}.get(global_name)
-    if harmless and all(harmless(call) for call in trace.calls if call.maker == global_name):
-        return Trust.HARMLESS
-    return trust_in(global_name)
-
-
-def _is_harmless_getattr(call: CallRecord) -> bool:
-    """getattr(known class or object of it, public name)."""
-    if not isinstance(call.arguments, tuple) or len(call.arguments) != 2:
-        return False
-    target, attribute = call.arguments
-    maker = target.maker if isinstance(target, CallRecord) else target
-    harmless = isinstance(maker, GlobalName) and trust_in(maker) <= Trust.HARMLESS
-    return harmless and isinstance(attribute, str) and attribute.isidentifier() and not attribute.startswith("_")
+    def __init__(self, trace: PickleTrace, torchscript: bool) -> None:
+        self.first_calls: dict[GlobalName, CallRecord] = {}
+        worst: dict[GlobalName, Trust] = {}
+        for call in trace.calls:
+            maker = named(call.maker)
+            if maker is not None:
+                self.first_calls.setdefault(maker, call)
+                worst[maker] = max(worst.get(maker, Trust.PLAIN), _trust_in_call(call, maker))
+        self.by_trust: dict[Trust, list[GlobalName]] = defaultdict(list)
+        for name in trace.names:
+            trust = max(trust_in(name, torchscript=torchscript), worst.get(name, Trust.PLAIN))
+            known = vouched(name)
+            if known and known.only_called and trace.handed_on[name] > 0:
+                trust = Trust.DANGEROUS
+            self.by_trust[trust].append(name)
 
 
-def _packed_bytes(call: CallRecord) -> bytes | None:
-    """The one argument, where it is bytes that stand in the file."""
-    alone = isinstance(call.arguments, tuple) and len(call.arguments) == 1
-    return call.first if alone and isinstance(call.first, bytes) else None
-
-
-def _nested_pickles(trace: PickleTrace) -> Iterable[bytes]:
-    """Each once: the same bytes may be referred to a million times."""
-    packed = (_packed_bytes(call) for call in trace.calls if call.maker == _LOAD_FROM_BYTES)
-    return {id(data): data for data in packed if data}.values()
+def _trust_in_call(call: CallRecord, maker: GlobalName) -> Trust:
+    """PLAIN where the call is as the list wants it; what the list does not know is judged by its name alone."""
+    known = vouched(maker)
+    if known is None or (known.takes and known.takes(call)):
+        return Trust.PLAIN
+    return known.otherwise
 
 
 def _consequence(global_name: GlobalName, first_calls: dict[GlobalName, CallRecord]) -> str:
@@ -111,9 +105,50 @@ def _evasions(trace: PickleTrace, where: str) -> Iterator[Danger]:
         yield Danger(Level.BACKDOOR, message, f"{where}, byte {offset}")
     if any(isinstance(call.maker, CallRecord) for call in trace.calls):
         yield Danger(Level.BACKDOOR, "it calls what an earlier call of its own returns", where)
+    if any(not _UNPICKLERS.isdisjoint(state) for state in _states(trace)):
+        yield Danger(Level.BACKDOOR, "it puts something in place of a method that is called while it loads", where)
+    for name in {named(call.maker) for call in trace.calls if _changes_another(call)}:
+        message = f"loading it would change what {quoted(name)} gives, which is not an object of its own"
+        yield Danger(Level.BACKDOOR, message, where)
     for target in {target for target in trace.foreign_targets if isinstance(target, GlobalName)}:
         message = f"loading it would change {quoted(target)} itself, not an object of its own"
         yield Danger(Level.BACKDOOR, message, where)
+
+
+def _changes_another(call: CallRecord) -> bool:
+    """Whether more is put into a known call's result than belongs there: it may be shared with the whole process."""
+    known = vouched(maker) if (maker := named(call.maker)) else None
+    put = {"s": call.state is not None, "k": call.pairs is not None, "l": call.extended}
+    return known is not None and any(there and kind not in known.holds for kind, there in put.items())
+
+
+def _states(trace: PickleTrace) -> Iterator[Mapping[object, object]]:
+    """The attributes that objects are given, also those that go into slots."""
+    for call in trace.calls:
+        for state in call.state if isinstance(call.state, tuple) else (call.state,):
+            if isinstance(state, dict):
+                yield state
+
+
+def _hook_dangers(trace: PickleTrace, where: str) -> Iterator[Danger]:
+    """Functions hung on layers, but for those of torch itself such as spectral norm."""
+    for state in _states(trace):
+        for name, value in state.items():
+            if isinstance(name, str) and _HOOKS.fullmatch(name) and not all(map(_harmless_hook, _parts(value))):
+                message = f"it puts a function of its own into a layer ({quoted(name)}), called when the net is used"
+                yield Danger(Level.SUSPECT, message, where)
+                return
+
+
+def _parts(value: object) -> Iterable[object]:
+    table = isinstance(value, dict) or (isinstance(value, CallRecord) and str(value.maker) == "collections.OrderedDict")
+    return (mapping(value) or {}).values() if table else (value,)
+
+
+def _harmless_hook(hook: object) -> bool:
+    if isinstance(hook, CallRecord):
+        return hook.new and (maker := named(hook.maker)) is not None and vouched(maker) is not None
+    return isinstance(hook, str | int | bool | type(None))
 
 
 def _persistent_id_dangers(trace: PickleTrace, where: str) -> Iterator[Danger]:

@@ -7,11 +7,13 @@ import struct
 from collections.abc import Callable
 from mmap import mmap
 
-from bdscan.load.pickle.interpreter import BrokenPickle, Interpreter, StopOpcode
+from bdscan.facts.deadline import check_time
+from bdscan.load.pickle.interpreter import BrokenPickle, ExcessivePickle, Interpreter, StopOpcode
 from bdscan.load.pickle.records import PickleTrace
 
-# A state dict takes a few thousand steps and BackdoorBench's largest files under a million; this is a second's worth.
-MAX_STEPS = 2_000_000
+# A state dict takes a few thousand steps, BackdoorBench's largest files under a million; this is four seconds' worth.
+MAX_STEPS = 5_000_000
+_STEPS_BETWEEN_LOOKS = 1 << 16  # at the clock
 
 
 def follow_one(data: bytes | mmap, start: int, end: int, max_steps: int = MAX_STEPS) -> PickleTrace:
@@ -20,6 +22,8 @@ def follow_one(data: bytes | mmap, start: int, end: int, max_steps: int = MAX_ST
     trace = interpreter.trace
     try:
         for trace.steps in range(max_steps):
+            if not trace.steps % _STEPS_BETWEEN_LOOKS:
+                check_time()
             position = interpreter.position
             if position >= end:
                 raise BrokenPickle("it ends too early")
@@ -28,11 +32,11 @@ def follow_one(data: bytes | mmap, start: int, end: int, max_steps: int = MAX_ST
             if step is None:
                 raise BrokenPickle(f"byte 0x{data[position]:02x} is no pickle opcode")
             step(interpreter)
-        trace.broken = f"it takes more than {max_steps:,} steps"
+        trace.broken, trace.excessive = f"it takes more than {max_steps:,} steps", True
     except StopOpcode:
         pass
     except BrokenPickle as error:
-        trace.broken = str(error)
+        trace.broken, trace.excessive = str(error), isinstance(error, ExcessivePickle)
     except (IndexError, KeyError, TypeError, ValueError, OverflowError, AttributeError) as error:
         # The real unpickler would fail here too: stack underflow, missing memo, malformed text.
         trace.broken = f"malformed ({type(error).__name__})"
@@ -43,33 +47,33 @@ def follow_one(data: bytes | mmap, start: int, end: int, max_steps: int = MAX_ST
 _STEPS: dict[int, Callable[[Interpreter], object]] = {
     ord(code): step
     for code, step in {
-        pickle.PROTO: lambda m: m.take(1),
-        pickle.FRAME: lambda m: m.take(8),
+        pickle.PROTO: Interpreter.set_protocol,
+        pickle.FRAME: Interpreter.frame,
         pickle.STOP: Interpreter.stop,
         pickle.MARK: Interpreter.mark,
         pickle.POP: Interpreter.pop,
-        pickle.POP_MARK: Interpreter.since_mark,
-        pickle.DUP: lambda m: m.push(m.stack[-1]),
+        pickle.POP_MARK: lambda m: m.drop(m.since_mark()),
+        pickle.DUP: lambda m: m.push_again(m.stack[-1]),
         pickle.GLOBAL: Interpreter.global_,
         pickle.STACK_GLOBAL: Interpreter.stack_global,
         pickle.EXT1: lambda m: m.extension("<B"),
         pickle.EXT2: lambda m: m.extension("<H"),
         pickle.EXT4: lambda m: m.extension("<i"),
         pickle.REDUCE: Interpreter.reduce,
-        pickle.NEWOBJ: Interpreter.reduce,
+        pickle.NEWOBJ: lambda m: m.reduce(new=True),
         pickle.NEWOBJ_EX: Interpreter.newobj_ex,
         pickle.INST: Interpreter.inst,
         pickle.OBJ: Interpreter.obj,
         pickle.BUILD: Interpreter.build,
         pickle.PERSID: lambda m: m.persistent(m.line().decode("ascii", "replace")),
         pickle.BINPERSID: lambda m: m.persistent(m.stack.pop()),
-        pickle.EMPTY_DICT: lambda m: m.push({}),
-        pickle.EMPTY_LIST: lambda m: m.push([]),
-        pickle.EMPTY_SET: lambda m: m.push(set()),
+        pickle.EMPTY_DICT: lambda m: m.push_new({}),
+        pickle.EMPTY_LIST: lambda m: m.push_new([]),
+        pickle.EMPTY_SET: lambda m: m.push_new(set()),
         pickle.EMPTY_TUPLE: lambda m: m.push(()),
         pickle.DICT: Interpreter.dict_,
-        pickle.LIST: lambda m: m.push(m.since_mark()),
-        pickle.TUPLE: lambda m: m.push(tuple(m.since_mark())),
+        pickle.LIST: lambda m: m.push_new(m.since_mark()),
+        pickle.TUPLE: lambda m: m.push_new(tuple(m.since_mark())),
         pickle.FROZENSET: Interpreter.frozen,
         pickle.TUPLE1: lambda m: m.tuple_(1),
         pickle.TUPLE2: lambda m: m.tuple_(2),
@@ -79,13 +83,13 @@ _STEPS: dict[int, Callable[[Interpreter], object]] = {
         pickle.ADDITEMS: lambda m: m.extend(m.since_mark()),
         pickle.SETITEM: Interpreter.setitem,
         pickle.SETITEMS: lambda m: m.update(m.since_mark()),
-        pickle.PUT: lambda m: m.put(int(m.line())),
+        pickle.PUT: lambda m: m.put(int(m.digits())),
         pickle.BINPUT: lambda m: m.put(m.number("<B")),
         pickle.LONG_BINPUT: lambda m: m.put(m.number("<I")),
         pickle.MEMOIZE: lambda m: m.put(len(m.memo)),
-        pickle.GET: lambda m: m.push(m.memo[int(m.line())]),
-        pickle.BINGET: lambda m: m.push(m.memo[m.number("<B")]),
-        pickle.LONG_BINGET: lambda m: m.push(m.memo[m.number("<I")]),
+        pickle.GET: lambda m: m.push_again(m.memo[int(m.digits())]),
+        pickle.BINGET: lambda m: m.push_again(m.memo[m.number("<B")]),
+        pickle.LONG_BINGET: lambda m: m.push_again(m.memo[m.number("<I")]),
         pickle.NONE: lambda m: m.push(None),
         pickle.NEWTRUE: lambda m: m.push(True),
         pickle.NEWFALSE: lambda m: m.push(False),
@@ -93,10 +97,10 @@ _STEPS: dict[int, Callable[[Interpreter], object]] = {
         pickle.BININT: lambda m: m.push(m.number("<i")),
         pickle.BININT1: lambda m: m.push(m.number("<B")),
         pickle.BININT2: lambda m: m.push(m.number("<H")),
-        pickle.LONG: lambda m: m.push(int(m.line().rstrip(b"L"), 0)),
+        pickle.LONG: lambda m: m.push(int(m.digits().rstrip("L"), 0)),
         pickle.LONG1: lambda m: m.push(int.from_bytes(m.sized("<B"), "little", signed=True)),
         pickle.LONG4: lambda m: m.push(int.from_bytes(m.sized("<i"), "little", signed=True)),
-        pickle.FLOAT: lambda m: m.push(float(m.line())),
+        pickle.FLOAT: lambda m: m.push(float(m.digits())),
         pickle.BINFLOAT: lambda m: m.push(struct.unpack(">d", m.take(8))[0]),
         pickle.STRING: Interpreter.quoted,
         # Python 2 strings are text here, as `torch.load` reads them.
@@ -110,5 +114,6 @@ _STEPS: dict[int, Callable[[Interpreter], object]] = {
         pickle.SHORT_BINBYTES: lambda m: m.push(m.sized("<B")),
         pickle.BINBYTES8: lambda m: m.push(m.sized("<Q")),
         pickle.BYTEARRAY8: lambda m: m.push(m.sized("<Q")),
+        pickle.READONLY_BUFFER: lambda m: m.stack[-1],
     }.items()
 }

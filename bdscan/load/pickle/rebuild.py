@@ -13,7 +13,7 @@ from torch import Tensor
 from bdscan.facts.problem import Problem
 from bdscan.load.pickle import legacy
 from bdscan.load.pickle.effects import quoted
-from bdscan.load.pickle.records import CallRecord, GlobalName, PersistentId, StorageAddress, storage_address
+from bdscan.load.pickle.records import CallRecord, GlobalName, PersistentId, StorageAddress, bytes_of, storage_address
 
 ByteRange = tuple[mmap | bytearray, int, int]  # a buffer, the first byte and the one after the last
 Locate = Callable[[str], ByteRange | None]  # where the storage of that key lies
@@ -136,13 +136,13 @@ class TensorRebuilder:
 
     def _embedded_storage(self, call: CallRecord) -> tuple[object, Locate]:
         """A storage that `pickle.dump` packed as a whole torch file of its own."""
-        packed = call.first
+        packed = bytes_of(call.first)
         loader = str(call.maker) == "torch.storage._load_from_bytes"
-        if not loader or not isinstance(packed, bytes) or not legacy.is_legacy(packed[:64]):
+        if not loader or packed is None or not legacy.is_legacy(packed[:64]):
             raise Problem("it describes a tensor whose values lie nowhere")
-        if id(packed) not in self._embedded_files:
-            self._embedded_files[id(packed)] = legacy.split(packed)
-        parts = self._embedded_files[id(packed)]
+        if id(call.first) not in self._embedded_files:
+            self._embedded_files[id(call.first)] = legacy.split(packed)
+        parts = self._embedded_files[id(call.first)]
         if parts.problem:
             raise Problem(parts.problem)
 

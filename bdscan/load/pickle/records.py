@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 DTYPES = {  # storage class -> torch dtype, bytes a value
@@ -41,8 +42,10 @@ class CallRecord:
 
     maker: object
     arguments: object
+    new: bool = False  # by `__new__`, without the constructor
     state: object = None
     pairs: dict[object, object] | None = None
+    extended: bool = False  # by list items
 
     @property
     def first(self) -> object:
@@ -50,11 +53,11 @@ class CallRecord:
         return self.arguments[0] if isinstance(self.arguments, tuple) and self.arguments else None
 
     def build(self, state: object) -> None:
-        """BUILD: a second state adds to the first, as `__dict__.update` would."""
+        """BUILD: a second state adds to the first, as `__dict__.update` would; later changes of it have no effect."""
         if isinstance(self.state, dict) and isinstance(state, dict):
-            self.state = {**self.state, **state}
+            self.state.update(state)
         else:
-            self.state = state
+            self.state = dict(state) if isinstance(state, dict) else state
 
     def put(self, key: object, value: object) -> None:
         if self.pairs is None:
@@ -77,9 +80,11 @@ class PickleTrace:
     end: int = 0
     value: object = None
     broken: str = ""  # why it could not be followed to STOP
+    excessive: bool = False  # because it is more than any model needs, and not because it is damaged
     steps: int = 0
     names: dict[GlobalName, int] = field(default_factory=dict)  # every global -> the offset of its first use
     calls: list[CallRecord] = field(default_factory=list)  # in order
+    handed_on: Counter[GlobalName] = field(default_factory=Counter)  # how often a global is used but not called
     foreign_targets: list[object] = field(default_factory=list)  # what is changed but does not come from a call
     persistent_ids: list[PersistentId] = field(default_factory=list)
     suspicious_opcodes: dict[str, int] = field(default_factory=dict)  # opcodes that no model needs
@@ -96,6 +101,23 @@ def mapping(value: object) -> dict[object, object] | None:
     if str(value.maker) == "collections.OrderedDict":
         return _listed(value.first)
     return value.state if isinstance(value.state, dict) else None
+
+
+def bytes_of(value: object) -> bytes | None:
+    """Bytes, also as the text in a call by which protocols before 3 write them; None where it is something else."""
+    if isinstance(value, CallRecord) and str(value.maker) == "_codecs.encode" and isinstance(value.first, str):
+        try:
+            value = value.first.encode("latin-1")
+        except UnicodeEncodeError:
+            return None
+    return value if isinstance(value, bytes) else None
+
+
+def named(maker: object) -> GlobalName | None:
+    """The name behind a maker; PyTorch before 1.6 puts the source code beside the names of classes."""
+    if isinstance(maker, PersistentId) and isinstance(maker.pid, tuple) and maker.pid[:1] == ("module",):
+        maker = maker.pid[1] if len(maker.pid) > 1 else None
+    return maker if isinstance(maker, GlobalName) else None
 
 
 def members(value: object) -> set[object]:
