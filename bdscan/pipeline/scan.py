@@ -12,7 +12,7 @@ from bdscan.facts.failure import STOPPED, Failure
 from bdscan.facts.finding import Run
 from bdscan.facts.problem import CRASHED, USAGE, Problem
 from bdscan.gate.cache import Cache
-from bdscan.gate.provenance import digest_of_file
+from bdscan.gate.provenance import digest_of_model
 from bdscan.load.source.addresses import shown
 from bdscan.load.source.fetch import local_copy
 from bdscan.pipeline.options import Options
@@ -42,7 +42,7 @@ class ScanResult:
     def unread(cls, path: str, failure: Failure, *notices: Notice) -> ScanResult:
         """On a file that could not be judged at all."""
         runs = (Run(probe="load", failure=failure),)
-        subject = Subject(path=path, sha256=digest_of_file(path))
+        subject = Subject(path=path, sha256=digest_of_model(path))
         return cls(
             Report(subject=subject, judgement=judge(runs), runs=runs, made_with={"bdscan": __version__}), notices
         )
