@@ -103,11 +103,16 @@ def inspect(
             pipeline.select(request)  # raises on wrong ones before anything is read
         scanner = Scanner(request, open_cache(cache, request) if cache else None, max_size * 1e6)
         record = GateRecord(gate)
-        for result in scan_many(gathered, scanner, gate, jobs):
-            bar.close()
-            say_beside(result)
-            record.add(result.report)
-            stream.add(result.report)
+        try:
+            for result in scan_many(gathered, scanner, gate, jobs):
+                bar.close()
+                say_beside(result)
+                record.add(result.report)
+                stream.add(result.report)
+        except Problem as problem:
+            if not stream.found:
+                raise
+            say(problem.message, problem.hint)
     for remark in record.remarks():
         say(remark)
     if write_baseline is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -28,20 +27,14 @@ if TYPE_CHECKING:  # a file can be scanned without torch
 MAX_IMAGES = 1000  # more cost time and settle nothing: the probes draw a few hundred at most
 
 
-Examined = Callable[[Report], None]
-
-
-def inspect(path: str, options: Options, examined: Examined = lambda report: None) -> Report:
-    """Look at one file, run the probes, judge. Ctrl-C keeps what was found and says so.
-
-    `examined` is told what the file by itself shows, before anything of it is loaded: whatever comes of that.
-    """
+def inspect(path: str, options: Options) -> Report:
+    """Look at one file, run the probes, judge. Ctrl-C keeps what was found and says so."""
     begun = time.monotonic()
     with within(options.budget, begun):
-        return _inspected(path, options, examined, begun)
+        return _inspected(path, options, begun)
 
 
-def _inspected(path: str, options: Options, examined: Examined, begun: float) -> Report:
+def _inspected(path: str, options: Options, begun: float) -> Report:
     probes = select(options)
     contents = survey(path)
     runner = Runner(options)
@@ -60,7 +53,7 @@ def _inspected(path: str, options: Options, examined: Examined, begun: float) ->
     runs = _of_file(probes, contents, options, runner)
     if not of_net(probes) or runner.stopped is not None:
         return report(None, runs)
-    examined(report(None, runs))
+    options.examined(report(None, runs))
     return report(*_of_net(of_net(probes), contents, runs, runner))
 
 

@@ -39,6 +39,13 @@ class ScanResult:
     stderr: str = ""  # of a scan in another process: what libraries wrote there
 
     @classmethod
+    def cut_short(cls, path: str, early: Report, failure: Failure, *notices: Notice) -> ScanResult:
+        """On a file of which only that could be told what it shows by itself."""
+        runs = (*early.runs, Run(probe="load", failure=failure))
+        report = replace(early, runs=runs, judgement=judge(runs))
+        return cls(_under_address(report, report.subject.path, path), notices)
+
+    @classmethod
     def unread(cls, path: str, failure: Failure, *notices: Notice) -> ScanResult:
         """On a file that could not be judged at all."""
         runs = (Run(probe="load", failure=failure),)
@@ -100,7 +107,7 @@ def open_cache(folder: Path, options: Options) -> Cache:
     if folder.exists() and not folder.is_dir():
         raise Problem(f"the cache `{folder}` is not a folder", status=USAGE)
     # A report that was cut short is never kept, so the time it had does not matter.
-    return Cache(folder, {name: value for name, value in vars(options).items() if name not in {"show", "budget"}})
+    return Cache(folder, {name: value for name, value in options.settled.items() if name != "budget"})
 
 
 def _under_address(report: Report, path: str, address: str) -> Report:
