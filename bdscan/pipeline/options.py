@@ -38,7 +38,7 @@ class Options:
     examined: Examined = lambda report: None
 
     @property
-    def settled(self) -> dict[str, object]:
+    def settled(self) -> Mapping[str, object]:
         """What was asked for, without who is told of it."""
         return {name: value for name, value in vars(self).items() if name not in ("show", "examined")}
 
