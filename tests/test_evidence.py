@@ -50,8 +50,8 @@ def listed(*files: Path) -> str:
 
 @pytest.mark.parametrize("error", [RuntimeError("broken"), KeyboardInterrupt(), MemoryError(), RecursionError()])
 def test_a_finding_outlives_a_failure(
-    error: BaseException, evil: Path, monkeypatch: pytest.MonkeyPatch, bdscan
-) -> None:  # type: ignore[no-untyped-def]
+    error: BaseException, evil: Path, monkeypatch: pytest.MonkeyPatch, bdscan: Callable[..., tuple[int, str, str]]
+) -> None:
     def broken(*_: object, **__: object) -> None:
         raise error
 

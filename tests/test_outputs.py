@@ -64,8 +64,8 @@ def test_purify_and_train_write_over_nothing_either(laid: Path, bdscan) -> None:
     for report, output in (("net.pt", "out.pt"), ("images/a/1.png", "out.pt"), ("r.json", "images/a/1.png")):
         asked = ("--clean", images, "-o", str(laid / output), "--report", str(laid / report))
         assert bdscan("purify", str(laid / "net.pt"), *asked)[0] == 2
-        asked = ("--arch", "wrn-16-1", "-o", str(laid / output), "--report", str(laid / report), "--classes")
-        assert bdscan("train", images, *asked, str(laid / ("names.txt" if report != "net.pt" else "net.pt")))[0] == 2
+        given = ("--arch", "wrn-16-1", "-o", str(laid / output), "--report", str(laid / report), "--classes")
+        assert bdscan("train", images, *given, str(laid / ("names.txt" if report != "net.pt" else "net.pt")))[0] == 2
     assert (laid / "images" / "a" / "1.png").read_bytes() == b"1"
 
 
