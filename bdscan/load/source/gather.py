@@ -67,7 +67,7 @@ class Gathered:
         except Problem as problem:
             self.problems.append((address.shown, problem))
             return []
-        models = [name for name in matches if self._counted(Path(name), Path(name).suffix.lower() in MODEL_SUFFIXES)]
+        models = [name for name in matches if self._counted(Path(name), _named_like_one(Path(name).suffix.lower()))]
         if not models:
             hint = "name a file, or a model's own folder"
             self.problems.append((address.shown, Problem(f"no model matches `{address.shown}`", hint=hint)))
@@ -200,12 +200,17 @@ def _is_model(path: Path) -> bool:
         return kinds.unclear(suffix)
 
 
+def _named_like_one(suffix: str) -> bool:
+    """What cannot be opened is taken for a model where its name does not say otherwise."""
+    return suffix in MODEL_SUFFIXES or kinds.unclear(suffix)
+
+
 def _names_a_model(folder: Path) -> bool:
     """By names alone: nothing is opened where nobody pointed to."""
     entries = 0
     for _, folders, names in os.walk(folder):
         entries += len(folders) + len(names)
         suffixes = (Path(name).suffix.lower() for name in names)
-        if entries > _MAX_LINKED or any(each in MODEL_SUFFIXES or kinds.unclear(each) for each in suffixes):
+        if entries > _MAX_LINKED or any(map(_named_like_one, suffixes)):
             return True
     return False
