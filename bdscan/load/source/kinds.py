@@ -37,7 +37,7 @@ _SEALED = (b"7z\xbc\xaf\x27\x1c", b"Rar!\x1a\x07", b"\x28\xb5\x2f\xfd", b"\x04\x
 _ZIP = b"PK\x03\x04"
 _ZIP_TAIL = 22 + 0xFFFF  # bytes: the end of the directory, and the longest comment
 _USUAL_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-_CUT, _LONG = "it ends too early", "it takes more than"  # how a pickle breaks that goes on behind what was read
+_CUT = "it ends too early"  # how a pickle breaks that goes on behind what was read
 # A version and a graph, or the name of who wrote it: how ONNX files begin, and TensorFlow's saved models.
 _ONNX = re.compile(rb"\x08[\x01-\x3f][\x12\x1a\x22\x28\x32\x3a\x42\x72]")
 _OBJECTS = re.compile(rb"['\"][<>|=]?O|\\")  # in the header of an array; an escape may spell anything
@@ -94,7 +94,7 @@ def _pickle(file: BinaryIO, suffix: str) -> bool:
         head = file.read(length)
         trace = follow_one(head, 0, len(head), _MAX_STEPS)
         cut = len(head) == length and trace.broken == _CUT
-        if not cut and not trace.broken.startswith(_LONG):
+        if not cut and not trace.excessive:
             break
     else:
         return suffix not in _TEXT_SUFFIXES
