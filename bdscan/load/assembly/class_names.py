@@ -8,6 +8,8 @@ from pathlib import Path
 
 from bdscan.facts.problem import unusable
 
+_MAX_DIGITS = 9  # of a class's number
+
 
 def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
     """`--classes FILE`: one name a line, or JSON: a list, or names by index, or indices by name.
@@ -55,17 +57,22 @@ def _json(text: str, path: Path) -> tuple[str, ...]:
 def _listed(value: object) -> tuple[str, ...]:
     """A list of names, a table from index to name, or one from name to index."""
     if isinstance(value, list | tuple):
-        return tuple(map(str, value))
+        return tuple(map(_text, value))
     if not isinstance(value, Mapping):
         return ()
-    by_index = {_index(key): str(name) for key, name in value.items()}
+    by_index = {_index(key): _text(name) for key, name in value.items()}
     if None in by_index:
-        by_index = {_index(index): str(name) for name, index in value.items()}
+        by_index = {_index(index): _text(name) for name, index in value.items()}
     if set(by_index) != set(range(len(value))):
         return ()
     return tuple(by_index[i] for i in range(len(value)))
 
 
+def _text(value: object) -> str:
+    """A name that can be written down: half a character of UTF-16 cannot."""
+    return str(value).encode("utf-8", "replace").decode()
+
+
 def _index(value: object) -> int | None:
     text = str(value)
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None

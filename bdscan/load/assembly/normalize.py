@@ -20,6 +20,8 @@ class Norm:
     std: tuple[float, ...]
 
 
+_MAX_FIGURE = 1e6  # no pixel is that far from the mean
+
 _Table = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
 
 # As the data sets' users write them. For CIFAR-10 two deviations are in use: that of all pixels, and the mean of those
@@ -114,7 +116,7 @@ def _pair(mean: object, std: object, source: str, channels: int) -> Norm | None:
         return None
     if not len(mean) == len(std) == channels or not all(isinstance(part, int | float) for part in (*mean, *std)):
         return None
-    if min(std) <= 0 or not all(map(math.isfinite, (*mean, *std))):
+    if min(std) <= 0 or not all(abs(part) < _MAX_FIGURE for part in (*mean, *std)):  # nor NaN
         return None
     for norm in named_norms(channels).values():
         if _close(norm.mean, mean) and _close(norm.std, std):
