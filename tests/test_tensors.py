@@ -303,3 +303,13 @@ def test_wrappers_are_looked_through_once(tmp_path: Path) -> None:
     with pytest.raises(Problem, match="no weights"):
         read(survey(tmp_path / "a.pkl"))
     assert time.process_time() - before < 5
+
+
+def test_a_module_that_stands_everywhere_ends(net: nn.Module, tmp_path: Path) -> None:
+    shared: nn.Module = nn.ParameterList(torch.zeros(1) for _ in range(200))
+    for _ in range(6):
+        shared = nn.ModuleList([shared] * 20)
+    before = time.process_time()
+    with pytest.raises(Problem, match="without end"):
+        loaded(tmp_path / "a.pt", shared)
+    assert time.process_time() - before < 10

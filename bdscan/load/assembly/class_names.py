@@ -9,6 +9,7 @@ from pathlib import Path
 from bdscan.facts.problem import unusable
 
 _MAX_DIGITS = 9  # of a class's number
+_MAX_BYTES = 64 << 20  # of a list of names: a million of them
 
 
 def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
@@ -17,8 +18,10 @@ def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
     As many as the net has; None where there is no net yet.
     """
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= _MAX_BYTES):
+            raise unusable(f"`{path}` is no list of class names")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise unusable(f"`{path}` cannot be read: {error}") from None
     names = (
         _json(text, path) if text.lstrip().startswith(("[", "{")) else tuple(map(str.strip, text.strip().splitlines()))

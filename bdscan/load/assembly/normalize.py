@@ -20,6 +20,7 @@ class Norm:
     std: tuple[float, ...]
 
 
+_MAX_CONFIG_BYTES = 1 << 20
 _MAX_FIGURE = 1e6  # no pixel is that far from the mean
 
 _Table = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
@@ -129,8 +130,11 @@ def _close(one: Sequence[float], other: Sequence[float]) -> bool:
 
 
 def _preprocessor(folder: Path) -> Mapping[str, object]:
+    path = folder / "preprocessor_config.json"
     try:
-        value = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
+        if not path.is_file() or path.stat().st_size > _MAX_CONFIG_BYTES:  # a pipe would wait for ever
+            return {}
+        value = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return {}
     return value if isinstance(value, dict) else {}

@@ -28,7 +28,7 @@ _METADATA = (  # what a checkpoint may say about itself; never who was poisoned
 )
 _METHODS = ("state_dict", "parameters", "named_parameters", "modules", "children")  # of a module, saved uncalled
 _MAX_DEPTH = 64
-_MAX_VISITS = 100_000  # modules; the largest nets have some thousands
+_MAX_VISITS = 200_000  # of modules, tensors and attributes; the largest nets have some ten thousand
 
 Rebuild = Callable[[object], Tensor | None]
 
@@ -96,7 +96,7 @@ class _Search:
 
     def __init__(self, rebuild: Rebuild) -> None:
         self.rebuild = rebuild
-        self.visits = itertools.count()  # of modules
+        self.visits = itertools.count()
         # By identity; the object is kept, so that its id stays its own.
         self._found: dict[int, tuple[dict[str, Tensor], str, object]] = {}
         self._behind: dict[tuple[int, int], bool] = {}
@@ -169,19 +169,28 @@ def _module_tensors(
     module: CallRecord, rebuild: Rebuild, visits: Iterator[int], prefix: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors in a tree of inert modules under dotted names, as `state_dict` would give them."""
-    if next(visits) >= _MAX_VISITS or depth > _MAX_DEPTH:
+    if depth > _MAX_DEPTH:
         raise Problem("its modules are nested without end")
     state = _state(module)
     eager = "_modules" in state  # otherwise TorchScript, where everything is an attribute
     skipped = members(state.get("_non_persistent_buffers_set"))
     for group in [state.get("_parameters"), state.get("_buffers")] if eager else [state]:
         for name, value in (mapping(group) or {}).items():
+            _count_visit(visits)
             tensor = rebuild(value) if isinstance(name, str) and name not in skipped else None
             if tensor is not None:
                 yield f"{prefix}{name}", tensor
     for name, value in (mapping(state.get("_modules")) or {} if eager else state).items():
+        _count_visit(visits)
         if isinstance(name, str) and isinstance(value, CallRecord):
             yield from _module_tensors(value, rebuild, visits, f"{prefix}{name}.", depth + 1)
+
+
+def _count_visit(visits: Iterator[int]) -> None:
+    """A module may stand in several places, and so be visited again and again."""
+    check_time()
+    if next(visits) >= _MAX_VISITS:
+        raise Problem("its modules are nested without end")
 
 
 def _is_plain(value: object, depth: int = 0) -> bool:
