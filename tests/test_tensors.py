@@ -296,7 +296,7 @@ def test_wrappers_are_looked_through_once(tmp_path: Path) -> None:
     keys = ("state_dict", "model", "net", "ema", "module", "weights", "params", "student", "network", "classifier")
     value: object = {"a": 1}
     for _ in range(8):
-        value = {str(i): dict.fromkeys(keys, value) for i in range(100)} | dict.fromkeys(keys, value)  # type: ignore[arg-type]
+        value = {str(i): dict.fromkeys(keys, value) for i in range(100)} | dict.fromkeys(keys, value)
     with (tmp_path / "a.pkl").open("wb") as file:
         pickle.dump(value, file)
     before = time.process_time()

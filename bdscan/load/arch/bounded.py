@@ -50,13 +50,13 @@ class Bounded(TorchDispatchMode):
     ) -> Any:
         check_time()
         if _allocates(func) and not _on_meta(args, kwargs):
-            self._weigh(func, args, dict(kwargs or {}))
+            self._weigh(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
-    def _weigh(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _weigh(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
         if _takes_device(func):
-            kwargs["device"] = "meta"
-        args, kwargs = tree_map_only(Tensor, _without_memory, (args, kwargs))
+            kwargs = {**kwargs, "device": "meta"}
+        args, kwargs = tree_map_only(Tensor, _without_memory, (args, dict(kwargs)))
         try:
             result = func(*args, **kwargs)
         except Exception:  # noqa: BLE001 - it has no size before it runs, or will say itself what is wrong
@@ -100,6 +100,6 @@ def _work(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any], result: A
     packet = func._overloadpacket
     if packet.__name__ in _POOLS:
         first = result[0] if isinstance(result, tuple) else result
-        return int(first.numel()) * math.prod(args[1])
+        return int(first.numel() * math.prod(args[1]))
     count: Callable[..., Any] | None = flop_registry.get(packet)
     return int(count(*args, **kwargs, out_val=result)) if count is not None else 0
