@@ -316,7 +316,8 @@ def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
         class_names.read(tmp_path / "names.txt", 3)
     assert caught.value.status == 2
     os.mkfifo(tmp_path / "preprocessor_config.json")
-    assert normalize.stated(tmp_path, {}, {}, 3) is None
+    with pytest.raises(Problem, match="no ordinary file"):
+        normalize.stated(tmp_path, {}, {}, 3)
 
 
 def test_placeholders_are_no_names() -> None:
