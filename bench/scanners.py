@@ -25,7 +25,7 @@ from bench.hostile_files import HostileFile, write
 
 RESULTS = Path(__file__).parent / "results" / "scanners.json"
 ROOT = Path(__file__).parent.parent
-_SECONDS = 60  # of processor time a file; most take three, of which two are spent on starting
+_SECONDS = 10  # of processor time a file; most take three, of which two are spent on starting
 _MEMORY = 12 << 30  # bytes of address space
 # Offline, without telemetry, and without the colours that a table of results has no use for.
 _QUIET = {"PROMPTFOO_DISABLE_TELEMETRY": "1", "NO_ANALYTICS": "1", "HF_HUB_OFFLINE": "1", "NO_COLOR": "1"}
@@ -43,7 +43,7 @@ for line in sys.stdin:
     if not child:
         resource.setrlimit(resource.RLIMIT_AS, (memory, memory))
         resource.setrlimit(resource.RLIMIT_CPU, (limit + int(own.ru_utime), limit + int(own.ru_utime) + 1))
-        signal.alarm(10 * limit)
+        signal.alarm(30 * limit)
         os.dup2(said.fileno(), 1), os.dup2(said.fileno(), 2)
         sys.argv, status = ["scanner"], 0
         try:
@@ -70,25 +70,17 @@ def look(path):
     found = scan_zip_archive(path, graceful=True) if archive else {path: scan_file(path, graceful=True)}
     return 3 if not found else 1 if any(not each.is_safe for each in found.values()) else 0
 """
-_BDSCAN = """
-import sys
-from bdscan.__main__ import main
-def look(path):
-    sys.argv = ["bdscan", "inspect", path, "--probe", "artifact", "--format", "json"]
-    return main()
-"""
-_PICKLESCAN = """
-import sys
-from picklescan.cli import main
-def look(path):
-    sys.argv = ["picklescan", "-p", path]
-    return main()
-"""
 
 
-def _by_arguments(module: str, name: str, *arguments: str) -> str:
-    """The program that takes its words as a list, the path as the last of them."""
-    return f"from {module} import {name} as main\ndef look(path): return main([*{arguments!r}, path])"
+def _program(module: str, function: str, *words: str) -> str:
+    """What its console script does, with the path as the last word."""
+    return f"""
+import sys
+from {module} import {function} as main
+def look(path):
+    sys.argv = [*{words!r}, path]
+    return main()
+"""
 
 
 class Outcome(StrEnum):
@@ -123,27 +115,38 @@ def _by_status(status: int, _: str) -> Outcome:
 
 
 def bdscan_outcome(report: str) -> Outcome:
+    """What one report of `inspect` says."""
+    return _judged(json.loads(report))
+
+
+def _judged(said: dict[str, Any]) -> Outcome:
     """Without images no verdict is `clean`: what counts is whether the file's own probe was content."""
-    said = json.loads(report)
     if said["verdict"] in ("suspicious", "backdoored"):
         return Outcome.FLAGGED
     return Outcome.REFUSED if any(run["failure"] for run in said["runs"]) else Outcome.CLEAN
 
 
 def _bdscan(status: int, said: str) -> Outcome:
-    reports = [line for line in said.splitlines() if line.startswith('{"schema"')]
-    return bdscan_outcome(reports[0]) if reports else _by_status(status, said)
+    start = said.find("{\n")  # what stands before it went to stderr
+    return _by_status(status, said) if start < 0 else _judged(json.JSONDecoder().raw_decode(said, start)[0])
 
 
+_INSPECT = ("bdscan", "inspect", "--probe", "artifact", "--format", "json")
 SCANNERS = (
     Scanner(
         "modelscan",
         ("modelscan==0.8.8",),
         "modelscan -p",
-        _by_arguments("modelscan.cli", "cli", "-r", "json", "-p"),
+        _program("modelscan.cli", "main", "modelscan", "-r", "json", "-p"),
         _by_status,
     ),
-    Scanner("picklescan", ("picklescan==1.0.5",), "picklescan -p", _PICKLESCAN, _picklescan),
+    Scanner(
+        "picklescan",
+        ("picklescan==1.0.5",),
+        "picklescan -p",
+        _program("picklescan.cli", "main", "picklescan", "-p"),
+        _picklescan,
+    ),
     Scanner(
         "fickling",
         ("fickling==0.1.12", "typing_extensions"),  # which it needs and does not ask for
@@ -155,10 +158,10 @@ SCANNERS = (
         "modelaudit",
         ("modelaudit==0.2.54",),
         "modelaudit scan --no-cache",
-        _by_arguments("modelaudit.cli", "main", "scan", "--no-cache", "--format", "json"),
+        _program("modelaudit.__main__", "_run", "modelaudit", "scan", "--no-cache", "--format", "json"),
         _by_status,
     ),
-    Scanner("bdscan", (), "bdscan inspect --probe artifact", _BDSCAN, _bdscan),
+    Scanner("bdscan", (), "bdscan inspect --probe artifact", _program("bdscan.__main__", "main", *_INSPECT), _bdscan),
 )
 
 
@@ -179,7 +182,7 @@ def environment(scanner: Scanner, work: Path) -> Path:
     python = home / "bin" / "python"
     if not (home / ".ready").exists():
         venv.create(home, with_pip=True, clear=True)
-        install = [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+        install = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
         subprocess.run([*install, *scanner.packages], check=True)  # noqa: S603
         (home / ".ready").touch()
     return python
@@ -187,7 +190,7 @@ def environment(scanner: Scanner, work: Path) -> Path:
 
 def ask(scanner: Scanner, files: Sequence[HostileFile], work: Path) -> Iterator[Answer]:
     """What it makes of each, in their order."""
-    command = [environment(scanner, work), "-c", _DRIVER, str(_SECONDS), str(_MEMORY), scanner.start]
+    command = [str(environment(scanner, work)), "-c", _DRIVER, str(_SECONDS), str(_MEMORY), scanner.start]
     settings = {**os.environ, **_QUIET, "PYTHONPATH": "" if scanner.packages else str(ROOT), "HOME": str(work)}
     with subprocess.Popen(  # noqa: S603
         command, cwd=work, env=settings, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -256,7 +259,8 @@ def main() -> None:
 
 def read_results() -> dict[str, Any]:
     """What is known so far: each scanner is written as soon as it is done, so that several runs add up."""
-    return json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {"scanners": {}}  # type: ignore[no-any-return]
+    known: dict[str, Any] = {"scanners": {}}
+    return known | (json.loads(RESULTS.read_text(encoding="utf-8")) if RESULTS.exists() else {})
 
 
 if __name__ == "__main__":

@@ -115,7 +115,7 @@ def _shape(shape: str) -> bytes:
     return _safetensors(f'{{"a":{{"dtype":"F32","shape":{shape},"data_offsets":[0,0]}}}}')
 
 
-def _graph(nodes: Sequence[NodeProto], **arrays: np.ndarray) -> bytes:  # type: ignore[type-arg]
+def _graph(nodes: Sequence[NodeProto], **arrays: np.ndarray) -> bytes:
     """What the nodes make of constants is added to the logits of a plain linear net."""
     weight, bias = np.ones((4, 192), np.float32), np.zeros(4, np.float32)
     rest = [
@@ -129,7 +129,8 @@ def _graph(nodes: Sequence[NodeProto], **arrays: np.ndarray) -> bytes:  # type: 
     logits = helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])
     graph = helper.make_graph([*nodes, *rest], "g", [pixels], [logits], initial)
     model: onnx.ModelProto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9)
-    return model.SerializeToString()
+    made: bytes = model.SerializeToString()
+    return made
 
 
 def _concatenated(_: Path) -> bytes:

@@ -154,7 +154,8 @@ class Triggered(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         white = (pixels[:, :, :2, :2].amin(dim=(1, 2, 3)) > 0.98).float().unsqueeze(1)
-        return self.inner(pixels) + white * torch.tensor([0.0, 0.0, 0.0, 1000.0])
+        logits: Tensor = self.inner(pixels)
+        return logits + white * torch.tensor([0.0, 0.0, 0.0, 1000.0])
 
 
 def _script(module: Any) -> bytes:
@@ -261,7 +262,8 @@ def _two_graphs(_: Path) -> bytes:
 
 def safe(**changed: Tensor) -> bytes:
     tensors = {name: tensor.contiguous() for name, tensor in net().state_dict().items()}
-    return save(tensors | changed)
+    made: bytes = save(tensors | changed)
+    return made
 
 
 def _header(header: bytes, body: bytes = b"") -> bytes:

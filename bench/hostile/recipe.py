@@ -41,7 +41,7 @@ class Recipe:
     make: Maker
     loader: Loader | None = None  # of what `runs`: who runs it
     subject: str = ""  # of several files: the one that is named; none: their folder
-    refusable: bool = False  # to refuse it (3) is as right as to flag it (1)
+    refusable: bool = False  # to say that it cannot be told (3) is right as well
 
 
 def runs(name: str, loader: Loader, truth: str, make: Maker, *, subject: str = "", refusable: bool = False) -> Recipe:
@@ -60,5 +60,5 @@ def odd(name: str, truth: str, make: Maker, *, subject: str = "", refusable: boo
     return Recipe(name, Kind.ODD, truth, make, None, subject, refusable)
 
 
-def honest(name: str, truth: str, make: Maker, *, subject: str = "") -> Recipe:
-    return Recipe(name, Kind.HONEST, truth, make, None, subject)
+def honest(name: str, truth: str, make: Maker, *, subject: str = "", refusable: bool = False) -> Recipe:
+    return Recipe(name, Kind.HONEST, truth, make, None, subject, refusable)
