@@ -1,7 +1,8 @@
 """The scanners of the field on the files of `bench.hostile_files`: `python -m bench.scanners WORK [--only NAME]...`.
 
 WORK holds an environment for each scanner, made on the first run, and the files. What is found goes into
-`bench/results/scanners.json`, beside what other scanners found before, and the tables are printed.
+`bench/results/scanners.json`, beside what other scanners found before, and the table in `bench/README.md` is drawn
+again.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ from bench.hostile_files import HostileFile, write
 
 RESULTS = Path(__file__).parent / "results" / "scanners.json"
 ROOT = Path(__file__).parent.parent
+PAGE = Path(__file__).parent / "README.md"
+_DRAWN, _END = "<!-- drawn by bench/scanners.py -->", "<!-- end -->"
 _SECONDS = 10  # of processor time a file; most take three, of which two are spent on starting
 _MEMORY = 12 << 30  # bytes of address space
 # Offline, without telemetry, and without the colours that a table of results has no use for.
@@ -254,7 +257,11 @@ def main() -> None:
             results["files"] = {file.name: {"kind": file.recipe.kind, "truth": file.recipe.truth} for file in files}
             results["scanners"][scanner.name] = found
             RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    sys.stdout.write(tables(read_results()) + "\n")
+    drawn = tables(read_results())
+    sys.stdout.write(drawn + "\n")
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(_DRAWN)
+    PAGE.write_text(f"{before}{_DRAWN}\n\n{drawn}\n\n{_END}{rest.partition(_END)[2]}", encoding="utf-8")
 
 
 def read_results() -> dict[str, Any]:

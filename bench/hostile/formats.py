@@ -257,7 +257,8 @@ def _two_graphs(_: Path) -> bytes:
     """Protobuf merges a field that is there twice; who takes the first or the last sees one half."""
     again = onnx.ModelProto()
     again.graph.initializer.append(numpy_helper.from_array(-np.ones((4, 192), np.float32), "w"))
-    return _onnx() + again.SerializeToString()
+    graph: bytes = again.SerializeToString()
+    return _onnx() + graph
 
 
 def safe(**changed: Tensor) -> bytes:
