@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import mmap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
 from bdscan.load.archive import formats
 from bdscan.load.danger import Danger, FileExamination
@@ -22,7 +23,7 @@ class Contents:
     weights: Path  # the file with the tensors; `path` itself unless that is a model folder
     sha256: str  # of `weights`, or of all `shards` one after another
     size: int
-    format: str  # pytorch zip | pytorch legacy | bare pickle | safetensors | torchscript | pt2 | onnx
+    format: str  # pytorch zip | pytorch legacy | bare pickle | safetensors | torchscript | pt2 | onnx, or no model's
     dangers: tuple[Danger, ...] = ()
     config: Mapping[str, object] | None = None  # the config.json of a model folder
     pickles: int = 0  # how many were followed
@@ -35,9 +36,10 @@ def survey(path: str | Path) -> Contents:
     path = Path(path)
     folder = folders.resolve(path)
     digest = hashlib.sha256()
-    examined = [_examined(file, path, digest) for file in folder.files]
+    examined = _all_examined(folder.files, path, digest)
     if folder.shards and (other := next((each for each in examined if each.format != "safetensors"), None)):
-        raise Problem(f"`{path}` cannot be judged: one of its safetensors files is really a {other.format}")
+        problem = Problem(f"`{path}` cannot be judged: one of its safetensors files is really a {other.format}")
+        examined = _outlived(examined, problem)
     dangers = [danger for each in examined for danger in each.dangers]
     return Contents(
         path=path,
@@ -51,6 +53,25 @@ def survey(path: str | Path) -> Contents:
         unread=tuple(sentence for each in examined for sentence in each.unread),
         shards=folder.shards,
     )
+
+
+def _all_examined(files: Sequence[Path], path: Path, digest: hashlib._Hash) -> list[FileExamination]:
+    """A file that cannot be read does not hide what another one does."""
+    examined: list[FileExamination] = []
+    problem: Problem | None = None
+    for file in files:
+        try:
+            examined.append(_examined(file, path, digest))
+        except Problem as caught:
+            problem = problem or caught
+    return _outlived(examined, problem) if problem else examined
+
+
+def _outlived(examined: list[FileExamination], problem: Problem) -> list[FileExamination]:
+    """What has been found, beside the problem, which is all there is to say where nothing grave was found."""
+    if not any(danger.level > Level.NOTE for each in examined for danger in each.dangers):
+        raise problem
+    return [*examined, FileExamination("", unread=(problem.message,))]
 
 
 def _examined(place: Path, path: Path, digest: hashlib._Hash) -> FileExamination:
