@@ -39,14 +39,14 @@ _NO_MODELS = {  # format -> what it is; told where nothing grave is in it
     "zlib stream": "it is a zlib stream",
     "NumPy array": "it is a NumPy array",
 }
-_OLDEST_PARTS = {"sys_info", "storages", "tensors", "pickle"}  # the tar that PyTorch before 0.1.10 wrote
+_POINTER_SIZE = 1024  # bytes that a git-LFS pointer may have
 
 Bytes = bytes | mmap
 
 
 def examine(data: Bytes) -> FileExamination:
     """Reads the whole file in its own format; a `Problem` where it has none that is known, and nothing is wrong."""
-    if data[: len(LFS)] == LFS:
+    if data[: len(LFS)] == LFS and len(data) < _POINTER_SIZE:
         raise Problem("it is a git-LFS pointer, not the model itself", hint="run `git lfs pull` in its repository")
     found: list[FileExamination] = []
     problems: list[Problem] = []
@@ -123,11 +123,8 @@ def _tar(data: Bytes) -> FileExamination | None:
         return None
     search = Search(len(data))
     members = search.tar(Place(data, 0, len(data), ""))
-    if not {member.name for member in members} >= _OLDEST_PARTS:
+    if not any(member.name == "storages" for member in members):  # which torch asks for first
         return search.result("tar archive")
-    for member in members:
-        if member.name in ("storages", "tensors"):
-            search.tar_part(Place(data, member.start, member.stop, member.name))
     search.skip("it is in PyTorch's first format, a tar, whose tensors are not read: save it again", "")
     return search.result("pytorch tar")
 

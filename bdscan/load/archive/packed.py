@@ -14,10 +14,9 @@ from typing import NamedTuple, Protocol
 
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem
-from bdscan.load.pickle.effects import quoted
 
 _MAX_TAR_MEMBERS = 20_000  # as in a zip
-_MAX_NUMPY_HEADER = 10_000  # characters; what `numpy.load` itself takes
+_MAX_NUMPY_HEADER = 10_000  # bytes; what `numpy.load` itself takes, unless it may unpickle
 _CHUNK = 1 << 20
 _BLOCK = tarfile.BLOCKSIZE
 CLOSED = ((b"7z\xbc\xaf\x27\x1c", "a 7z archive"), (b"Rar!\x1a\x07", "a RAR archive"))
@@ -39,6 +38,7 @@ class TarMember(NamedTuple):
     name: str
     start: int
     stop: int
+    own_bytes: bool = True  # not those of another name, or some with holes between them
 
 
 _STREAMS: tuple[tuple[bytes, str, Callable[[], Stream]], ...] = (
@@ -83,16 +83,16 @@ def is_tar(head: bytes) -> bool:
 
 
 def tar_members(data: bytes | mmap, start: int, stop: int) -> Iterator[TarMember]:
-    """Every member with bytes of its own; a `Problem` where the tar is damaged or beyond measure."""
+    """Every member that a reader could take out; a `Problem` where the tar is damaged or beyond measure."""
     try:
         with tarfile.open(fileobj=_Window(data, start, stop), mode="r:") as archive:
             for count, info in enumerate(archive):
                 check_time()
                 if count >= _MAX_TAR_MEMBERS:
                     raise Problem(f"it lists more than {_MAX_TAR_MEMBERS:,} members, more than any model has")
-                if info.issparse():
-                    raise Problem(f"its member {quoted(info.name)} is stored with holes, which is not looked into")
-                if info.isreg():
+                if info.issparse() or info.islnk() or info.issym():
+                    yield TarMember(info.name, start, start, own_bytes=False)
+                elif info.isreg():
                     first = start + info.offset_data
                     yield TarMember(info.name, first, min(first + max(0, info.size), stop))
     except (tarfile.TarError, ValueError, OverflowError, EOFError, OSError, RecursionError):
@@ -103,15 +103,12 @@ def numpy_objects(data: bytes | mmap, start: int, stop: int) -> int | None:
     """Where the pickle of an array of objects begins; None for plain numbers."""
     width = 2 if data[start + 6 : start + 7] == b"\x01" else 4
     begin = start + 8 + width
-    length = int.from_bytes(data[start + 8 : begin], "little")
-    if length > _MAX_NUMPY_HEADER or begin + length > stop:
-        return None
+    end = begin + int.from_bytes(data[start + 8 : begin], "little")
     try:
-        header = ast.literal_eval(data[begin : begin + length].decode("latin1"))
-        plain = "O" not in repr(header["descr"])
+        header = ast.literal_eval(data[begin : min(end, begin + _MAX_NUMPY_HEADER, stop)].decode("latin1"))
+        return end if "O" in repr(header["descr"]) else None
     except (ValueError, SyntaxError, TypeError, KeyError, MemoryError, RecursionError):
-        return None
-    return None if plain else begin + length
+        return end  # a reader that is told to unpickle takes longer headers
 
 
 class _Window(io.RawIOBase):

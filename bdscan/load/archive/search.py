@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from mmap import mmap
 
@@ -19,7 +20,8 @@ from bdscan.load.pickle.opcodes import MAX_STEPS, follow_one
 from bdscan.load.pickle.records import DTYPES, GlobalName, PickleTrace
 
 _MAX_DEPTH = 8  # archives in archives; nobody packs a model twice
-_ALWAYS_UNPACKED = 64 << 20  # bytes, beside as many as the file has
+_ALWAYS_UNPACKED = 64 << 20  # bytes, beside what the file's own size allows
+_MAX_EXPANSION = 20  # weights hardly compress
 _MAX_STACKED = 10_000  # pickles one after another
 _MAX_TOLD = 50  # dangers; a file of ten thousand bad members need not be listed whole
 _PICKLE_SUFFIXES = (".pkl", ".pickle", ".debug_pkl", ".pt", ".pth", ".ckpt", ".bin", ".joblib")
@@ -44,9 +46,14 @@ class Place:
     def head(self) -> bytes:
         return self.data[self.start : min(self.start + _HEAD, self.stop)]
 
-    def inside(self, data: bytes | mmap, start: int, stop: int, name: str = "") -> Place:
+    def inside(self, data: bytes | mmap, start: int, stop: int) -> Place:
         """What is packed into it."""
-        return Place(data, start, stop, f"{self.where}: {name}" if name else self.where, self.depth + 1)
+        return Place(data, start, stop, self.where, self.depth + 1)
+
+    def named(self, name: str) -> str:
+        """Where a member of that name lies, in text that is safe to show."""
+        shown = ascii(name)[1:-1]
+        return f"{self.where}: {shown}" if self.where else shown
 
 
 class Search:
@@ -58,9 +65,8 @@ class Search:
         self.pickles = 0
         self.firsts: dict[int, PickleTrace] = {}  # header of a member of the outermost archive -> its first pickle
         self._steps = MAX_STEPS
-        self._bytes = size + _ALWAYS_UNPACKED
-        self._followed: set[tuple[int, int, int]] = set()
-        self._kept: list[bytes] = []  # so that the address of unpacked bytes stays their own
+        self._free = size + _ALWAYS_UNPACKED  # bytes that may be unpacked at a time
+        self._left = _MAX_EXPANSION * size + _ALWAYS_UNPACKED  # and one after another
 
     def add(self, *found: Danger) -> None:
         """Dangers; the gravest are told however many there are."""
@@ -77,6 +83,16 @@ class Search:
         """All that was found."""
         return FileExamination(form, tuple(self.dangers_found), self.pickles, tuple(self.unread))
 
+    @contextmanager
+    def _holding(self, size: int) -> Iterator[bool]:
+        """Whether so many bytes may be unpacked, and kept while the block lasts."""
+        allowed = size <= min(self._free, self._left)
+        taken = size if allowed else 0
+        self._free -= taken
+        self._left -= taken
+        yield allowed
+        self._free += taken
+
     # -- archives ----------------------------------------------------------
 
     def archive(self, archive: Archive, place: Place, *, embedded: bool = False) -> None:
@@ -84,79 +100,63 @@ class Search:
         self.add(*() if embedded else archive.dangers)
         script = any(member.name == f"{archive.root}/constants.pkl" for member in archive.members)
         tensors = re.compile(rf"{re.escape(archive.root)}/(data|constants)/(\d+|weights/weight_\d+)", re.IGNORECASE)
-        checksums = _Checksums()
+        checksums, followed = _Checksums(), set[tuple[int, int]]()
         for member in (*archive.members, *archive.others):
             check_time()
-            name = f"{place.where}: {ascii(member.name)[1:-1]}" if place.where else ascii(member.name)[1:-1]
-            try:
-                self._member(archive, member, place, name, script, bool(tensors.fullmatch(member.name)), checksums)
-            except Problem as problem:  # one member that cannot be read must not hide what another one does
-                self.add(Danger(Level.SUSPECT, problem.message, name))
+            span = member.start, member.stop
+            if member.empty or span in followed:  # ten thousand members may share their bytes
+                continue
+            followed.add(span)
+            numbers = bool(tensors.fullmatch(member.name))
+            where = place.named(member.name)
+            self._member(archive, member, Place(archive.data, *span, where, place.depth, script, numbers), checksums)
         self.add(*checksums.dangers())
 
-    def _member(
-        self,
-        archive: Archive,
-        member: Member,
-        place: Place,
-        where: str,
-        script: bool,
-        numbers: bool,
-        checksums: _Checksums,
-    ) -> None:
-        if member.empty or self._seen(archive.data, member.start, member.stop):
-            return
+    def _member(self, archive: Archive, member: Member, place: Place, checksums: _Checksums) -> None:
         if not member.readable:
-            self.skip("a member that is encrypted or packed in an unusual way is not looked into", where)
+            self.skip("a member that is encrypted or packed in an unusual way is not looked into", place.where)
             return
-        data, start, stop = archive.data, member.start, member.stop
-        unpacked = None
-        if not member.stored:
-            if not self._may_unpack(member.size):
-                self.skip("it unpacks to more than is looked at", where)
+        if member.stored:
+            checksums.note(member.entry.crc, archive.has_right_checksum(member), place.where)
+            self._file(member, place)
+            return
+        with self._holding(member.size) as allowed:
+            if not allowed:
+                self.skip("it unpacks to more than is looked at", place.where)
                 return
-            unpacked = archive.read(member, member.size)
-            data, start, stop = unpacked, 0, len(unpacked)
-        checksums.note(member.entry.crc, archive.has_right_checksum(member, unpacked), where)
-        inner = Place(data, start, stop, where, place.depth, script, numbers)
-        first = self.content(inner, expected=not numbers and member.name.lower().endswith(_PICKLE_SUFFIXES))
+            try:
+                unpacked = archive.read(member, member.size)
+            except Problem:  # miniz takes what zlib refuses, and torch asks neither it nor the checksum
+                message = "it cannot be unpacked by the rules, and torch's reader may find something else in it"
+                self.add(Danger(Level.BACKDOOR, message, place.where))
+                return
+            checksums.note(member.entry.crc, archive.has_right_checksum(member, unpacked), place.where)
+            self._file(member, replace(place, data=unpacked, start=0, stop=len(unpacked)))
+
+    def _file(self, member: Member, place: Place) -> None:
+        named = not place.numbers and member.name.lower().endswith(_PICKLE_SUFFIXES)
+        first = self.content(place, expected=named)
         if place.depth == 0 and first is not None:
             self.firsts[member.entry.header] = first
 
-    def _may_unpack(self, size: int) -> bool:
-        self._bytes -= size
-        if self._bytes < 0:
-            self._bytes += size
-            return False
-        return True
-
-    def _seen(self, data: bytes | mmap, start: int, stop: int) -> bool:
-        """Members may share their bytes, ten thousand of them."""
-        key = id(data), start, stop
-        if key in self._followed:
-            return True
-        self._followed.add(key)
-        return False
-
     def zip(self, place: Place) -> bool:
         """Whether a zip ends there; if so, all in it is followed."""
-        whole = place.start == 0 and place.stop == len(place.data)
         if place.depth >= _MAX_DEPTH:
             self.skip("archives are packed into archives deeper than is looked at", place.where)
             return False
-        if not whole and not self._may_unpack(place.stop - place.start):
-            self.skip("an archive in it is too large to be looked into", place.where)
-            return False
-        data = place.data if whole else place.data[place.start : place.stop]
-        try:
-            archive = Archive(data)
-        except Problem as problem:
-            if place.head.startswith(LOCAL) and not place.numbers:
-                self.skip(problem.message, place.where)
-            return False
-        if isinstance(data, bytes):
-            self._kept.append(data)
-        self.archive(archive, place.inside(data, 0, len(data)), embedded=not archive.is_whole_file)
+        whole = place.start == 0 and place.stop == len(place.data)
+        with self._holding(0 if whole else place.stop - place.start) as allowed:
+            if not allowed:
+                self.skip("an archive in it is too large to be looked into", place.where)
+                return False
+            data = place.data if whole else place.data[place.start : place.stop]
+            try:
+                archive = Archive(data)
+            except Problem as problem:
+                if place.head.startswith(LOCAL) and not place.numbers:
+                    self.skip(problem.message, place.where)
+                return False
+            self.archive(archive, place.inside(data, 0, len(data)), embedded=not archive.is_whole_file)
         return True
 
     def tar(self, place: Place) -> list[packed.TarMember]:
@@ -165,9 +165,12 @@ class Search:
         try:
             for member in packed.tar_members(place.data, place.start, place.stop):
                 members.append(member)
-                if not self._seen(place.data, member.start, member.stop):
-                    name = ascii(member.name)[1:-1]
-                    self.content(place.inside(place.data, member.start, member.stop, name))
+                if not member.own_bytes:
+                    self.skip("a link or a file with holes in it is not looked into", place.named(member.name))
+                    continue
+                inside = replace(place.inside(place.data, member.start, member.stop), where=place.named(member.name))
+                if member.name not in ("storages", "tensors") or not self._oldest_part(inside):
+                    self.content(inside)
         except Problem as problem:
             self.skip(problem.message, place.where)
         return members
@@ -177,16 +180,16 @@ class Search:
         kind = packed.stream(place.head)
         if kind is None:
             return ""
+        limit = max(0, min(self._free, self._left))
         try:
-            data = packed.unpacked(place.data, place.start, place.stop, kind[1], max(0, self._bytes))
+            data = packed.unpacked(place.data, place.start, place.stop, kind[1], limit)
         except Problem as problem:
             self.skip(f"the {kind[0]} in it is not looked at: {problem.message}", place.where)
             return kind[0]
         if data is None:
             return ""
-        self._bytes -= len(data)
-        self._kept.append(data)
-        self.content(place.inside(data, 0, len(data)))
+        with self._holding(len(data)):
+            self.content(place.inside(data, 0, len(data)))
         return kind[0]
 
     # -- one thing ---------------------------------------------------------
@@ -279,7 +282,10 @@ class Search:
             if trace.broken:
                 return
             start = trace.end
-        self.skip("its pickles are too long or too many to be followed to their end", f"byte {start}")
+        self.skip(
+            "its pickles are too long or too many to be followed to their end",
+            f"{place.where}, byte {start}".lstrip(", "),
+        )
 
     def trace(self, trace: PickleTrace, where: str, place: Place) -> None:
         """One pickle that has been followed."""
@@ -288,22 +294,25 @@ class Search:
 
     # -- PyTorch's first format, a tar -------------------------------------
 
-    def tar_part(self, place: Place) -> None:
-        """The pickles of `storages` and `tensors` in a tar, which have raw numbers between them."""
+    def _oldest_part(self, place: Place) -> bool:
+        """The pickles of `storages` and `tensors`, which have raw numbers between them; whether it is such a part."""
         traces = self.stacked(place)
         first = next(traces, None)
         if first is None or first.broken or not isinstance(first.value, int):
-            return
+            return False
         at = first.end
         for _ in range(first.value):
             check_time()
             trace = next(self.stacked(replace(place, start=at)), None)
-            if trace is None or trace.broken:
-                self.skip("its tensors cannot be followed to their end", place.where)
-                return
+            if trace is None:
+                break
             self.trace(trace, place.where, place)
+            if trace.broken:
+                self.skip("its tensors cannot be followed to their end", place.where)
+                return True
             at = _behind_numbers(place, trace)
         self.pickle(replace(place, start=at))
+        return True
 
 
 def _behind_numbers(place: Place, trace: PickleTrace) -> int:

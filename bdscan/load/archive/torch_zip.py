@@ -62,12 +62,15 @@ def _broken(archive: Archive, search: Search) -> str:
 
 def _strangers(archive: Archive, form: str) -> Iterator[Danger]:
     """Members where none of PyTorch's writers puts any."""
-    if form == "zip archive" or archive.all_named(_OLD_PROGRAM):
+    if form == "zip archive":
         return
     root = f"{archive.root}/"
+    if form == "pt2" and archive.all_named(f"{root}data.pkl"):
+        message = "it is a checkpoint and an exported program at once: what is loaded depends on the reader"
+        yield Danger(Level.BACKDOOR, message, "zip")
     for member in archive.members:
         shown = quoted(member.name)
-        if not member.name.startswith(root):
+        if not member.name.startswith(root) and not archive.all_named(_OLD_PROGRAM):
             yield Danger(Level.SUSPECT, f"the member {shown} lies outside the folder of the others", f"zip, {shown}")
             return
         if member.name.lower().endswith("/data.pkl") and member.name != f"{root}data.pkl":
