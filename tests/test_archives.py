@@ -174,6 +174,12 @@ BACKDOORS: dict[str, tuple[Callable[[], bytes], str]] = {
     "zlib, as joblib writes": (lambda: zlib.compress(PAYLOAD), "would call"),
     "packed tar": (lambda: tarred({"a": b"1", "y": PAYLOAD}, "w:gz"), "would call"),
     "checkpoint and program": (lambda: beside("archive/archive_format", b"pt2"), "at once"),
+    "zip in a pickle": (lambda: packed_file(beside("archive/x", PAYLOAD)), "would call"),
+    "legacy file in a pickle": (lambda: packed_file(saved(GOOD, old=True) + PAYLOAD), "would call"),
+    "text pickle that packs a zip": (
+        lambda: beside("archive/x", packed_file(beside("archive/y", PAYLOAD))),
+        "would call",
+    ),
     "many pickles": (lambda: pickle.dumps({}) * 100 + PAYLOAD, "would call"),
     "tar with a link": (lambda: linked_tar(), "would call"),
     "old program": (lambda: old_program(PAYLOAD), "would call"),
@@ -209,6 +215,11 @@ def npz(value: object) -> bytes:
     buffer = io.BytesIO()
     np.savez(buffer, a=np.array([value], dtype=object))
     return buffer.getvalue()
+
+
+def packed_file(data: bytes) -> bytes:
+    """A pickle that hands the bytes to `torch.load`."""
+    return b"ctorch.storage\n_load_from_bytes\n" + pickle.dumps(data, 4)[2:-1] + b"\x85R."
 
 
 def old_program(state: bytes) -> bytes:
@@ -274,6 +285,10 @@ SUSPECTS: dict[str, tuple[Callable[[], bytes], str]] = {
     "capitals": (lambda: beside("archive/Version", b"3"), "same to torch"),
     "comment": (lambda: saved(GOOD)[:-2] + b"\2\0hi", "comment"),
     "long name": (lambda: beside("archive/" + "x" * 600, b"1"), "longer than readers show"),
+    "TorchScript's names elsewhere": (
+        lambda: beside("archive/x", b"\x80\x04c__torch__.os\nX\n)R."),
+        "nobody vouches for",
+    ),
     "program by its bytes": (lambda: beside("archive/x", b"\x7fELF" + bytes(60)), "program"),
 }
 
@@ -374,6 +389,16 @@ def test_no_more_is_unpacked_than_fits(looked_at: Callable[[bytes], Contents], m
         assert "too many to look at" in looked_at(beside("archive/x", method(bytes(2 << 20)))).unread[0]
     packed = zipped({**members(saved(GOOD)), "archive/x": bytes(2 << 20)}, zipfile.ZIP_DEFLATED)
     assert "more than is looked at" in looked_at(packed).unread[0]
+
+
+@pytest.mark.parametrize("make", [lambda data: data, lambda data: beside("archive/x.pkl", data)])
+def test_a_pickle_without_end_is_suspicious(
+    make: Callable[[bytes], bytes], looked_at: Callable[[bytes], Contents], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real unpickler would get to its end, and run what waits there."""
+    monkeypatch.setattr(search, "MAX_STEPS", 1000)
+    dangers = looked_at(make(b"\x80\x02" + b"N0" * 1000 + b".")).dangers
+    assert any("steps" in danger.message and danger.level == Level.SUSPECT for danger in dangers)
 
 
 def test_bytes_inside_a_file_are_examined_as_a_file_of_their_own() -> None:

@@ -15,7 +15,7 @@ from bdscan.load.archive import packed, zip_directory
 from bdscan.load.archive.zips import LOCAL, Archive, Member
 from bdscan.load.danger import Danger, FileExamination
 from bdscan.load.pickle import legacy
-from bdscan.load.pickle.effects import dangers
+from bdscan.load.pickle.effects import dangers, nested_bytes
 from bdscan.load.pickle.opcodes import MAX_STEPS, follow_one
 from bdscan.load.pickle.records import DTYPES, GlobalName, PickleTrace
 
@@ -260,7 +260,11 @@ class Search:
         """Bytes that nothing says are a pickle: only what works as one, and does something, is told."""
         first = None
         for trace in self.stacked(place):
-            grave = [danger for danger in dangers(trace, place.where) if danger.level > Level.NOTE]
+            if nested_bytes(trace):
+                self.trace(trace, place.where, place)
+                continue
+            found = dangers(trace, place.where, torchscript=place.torchscript)
+            grave = [danger for danger in found if danger.level > Level.NOTE]
             named = any(re.fullmatch(r"[A-Za-z_][\w.]+", name.module) for name in trace.names)
             if named and grave and (not trace.broken or any(danger.level == Level.BACKDOOR for danger in grave)):
                 first = first or trace
@@ -288,9 +292,16 @@ class Search:
         )
 
     def trace(self, trace: PickleTrace, where: str, place: Place) -> None:
-        """One pickle that has been followed."""
+        """One pickle that has been followed, and the files that it packs into itself."""
         self.pickles += 1
-        self.add(*dangers(trace, where))
+        self.add(*dangers(trace, where, torchscript=place.torchscript))
+        for data in nested_bytes(trace):
+            check_time()
+            if self._steps <= 0:
+                self.skip("it packs more pickles into pickles than can be followed", where)
+                return
+            inside = place.inside(data, 0, len(data))
+            self.content(replace(inside, where=f"{where}, a file packed into it"), expected=True)
 
     # -- PyTorch's first format, a tar -------------------------------------
 

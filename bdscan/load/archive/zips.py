@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import stat
 import struct
+import sys
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from mmap import mmap
+from mmap import MADV_DONTNEED, PAGESIZE, mmap
 
 from bdscan.facts.deadline import check_time
 from bdscan.facts.finding import Level
@@ -185,7 +186,14 @@ class Archive:
                 check_time()
                 with view[at : min(at + _CHUNK, member.stop)] as chunk:
                     crc = zlib.crc32(chunk, crc)
+                self._let_go(at)
         return crc == member.entry.crc
+
+    def _let_go(self, at: int) -> None:
+        """Of the pages that have been looked at, so that a large file does not fill the memory."""
+        if sys.platform == "linux" and isinstance(self.data, mmap):
+            start = at - at % PAGESIZE
+            self.data.madvise(MADV_DONTNEED, start, min(_CHUNK, len(self.data) - start))
 
     # -- what no writer does -----------------------------------------------
 
