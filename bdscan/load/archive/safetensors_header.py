@@ -84,12 +84,12 @@ def dangers(header: Mapping[str, object], size: int) -> Iterator[Danger]:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
-    unique: dict[str, object] = {}
-    for name, value in pairs:
-        if name in unique:
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
             raise _DuplicateName(ascii(name)[:80])
-        unique[name] = value
-    return unique
+        seen.add(name)
+    return dict(pairs)
 
 
 def _check(header: Mapping[str, object], available: int) -> None:
