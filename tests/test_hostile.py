@@ -267,21 +267,53 @@ SUSPECT: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "user class": (lambda canary: saved({"net": Infected(1)}), "nobody vouches for"),
     "setstate": (wakes, "nobody vouches for"),
     "persistent ids": (lambda _: foreign_pid(), "persistent objects"),
-    "bytes behind the last tensor": (lambda _: saved(STATE, legacy=True) + b"\0" * 9, "9 bytes follow"),
-    "bytes behind a pickle": (lambda _: pickle.dumps({"a": 1}) + b"\0" * 9, "9 bytes follow"),
-    "bytes behind a zip": (lambda _: saved(STATE) + b"\0" * 9, "9 bytes follow"),
-    "bytes between members": (lambda _: hidden(rezip(saved(STATE))), "belong to no member"),
-    "bytes before a zip": (lambda _: b"PK" + b"hidden" * 9 + saved(STATE), "belong to no member"),
+    "bytes behind the last tensor": (lambda _: saved(STATE, legacy=True) + b"\1" * 9, "9 bytes follow"),
+    "bytes behind a pickle": (lambda _: pickle.dumps({"a": 1}) + b"\1" * 9, "9 bytes follow"),
+    "zeros far behind a pickle": (lambda _: pickle.dumps({"a": 1}) + b"\0" * 9000, "9,000 bytes follow"),
+    "encrypted": (lambda _: encrypted(saved(STATE)), "encrypted"),
     "member beyond the end": (lambda _: beyond(saved(STATE)), "beyond the end"),
     "symbolic link": (lambda _: rezip(saved(STATE), link), "symbolic link"),
     "parent folder": (lambda _: rezip(saved(STATE), lambda z: z.writestr("../x", b"1")), "outside"),
     "absolute": (lambda _: rezip(saved(STATE), lambda z: z.writestr("/etc/x", b"1")), "outside"),
     "program": (lambda _: rezip(saved(STATE), lambda z: z.writestr("archive/run.so", b"1")), "program"),
-    "twice": (lambda _: rezip(saved(STATE), twice), "twice"),
-    "local header": (lambda _: renamed_locally(saved(STATE)), "local header"),
-    "overlap": (lambda _: overlapping(saved(STATE)), "local header"),
     "bomb": (lambda _: rezip(saved(STATE), bomb), "zip bomb"),
 }
+
+
+def tar_and_pickle() -> bytes:
+    """A pickle that is harmless, in a tar header whose archive torch would read instead."""
+    header = bytearray(pickle.dumps({"a": 1}).ljust(512, b"\0"))
+    header[148:156] = b" " * 8
+    header[148:156] = b"%06o\0 " % sum(header)
+    return bytes(header) + bytes(1024)
+
+
+TWO_READINGS: dict[str, tuple[bytes, str]] = {
+    "bytes behind a zip": (saved(STATE) + b"\1" * 9, "9 bytes follow"),
+    "bytes between members": (hidden(rezip(saved(STATE))), "belong to no member"),
+    "bytes before a zip": (b"PK" + b"hidden" * 9 + saved(STATE), "belong to no member"),
+    "twice": (rezip(saved(STATE), twice), "twice"),
+    "local header": (renamed_locally(saved(STATE)), "local header"),
+    "overlap": (overlapping(saved(STATE)), "local header"),
+    "tar and pickle": (tar_and_pickle(), "at once"),
+}
+
+
+@pytest.mark.parametrize("name", TWO_READINGS)
+def test_what_readers_would_see_differently_is_a_backdoor(name: str, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    data, said = TWO_READINGS[name]
+    path.write_bytes(data)
+    dangers = look(path).dangers
+    assert any(said in danger.message and danger.level == Level.BACKDOOR for danger in dangers), dangers
+
+
+@pytest.mark.parametrize("data", [saved(STATE), saved(STATE, legacy=True), pickle.dumps({"a": 1})])
+def test_a_file_filled_up_with_zeros_is_only_noted(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "model.pt"
+    path.write_bytes(data + b"\0" * 9)
+    (danger,) = look(path).dangers
+    assert danger.level == Level.NOTE and "9 bytes follow" in danger.message
 
 
 @pytest.mark.parametrize("name", SUSPECT)
@@ -304,14 +336,6 @@ def entry(start: int, stop: int, shape: str = "[1]") -> str:
     return f'{{"dtype":"F32","shape":{shape},"data_offsets":[{start},{stop}]}}'
 
 
-def tar_and_pickle() -> bytes:
-    """A pickle that is harmless, in a tar header whose archive torch would read instead."""
-    header = bytearray(pickle.dumps({"a": 1}).ljust(512, b"\0"))
-    header[148:156] = b" " * 8
-    header[148:156] = b"%06o\0 " % sum(header)
-    return bytes(header) + bytes(1024)
-
-
 def plain_safetensors() -> bytes:
     return safetensors(f'{{"a":{entry(0, 4)}}}'.encode(), bytes(4))
 
@@ -322,7 +346,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "text": (b"import os\nprint('hello')\n" * 9, "no model file"),
     "web page": (b"<!DOCTYPE html><html></html>", "web page"),
     "gzip": (b"\x1f\x8b\x08" + bytes(99), "gzip"),
-    "tar": (tar_and_pickle(), "tar archive"),
     "keras": (b"\x89HDF\r\n\x1a\n" + bytes(99), "HDF5"),
     "pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:aa\nsize 12\n", "git-LFS pointer"),
     "truncated zip": (saved(STATE)[:-300], "truncated"),
@@ -331,7 +354,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "truncated pickle": (pickle.dumps({"a": [1] * 99})[:-9], "breaks off"),
     "truncated safetensors": (plain_safetensors()[:-1], "beyond the end"),
     "zip of something else": (rezip(saved(STATE)).replace(b"data.pkl", b"data.txt"), "not one that PyTorch wrote"),
-    "encrypted": (encrypted(saved(STATE)), "encrypted"),
     "header too long": (struct.pack("<Q", 1 << 40) + b'{"a":1}', "declares"),
     "header not JSON": (safetensors(b'{"a":'), "not readable JSON"),
     "header nested": (safetensors(b'{"a":' + b"[" * 100_000), "not readable JSON"),
@@ -340,7 +362,6 @@ REFUSED: dict[str, tuple[bytes, str]] = {
     "hole": (safetensors(f'{{"a":{entry(4, 8)}}}'.encode(), bytes(8)), "gap"),
     "bytes behind safetensors": (plain_safetensors() + b"12", "follow its last tensor"),
     "shape that does not fit": (safetensors(f'{{"a":{entry(0, 4, "[99]")}}}'.encode(), bytes(4)), "shape"),
-    "endless steps": (b"\x80\x02" + b"N0" * 1_600_000 + b".", "steps"),
 }
 
 
@@ -355,7 +376,7 @@ def test_what_is_no_model_gets_one_sentence(name: str, tmp_path: Path) -> None:
     assert said in caught.value.message
     assert str(path) in caught.value.message and "\n" not in caught.value.message
     assert caught.value.status == COULD_NOT_TELL
-    assert time.process_time() - began < 5
+    assert time.process_time() - began < 2
 
 
 def test_missing_files_folders_and_pipes(tmp_path: Path) -> None:

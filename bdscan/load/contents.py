@@ -22,7 +22,7 @@ class Contents:
     weights: Path  # the file with the tensors; `path` itself unless that is a model folder
     sha256: str  # of the file; of a model of several files that of their list
     size: int
-    format: str  # pytorch zip | pytorch legacy | bare pickle | safetensors | torchscript | pt2 | onnx
+    format: str  # pytorch zip | pytorch legacy | bare pickle | safetensors | torchscript | pt2 | onnx, or no model's
     dangers: tuple[Danger, ...] = ()
     config: Mapping[str, object] | None = None  # the config.json of a model folder
     pickles: int = 0  # how many were followed
@@ -53,14 +53,14 @@ def survey(path: str | Path) -> Contents:
     if folder.shards and (other := next((each for each in examined if each.format != "safetensors"), None)):
         message = f"one of its safetensors files is really a {other.format}"
         reading.problems.append(Problem(f"`{path}` cannot be judged: {message}"))
-    if reading.problems and (not examined or all(danger.level < Level.SUSPECT for danger in dangers)):
+    if reading.problems and all(danger.level < Level.SUSPECT for danger in dangers):
         raise reading.problems[0]
     return Contents(
         path=path,
         weights=folder.weights,
         sha256=sha256,
-        size=sum(reading.stamps[file].size for file in folder.files),
-        format=examined[0].format,
+        size=sum(reading.stamps[file].size for file in folder.files if file in reading.stamps),
+        format=examined[0].format if examined else "unreadable",
         dangers=(*folder.dangers, *sorted(dangers, key=lambda danger: -danger.level)),
         config=folder.config,
         pickles=sum(each.pickles for each in (*examined, *others)),

@@ -1,89 +1,188 @@
-"""Recognises a file by its first bytes and looks through it for dangers."""
+"""Recognises a file by what is in it, as any of its readers might, and looks through it for dangers."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterable
+from dataclasses import replace
 from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
-from bdscan.load.archive import safetensors_header, torch_zip
+from bdscan.load.archive import onnx_outline, packed, safetensors_header, torch_zip, zip_directory
+from bdscan.load.archive.search import TAIL, Place, Search
+from bdscan.load.archive.zips import LOCAL, Archive, trailing
 from bdscan.load.danger import Danger, FileExamination
 from bdscan.load.pickle import legacy
-from bdscan.load.pickle.effects import dangers, follow_all
 from bdscan.load.pickle.records import PickleTrace
 
 LFS = b"version https://git-lfs.github.com/spec/"
 _OTHER_FORMATS = (  # what users hand over by mistake
-    (b"\x1f\x8b", "a gzip archive", "unpack it and name the model file"),
-    (b"BZh", "a bzip2 archive", "unpack it and name the model file"),
-    (b"\xfd7zXZ", "an xz archive", "unpack it and name the model file"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it and name the model file"),
     (b"Rar!", "a RAR archive", "unpack it and name the model file"),
     (b"\x89HDF", "an HDF5 file, as Keras writes it", "export the net to ONNX"),
     (b"GGUF", "a GGUF file, which holds no image classifier", ""),
-    (b"\x93NUMPY", "a NumPy array", ""),
     (b"\x7fELF", "a program", ""),
     (b"MZ", "a Windows program", ""),
     (b"\x89PNG", "a picture", ""),
     (b"\xff\xd8\xff", "a picture", ""),
 )
-# Fields of ModelProto in onnx.proto3: number -> wire type, 0 for a number and 2 for what has a length.
-_ONNX_FIELDS = dict.fromkeys((1, 5), 0) | dict.fromkeys((2, 3, 4, 6, 7, 8, 14, 20, 25, 26), 2)
-_ONNX_GRAPH = 7
-_MAX_ONNX_FIELDS = 10_000
+_HEAD = 4096  # bytes in which a file shows what it is
+_UNPACK = "unpack it and name the model file"
+_NO_MODELS = {  # format -> what it is; told where nothing grave is in it
+    "zip archive": "it is a zip archive, but not one that PyTorch wrote",
+    "tar archive": "it is a tar archive",
+    "gzip archive": "it is a gzip archive",
+    "bzip2 archive": "it is a bzip2 archive",
+    "xz archive": "it is an xz archive",
+    "LZMA archive": "it is an LZMA archive",
+    "zlib stream": "it is a zlib stream",
+    "NumPy array": "it is a NumPy array",
+}
+_POINTER_SIZE = 1024  # bytes that a git-LFS pointer may have
+
+Bytes = bytes | mmap
 
 
-def examine(data: mmap) -> FileExamination:
-    """Reads the whole file in its own format; a `Problem` where it has none that is known."""
-    head = data[:4096]
-    if head.startswith(LFS):
+def examine(data: Bytes) -> FileExamination:
+    """Reads the whole file in its own format; a `Problem` where it has none that is known, and nothing is wrong."""
+    if data[: len(LFS)] == LFS and len(data) < _POINTER_SIZE:
         raise Problem("it is a git-LFS pointer, not the model itself", hint="run `git lfs pull` in its repository")
-    if head[:2] == b"PK":
+    found: list[FileExamination] = []
+    problems: list[Problem] = []
+    for look in _LOOKS:
+        try:
+            examined = look(data)
+        except Problem as problem:
+            problems.append(problem)
+        else:
+            found += [examined] if examined else []
+    if not found:
+        raise problems[0] if problems else _no_model(data[:_HEAD])
+    examined = found[0] if len(found) == 1 else _polyglot(found)
+    examined = _with_embedded_zip(examined, data)
+    if examined.format in _NO_MODELS and not _grave(examined.dangers):
+        raise Problem(_NO_MODELS[examined.format], hint=_UNPACK)
+    return examined
+
+
+def examine_bytes(data: bytes, depth: int = 0) -> FileExamination:
+    """What a loader would find in bytes that stand in a file, `depth` archives deep: never a `Problem`."""
+    search = Search(len(data))
+    search.content(Place(data, 0, len(data), "", depth))
+    return search.result("bytes")
+
+
+def _polyglot(found: list[FileExamination]) -> FileExamination:
+    names = " and a ".join(f"{each.format} file" for each in found)
+    message = f"it is a {names} at once: what is loaded depends on the reader"
+    return FileExamination(
+        "polyglot",
+        (Danger(Level.BACKDOOR, message), *(danger for each in found for danger in each.dangers)),
+        sum(each.pickles for each in found),
+        tuple(sentence for each in found for sentence in each.unread),
+    )
+
+
+def _zip(data: Bytes) -> FileExamination | None:
+    """`torch.load` goes by the first four bytes, every other reader by the end."""
+    if data[:2] == b"PK":
         return torch_zip.examine(data)
-    if _tar(head):  # before anything else: torch looks for a tar first, whatever else the file may be
-        raise Problem("it is a tar archive", hint="unpack it and name the model file")
-    if legacy.is_legacy(head):
-        return _legacy(data)
-    if head[8:9] == b"{":
-        return FileExamination(
-            "safetensors", tuple(safetensors_header.dangers(safetensors_header.read(data), len(data)))
-        )
-    if _is_onnx(data):
-        return FileExamination("onnx")
-    return _pickle(data, head)
+    archive = _archive_at_end(data)
+    return torch_zip.examine(data) if archive and archive.is_whole_file else None
 
 
-def _legacy(data: mmap) -> FileExamination:
-    parts = legacy.split(data)
-    all_dangers = [
-        danger for number, trace in enumerate(parts.traces, 1) for danger in dangers(trace, f"pickle {number}")
-    ]
-    trailing: list[PickleTrace] = []
+def _archive_at_end(data: Bytes) -> Archive | None:
+    if data.rfind(zip_directory.END, max(0, len(data) - TAIL)) < 0:
+        return None
+    try:
+        archive = Archive(data)
+    except Problem:
+        return None
+    return archive if archive.members else None
+
+
+def _with_embedded_zip(examined: FileExamination, data: Bytes) -> FileExamination:
+    """Python's reader opens a zip also where it is a value in a file of another kind."""
+    archive = None if data[:2] == b"PK" else _archive_at_end(data)
+    if archive is None or archive.is_whole_file:
+        return examined
+    search = Search(len(data))
+    search.archive(archive, Place(data, 0, len(data), "a zip in it", 1), embedded=True)
+    return replace(
+        examined,
+        dangers=(*examined.dangers, *search.dangers_found),
+        pickles=examined.pickles + search.pickles,
+        unread=(*examined.unread, *search.unread),
+    )
+
+
+def _tar(data: Bytes) -> FileExamination | None:
+    """torch looks for a tar first, whatever else the file may be."""
+    if not packed.is_tar(data[:_HEAD]):
+        return None
+    search = Search(len(data))
+    members = search.tar(Place(data, 0, len(data), ""))
+    if not any(member.name == "storages" for member in members):  # which torch asks for first
+        return search.result("tar archive")
+    search.skip("it is in PyTorch's first format, a tar, whose tensors are not read: save it again", "")
+    return search.result("pytorch tar")
+
+
+def _stream(data: Bytes) -> FileExamination | None:
+    """What `joblib` unpacks by itself."""
+    search = Search(len(data))
+    kind = search.stream(Place(data, 0, len(data), "")) if packed.stream(data[:16]) else ""
+    return search.result(kind) if kind else None
+
+
+def _numpy(data: Bytes) -> FileExamination | None:
+    if data[:6] != packed.NUMPY:
+        return None
+    search = Search(len(data))
+    search.content(Place(data, 0, len(data), ""))
+    return search.result("NumPy array")
+
+
+def _legacy(data: Bytes) -> FileExamination | None:
+    if not legacy.is_legacy(data[:_HEAD]):
+        return None
+    search = Search(len(data))
+    parts = search.legacy(Place(data, 0, len(data), ""))
     if not parts.problem and parts.end < len(data):
-        trailing = [trace for trace in follow_all(data, parts.end) if not trace.broken or trace.names]
-        message = f"{len(data) - parts.end:,} bytes follow the last tensor"
-        all_dangers.append(Danger(Level.SUSPECT, message, f"byte {parts.end}"))
-        all_dangers += [danger for trace in trailing for danger in dangers(trace, f"the pickle at byte {trace.start}")]
-    _note_damage(all_dangers, parts.problem)
-    return FileExamination("pytorch legacy", tuple(all_dangers), len(parts.traces) + len(trailing))
+        search.add(trailing(data, parts.end, len(data), "the last tensor"))
+    _note_damage(search, parts.problem)
+    return search.result("pytorch legacy")
 
 
-def _pickle(data: mmap, head: bytes) -> FileExamination:
-    traces = follow_all(data)
-    first = traces[0]
-    if head[:1] != b"\x80" and not _plausible(first):
-        raise _no_model(head)
-    all_dangers: list[Danger] = []
+def _safetensors(data: Bytes) -> FileExamination | None:
+    if data[8:9] != b"{":
+        return None
+    return FileExamination("safetensors", tuple(safetensors_header.dangers(safetensors_header.read(data), len(data))))
+
+
+def _onnx(data: Bytes) -> FileExamination | None:
+    return FileExamination("onnx") if onnx_outline.is_onnx(data) else None
+
+
+def _pickle(data: Bytes) -> FileExamination | None:
+    """What `pickle.load` would begin to run; torch hands every file to it that is nothing else."""
+    head = data[:_HEAD]
+    if head.startswith(LOCAL) or legacy.is_legacy(head):
+        return None
+    search, place = Search(len(data)), Place(data, 0, len(data), "")
+    traces = search.stacked(place)
+    first = next(traces, None)
+    if first is None or (head[:1] != b"\x80" and not _plausible(first)):
+        return None
+    search.trace(first, f"pickle at byte {first.start}", place)
     for trace in traces:
-        where = f"pickle at byte {trace.start}"
-        if trace is first or not trace.broken or _plausible(trace):
-            all_dangers += dangers(trace, where)
-    _note_damage(all_dangers, f"its pickle breaks off: {first.broken}" if first.broken else "")
+        if not trace.broken or _plausible(trace):
+            search.trace(trace, f"pickle at byte {trace.start}", place)
+    _note_damage(search, f"its pickle breaks off: {first.broken}" if first.broken else "")
     if first.end < len(data):
-        message = f"{len(data) - first.end:,} bytes follow the end of the pickle"
-        all_dangers.append(Danger(Level.SUSPECT, message, f"byte {first.end}"))
-    return FileExamination("bare pickle", tuple(all_dangers), sum(not trace.broken for trace in traces))
+        search.add(trailing(data, first.end, len(data), "the end of the pickle"))
+    return search.result("bare pickle")
 
 
 def _plausible(trace: PickleTrace) -> bool:
@@ -92,28 +191,26 @@ def _plausible(trace: PickleTrace) -> bool:
     return named or (not trace.broken and isinstance(trace.value, dict | list | tuple))
 
 
-def _note_damage(all_dangers: list[Danger], problem: str) -> None:
+def _note_damage(search: Search, problem: str) -> None:
     """What would run comes first: the real unpickler runs it before it stumbles over the damage."""
     if not problem:
         return
-    if any(danger.level == Level.BACKDOOR for danger in all_dangers):
-        all_dangers.append(Danger(Level.SUSPECT, problem))
-    else:
+    if not _grave(search.dangers_found):
         raise Problem(problem, hint="fetch the file again")
+    search.add(Danger(Level.SUSPECT, problem))
 
 
-def _tar(head: bytes) -> bool:
-    """By the checksum of its first header; old tar files have no magic number."""
-    checksum = head[148:156].strip(b"\0 ")
-    if len(head) < 512 or not checksum.isdigit() or set(checksum) - set(b"01234567"):
-        return False
-    return sum(head[:148]) + sum(head[156:512]) + 8 * ord(" ") == int(checksum, 8)
+def _grave(found: Iterable[Danger]) -> bool:
+    return any(danger.level > Level.NOTE for danger in found)
 
 
 def _no_model(head: bytes) -> Problem:
     for magic, what, hint in _OTHER_FORMATS:
         if head.startswith(magic):
             return Problem(f"it is {what}", hint=hint)
+    kind = packed.stream(head)
+    if kind and kind[0] != "zlib stream":  # whose two bytes may begin any text
+        return Problem(f"{_NO_MODELS[kind[0]]}, and a damaged one", hint="fetch the file again")
     if head.lstrip()[:1] == b"<":
         return Problem("it is a web page or XML, not a model", hint="fetch the file again")
     return Problem(
@@ -121,32 +218,13 @@ def _no_model(head: bytes) -> Problem:
     )
 
 
-def _is_onnx(data: bytes | mmap) -> bool:
-    """By its top-level protobuf fields: true for a whole model, a `Problem` for one that is cut off."""
-    if data[:1] != b"\x08":  # ir_version comes first in every writer's files
-        return False
-    position, numbers = 0, set[int]()
-    for _ in range(_MAX_ONNX_FIELDS):
-        if position >= len(data):
-            break
-        tag, position = _varint(data, position)
-        number = tag >> 3
-        if _ONNX_FIELDS.get(number) != tag & 7:
-            return False
-        numbers.add(number)
-        length, position = _varint(data, position)
-        position += length if tag & 7 == 2 else 0
-    if position > len(data) and len(numbers) > 1:
-        raise Problem("it is an ONNX file that ends too early: it is truncated", hint="fetch the file again")
-    return _ONNX_GRAPH in numbers
-
-
-def _varint(data: bytes | mmap, position: int) -> tuple[int, int]:
-    """A protobuf integer and where the next one starts; past the end it reads as zero."""
-    value = 0
-    for shift in range(0, 70, 7):
-        byte = data[position + shift // 7] if position + shift // 7 < len(data) else 0
-        value |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return value, position + shift // 7 + 1
-    return 1 << 63, position + 10
+_LOOKS: tuple[Callable[[Bytes], FileExamination | None], ...] = (
+    _zip,
+    _tar,
+    _legacy,
+    _safetensors,
+    _onnx,
+    _stream,
+    _numpy,
+    _pickle,
+)

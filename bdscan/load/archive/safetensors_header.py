@@ -7,11 +7,14 @@ import math
 from collections.abc import Iterator, Mapping
 from mmap import mmap
 
+from bdscan.facts.deadline import check_time
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
 from bdscan.load.danger import Danger
 
 _MAX_HEADER = 25 << 20  # bytes; a net of ten thousand tensors needs one megabyte, the library's own limit is 100 MB
+_MAX_PAIRS = 500_000  # a hundred thousand tensors take four each
+_MAX_ITEMS = 2_000_000  # and their shapes and offsets some more
 TYPES = {  # name in the file -> bits of a value, and torch's name; none where torch has no arithmetic for it
     "F64": (64, "float64"),
     "F32": (32, "float32"),
@@ -47,8 +50,11 @@ def read(data: mmap | bytes) -> Mapping[str, object]:
         raise Problem(f"its safetensors header declares {length:,} bytes, more than any model needs")
     if 8 + length > len(data):
         raise Problem("it ends before its safetensors header does: it is truncated", hint="fetch the file again")
+    text = data[8 : 8 + length]
+    if text.count(b":") > _MAX_PAIRS or text.count(b",") > _MAX_ITEMS:
+        raise Problem("its safetensors header describes more tensors than any model has")
     try:
-        header = json.loads(data[8 : 8 + length].decode("utf-8"), object_pairs_hook=_unique)
+        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
     except _DuplicateName as error:
         raise Problem(f"its safetensors header names {error} twice") from None
     except (ValueError, RecursionError):
@@ -78,17 +84,19 @@ def dangers(header: Mapping[str, object], size: int) -> Iterator[Danger]:
 
 
 def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        names = [name for name, _ in pairs]
-        raise _DuplicateName(ascii(next(name for name in names if names.count(name) > 1))[:80])
-    return unique
+    seen: set[str] = set()
+    for name, _ in pairs:
+        if name in seen:
+            raise _DuplicateName(ascii(name)[:80])
+        seen.add(name)
+    return dict(pairs)
 
 
 def _check(header: Mapping[str, object], available: int) -> None:
     """Offsets must lie one after another from the first data byte to the last, as the format demands."""
     at = 0
     for start, stop, name in spans(header):
+        check_time()
         shown = f"`{ascii(name)[1:-1][:80]}`"
         if stop > available:
             message = f"its tensor {shown} lies beyond the end of the file: it is truncated"

@@ -2,110 +2,83 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Iterator
 from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
-from bdscan.load.archive.zips import Archive, Member
+from bdscan.load.archive.search import Place, Search
+from bdscan.load.archive.zips import Archive
 from bdscan.load.danger import Danger, FileExamination
-from bdscan.load.pickle import legacy
-from bdscan.load.pickle.effects import dangers, follow_all
-from bdscan.load.pickle.opcodes import MAX_STEPS
+from bdscan.load.pickle.effects import follow_all, quoted
 from bdscan.load.pickle.records import PickleTrace
 
-_MAX_PICKLE = 512 << 20  # bytes; BackdoorBench's files with pictures in them reach 200 MB
-_MAX_COMPRESSED_PICKLE = 64 << 20
-_PICKLE_SUFFIXES = (".pkl", ".pickle", ".debug_pkl", ".pt", ".pth", ".ckpt", ".bin", ".joblib")
-_MAX_DEPTH = 3
+_CODE_DECIDES = (
+    "its own code, which decides what it answers, is not what is judged: save the state dict and judge that, "
+    "with `--arch`"
+)
+_OLD_PROGRAM = "serialized_exported_program.json"  # torch.export before 2.8
 
 
 def kind(archive: Archive) -> str:
-    """Which of PyTorch's zip files it is, by the members it must have."""
+    """Which of PyTorch's zip files it is, by the members it must have; `zip archive` where it is none of them."""
     root = archive.root
-    if archive.find(f"{root}/archive_format") and archive.find(f"{root}/data/weights/model_weights_config.json"):
+    if archive.all_named(f"{root}/archive_format") or archive.all_named(_OLD_PROGRAM):
         return "pt2"
-    if not archive.find(f"{root}/data.pkl"):
-        raise Problem("it is a zip archive, but not one that PyTorch wrote", hint="unpack it and name the model file")
-    return "torchscript" if archive.find(f"{root}/constants.pkl") else "pytorch zip"
+    if not archive.all_named(f"{root}/data.pkl"):
+        return "zip archive"
+    return "torchscript" if archive.all_named(f"{root}/constants.pkl") else "pytorch zip"
 
 
 def main_pickle(archive: Archive) -> PickleTrace:
     """The pickle that torch.load would read."""
+    archive.require_one_reading()
     member = archive.find(f"{archive.root}/data.pkl")
-    assert member is not None  # `kind` has seen it
-    return _traces(archive, member)[0]
+    if member is None:
+        raise Problem("it holds no `data.pkl`")
+    if member.stored and member.readable:
+        return follow_all(archive.data, member.start, member.stop)[0]
+    return follow_all(archive.read(member, max(64 << 20, len(archive.data))))[0]
 
 
-def examine(data: mmap) -> FileExamination:
+def examine(data: bytes | mmap) -> FileExamination:
     """The kind, the dangers of every pickle and of the zip itself, and how many pickles there are."""
     archive = Archive(data)
-    form = kind(archive)
-    search = _PickleSearch()
-    search.archive(archive)
-    dangers_found = search.dangers_found
-    grave = any(danger.level == Level.BACKDOOR for danger in dangers_found)
-    if form != "pt2" and not grave and (broken := main_pickle(archive).broken):
+    form, search = kind(archive), Search(len(data))
+    search.archive(archive, Place(data, 0, len(data), ""))
+    search.add(*_strangers(archive, form), *_notes(archive, form))
+    grave = any(danger.level > Level.NOTE for danger in search.dangers_found)
+    if not grave and (broken := _broken(archive, search)):
         raise Problem(f"its pickle breaks off: {broken}", hint="fetch the file again")
-    if form == "torchscript":
-        message = "it is a TorchScript program: only its tensors are read, its code is neither run nor judged"
-        dangers_found.append(Danger(Level.NOTE, message, f"{archive.root}/code"))
+    if form in ("torchscript", "pt2"):
+        search.skip(_CODE_DECIDES, "")
+    return search.result(form)
+
+
+def _broken(archive: Archive, search: Search) -> str:
+    firsts = (search.firsts.get(member.entry.header) for member in archive.all_named(f"{archive.root}/data.pkl"))
+    return next((first.broken for first in firsts if first is not None), "")
+
+
+def _strangers(archive: Archive, form: str) -> Iterator[Danger]:
+    """Members where none of PyTorch's writers puts any."""
+    if form == "zip archive":
+        return
+    root = f"{archive.root}/"
+    if form == "pt2" and archive.all_named(f"{root}data.pkl"):
+        message = "it is a checkpoint and an exported program at once: what is loaded depends on the reader"
+        yield Danger(Level.BACKDOOR, message, "zip")
+    for member in archive.members:
+        shown = quoted(member.name)
+        if not member.name.startswith(root) and not archive.all_named(_OLD_PROGRAM):
+            yield Danger(Level.SUSPECT, f"the member {shown} lies outside the folder of the others", f"zip, {shown}")
+            return
+        if member.name.lower().endswith("/data.pkl") and member.name != f"{root}data.pkl":
+            yield Danger(Level.SUSPECT, f"the archive carries another checkpoint, {shown}", f"zip, {shown}")
+            return
+
+
+def _notes(archive: Archive, form: str) -> Iterator[Danger]:
     if form == "pytorch zip" and any(not member.stored for member in archive.members):
         message = "its members are compressed, which torch never does: it was packed again by somebody"
-        dangers_found.append(Danger(Level.NOTE, message, "zip"))
-    return FileExamination(form, (*dangers_found, *archive.dangers), search.pickles)
-
-
-class _PickleSearch:
-    """Follows each pickle in an archive, and in archives inside it."""
-
-    def __init__(self) -> None:
-        self.dangers_found: list[Danger] = []
-        self.pickles = 0
-        self._steps = MAX_STEPS
-
-    def archive(self, archive: Archive, prefix: str = "", depth: int = 0) -> None:
-        tensors = re.compile(rf"{re.escape(archive.root)}/(data|constants)/(\d+|weights/weight_\d+)", re.IGNORECASE)
-        for member in archive.members:
-            where = f"{prefix}{ascii(member.name)[1:-1]}"
-            if tensors.fullmatch(member.name) or member.size == 0:
-                continue
-            try:
-                self._member(archive, member, where, depth)
-            except Problem as problem:  # one member that cannot be read must not hide what another one does
-                self.dangers_found.append(Danger(Level.SUSPECT, problem.message, where))
-
-    def _member(self, archive: Archive, member: Member, where: str, depth: int) -> None:
-        head = archive.head(member)
-        if head.startswith(b"PK") and depth < _MAX_DEPTH:
-            inner = Archive(_bytes(archive, member))
-            self.archive(inner, f"{where}: ", depth + 1)
-            self.dangers_found += inner.dangers
-        elif member.name.lower().endswith(_PICKLE_SUFFIXES) or (
-            head[:1] == b"\x80" and head[1:2] in b"\x02\x03\x04\x05"
-        ):
-            if self._steps <= 0:
-                raise Problem("its pickles are too long to be followed to their end")
-            self._steps -= 0 if member.stored else member.size >> 5  # unpacking takes time too
-            for trace in _traces(archive, member):
-                self._steps -= trace.steps
-                self.pickles += 1
-                self.dangers_found += dangers(trace, where)
-                if trace.broken:
-                    self.dangers_found.append(Danger(Level.SUSPECT, f"a pickle breaks off: {trace.broken}", where))
-
-
-def _traces(archive: Archive, member: Member) -> list[PickleTrace]:
-    """The pickles of one member; behind a broken one nothing is looked for."""
-    if member.stored and not member.info.flag_bits & 1:
-        data, start, stop = archive.data, member.start, member.stop
-    else:
-        data = _bytes(archive, member)
-        start, stop = 0, len(data)
-    if legacy.is_legacy(data[start : start + 64]):
-        return legacy.split(data[start:stop]).traces
-    return follow_all(data, start, stop)
-
-
-def _bytes(archive: Archive, member: Member) -> bytes:
-    return archive.read(member, _MAX_PICKLE if member.stored else _MAX_COMPRESSED_PICKLE)
+        yield Danger(Level.NOTE, message, "zip")

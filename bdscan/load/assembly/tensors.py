@@ -45,7 +45,13 @@ def read(contents: Contents) -> Weights:
 
 def tree(contents: Contents) -> Tree:
     """All that a pickled file holds, as inert records, and what makes tensors of those that describe one."""
-    return _read_with(contents, _TREES[contents.format])
+    return _read_with(contents, lambda data: _tree(contents, data))
+
+
+def _tree(contents: Contents, data: mmap.mmap) -> Tree:
+    if contents.format not in _TREES:
+        raise Problem(f"a file of its kind, {contents.format}, holds no pickled model")
+    return _TREES[contents.format](data)
 
 
 def _read_with(contents: Contents, reader: Callable[[mmap.mmap], _Result]) -> _Result:
@@ -65,7 +71,9 @@ def _weights(contents: Contents, data: mmap.mmap) -> Weights:
         raise Problem("it is an ONNX file, whose weights come with its graph")
     if contents.shards:
         return _from_shards(contents)
-    return _pt2(data) if contents.format == "pt2" else _safetensors(data)
+    if contents.format in ("pt2", "safetensors"):
+        return _pt2(data) if contents.format == "pt2" else _safetensors(data)
+    raise Problem(f"a file of its kind, {contents.format}, holds no model that can be judged")
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -84,6 +92,7 @@ def _from_shards(contents: Contents) -> Weights:
 
 def _zip(data: mmap.mmap) -> Tree:
     archive = Archive(data)
+    archive.require_one_reading()
     order = archive.find(f"{archive.root}/byteorder")
     if order is not None and archive.read(order, 16).strip() == b"big":
         raise Problem("it was written on a big-endian machine", hint="save it again on another one")
@@ -98,7 +107,7 @@ def _zip(data: mmap.mmap) -> Tree:
 def _member(archive: Archive, name: str) -> ByteRange | None:
     """The bytes of a stored member where they lie; a compressed one is unpacked within bounds."""
     member = archive.find(f"{archive.root}/{name}")
-    if member is None or member.stored:
+    if member is None or (member.stored and member.readable):
         return (archive.data, member.start, member.stop) if member and isinstance(archive.data, mmap.mmap) else None
     unpacked = bytearray(archive.read(member, member.size))
     return unpacked, 0, len(unpacked)
@@ -145,9 +154,11 @@ def _safetensors(data: mmap.mmap) -> Weights:
 def _pt2(data: mmap.mmap) -> Weights:
     """An exported program's weights: raw storages and a table in JSON."""
     archive = Archive(data)
+    archive.require_one_reading()
     folder = f"{archive.root}/data/weights/"
     listing = archive.find(f"{folder}model_weights_config.json")
-    assert listing is not None  # `archives.kind` has seen it
+    if listing is None:
+        raise Problem("it does not list its weights", hint="save the net's state dict instead")
     rebuilder = TensorRebuilder(lambda key: None, len(data))
     try:
         table = json.loads(archive.read(listing, _ALWAYS_ALLOWED))["config"]

@@ -6,11 +6,13 @@ import struct
 from dataclasses import dataclass, field
 from mmap import mmap
 
+from bdscan.facts.deadline import check_time
 from bdscan.load.pickle.opcodes import MAX_STEPS, follow_one
 from bdscan.load.pickle.records import PersistentId, PickleTrace, storage_address
 
 MAGIC = 0x1950A86A20F9469CFC6C
 _PREFIX = b"\x80\x02\x8a\x0a" + MAGIC.to_bytes(10, "little") + b"."
+_MAGIC_STEPS = 1000  # within which the magic number must be there; torch takes two
 _PICKLES = 5  # magic number, protocol version, system, object, storage keys
 
 
@@ -32,20 +34,21 @@ def is_legacy(head: bytes) -> bool:
     """Whatever protocol the magic number is pickled in."""
     if head.startswith(_PREFIX):
         return True
-    return head[:1] == b"\x80" and follow_one(head, 0, len(head), 8).value == MAGIC
+    return head[:1] == b"\x80" and follow_one(head, 0, len(head), _MAGIC_STEPS).value == MAGIC
 
 
-def split(data: bytes | mmap) -> LegacyFile:
-    """Follows the five pickles and locates the storages; damage is told, not raised."""
-    file = LegacyFile()
-    file.problem = _follow(file, data) or _locate(file, data)
+def split(data: bytes | mmap, start: int = 0, stop: int | None = None) -> LegacyFile:
+    """Follows the five pickles from `start` on and locates the storages; damage is told, not raised."""
+    stop = len(data) if stop is None else stop
+    file = LegacyFile(end=start)
+    file.problem = _follow(file, data, stop) or _locate(file, data, stop)
     return file
 
 
-def _follow(file: LegacyFile, data: bytes | mmap) -> str:
+def _follow(file: LegacyFile, data: bytes | mmap, end: int) -> str:
     steps = MAX_STEPS
     for number in range(1, _PICKLES + 1):
-        trace = follow_one(data, file.end, len(data), steps)
+        trace = follow_one(data, file.end, end, steps)
         file.traces.append(trace)
         file.end = trace.end
         steps -= trace.steps
@@ -56,17 +59,18 @@ def _follow(file: LegacyFile, data: bytes | mmap) -> str:
     return "it was written on a big-endian machine" if big_endian else ""
 
 
-def _locate(file: LegacyFile, data: bytes | mmap) -> str:
+def _locate(file: LegacyFile, data: bytes | mmap, end: int) -> str:
     sizes, keys = _sizes(file.traces[3].persistent_ids), file.traces[4].value
     for key in keys if isinstance(keys, list) else ():
+        check_time()
         if not isinstance(key, str) or key not in sizes:
             return "its list of storages does not fit its tensors"
         start = file.end + 8
-        if start > len(data):
+        if start > end:
             return "it ends before its last tensor: it is truncated"
         count = struct.unpack("<q", data[file.end : start])[0]
         stop = start + count * sizes[key]
-        if count < 0 or stop > len(data):
+        if count < 0 or stop > end:
             return f"it ends before its last tensor: storage `{key[:40]}` declares {count} values"
         file.spans[key], file.end = (start, stop), stop
     return ""
