@@ -80,7 +80,7 @@ architecture: $(READY) ## draw picture and rooms of ARCHITECTURE.md from the imp
 	@$(BIN)/python -m docs.architecture
 
 vouched: $(READY) ## list the classes that pickled nets are made of, from the libraries here
-	@$(BIN)/python docs/vouched_classes.py
+	@$(BIN)/python -m docs.vouched_classes
 
 picture: $(READY) ## photograph the report of a sample for the README (needs chromium)
 	@mkdir -p out

@@ -96,8 +96,9 @@ def test_links_lead_neither_round_in_circles_nor_to_the_same_file_twice(tmp_path
     (tmp_path / "loop").symlink_to(tmp_path)
     os.mkfifo(tmp_path / "fifo" / "pipe.pt")
     gathered = gather([str(tmp_path)])
-    assert names(tmp_path, gathered.models) == ["blobs/aa", "gone.pt"]
-    assert gathered.skipped == {"linked folder": 1, ".pt": 1, ".txt": 1}
+    assert names(tmp_path, gathered.models) == ["blobs/aa", "fifo/pipe.pt", "gone.pt"]
+    assert gathered.skipped == {"linked folder": 1, ".txt": 1}
+    assert not gathered.problems
 
 
 def test_a_folder_that_cannot_be_read_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bdscan) -> None:  # type: ignore[no-untyped-def]

@@ -376,7 +376,7 @@ def test_what_is_no_model_gets_one_sentence(name: str, tmp_path: Path) -> None:
     assert said in caught.value.message
     assert str(path) in caught.value.message and "\n" not in caught.value.message
     assert caught.value.status == COULD_NOT_TELL
-    assert time.process_time() - began < 2
+    assert time.process_time() - began < 5
 
 
 def test_missing_files_folders_and_pipes(tmp_path: Path) -> None:

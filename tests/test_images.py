@@ -8,6 +8,8 @@ import os
 import pickle
 import struct
 import tarfile
+import time
+import zipfile
 import zlib
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
+from bdscan.facts.deadline import OutOfTime, within
 from bdscan.facts.problem import Problem
 from bdscan.images.doubts import doubts_against
 from bdscan.images.image_set import ImageSet
@@ -369,3 +372,64 @@ def test_a_root_without_the_set(tmp_path: Path, kind: str) -> None:
     with pytest.raises(Problem, match="does not hold the test images"):
         open_images(f"{kind}:{tmp_path}")
     assert list(tmp_path.iterdir()) == [], "nothing is downloaded"
+
+
+# -- sets that ask for more than there is -------------------------------------
+
+
+def npy(shape: tuple[int, ...], kind: str, data: bytes = b"") -> bytes:
+    """An array whose header says what it likes."""
+    header = str({"descr": kind, "fortran_order": False, "shape": shape}).encode()
+    header += b" " * (-(len(header) + 11) % 64) + b"\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header + data
+
+
+PIXELS, LABELS = npy((4, 8, 8, 3), "|u1", bytes(768)), npy((4,), "|u1", bytes(4))
+LYING = {
+    "more pictures than bytes": (npy((10**9, 10**3, 10**3, 3), "|u1"), LABELS),
+    "fewer than none": (npy((-4, 8, 8, 3), "|u1", bytes(768)), LABELS),
+    "no pixels": (npy((4, 0, 0, 3), "|u1"), LABELS),
+    "objects": (npy((4,), "|O", bytes(64)), LABELS),
+    "more labels than bytes": (PIXELS, npy((4 * 10**9,), "<i8")),
+    "labels too wide": (PIXELS, npy((4,), "<U100000000")),
+    "labels that unpack": (PIXELS, npy((40_000_000,), "<i8", bytes(320_000_000))),
+    "pictures that unpack": (npy((100_000, 32, 32, 3), "|u1", bytes(307_200_000)), LABELS),
+    "a label no net has": (PIXELS, npy((4,), "<u8", b"\xff" * 32)),
+}
+
+
+@pytest.mark.parametrize("lie", LYING)
+def test_arrays_are_not_believed(tmp_path: Path, lie: str) -> None:
+    pixels, labels = LYING[lie]
+    with zipfile.ZipFile(tmp_path / "set.npz", "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+        archive.writestr("images.npy", pixels)
+        archive.writestr("labels.npy", labels)
+    with pytest.raises(Problem) as caught:
+        open_images(str(tmp_path / "set.npz"))
+    assert caught.value.status == 2
+
+
+def test_links_out_of_a_folder_are_not_followed(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "home" / "set", ("a", "b"), each=20)
+    write_folder(tmp_path, ("elsewhere",))
+    (root / "up").symlink_to(tmp_path)
+    (root / "self").symlink_to(root)
+    (root / "linked").symlink_to(tmp_path / "elsewhere")
+    os.mkfifo(root / "a" / "pipe.png")
+    clean = open_images(str(root)).load(SHAPE)
+    assert len(clean) == 50
+    assert clean.names == ("a", "b", "linked")
+    assert sum("leads back out" in doubt for doubt in clean.doubts) == 2
+    assert any("could not be decoded" in doubt for doubt in clean.doubts)
+
+
+def test_a_header_that_promises_much_is_one_broken_file(tmp_path: Path) -> None:
+    root = write_folder(tmp_path / "set", ("a", "b"), each=20)
+    (root / "a" / "huge.ppm").write_bytes(b"P6 7000 7000 255\n" + bytes(100))
+    assert len(open_images(str(root)).load(SHAPE)) == 40
+
+
+def test_the_budget_holds_while_images_are_decoded(tmp_path: Path) -> None:
+    source = open_images(str(write_folder(tmp_path / "set", ("a", "b"))))
+    with within(0, time.monotonic() - 1), pytest.raises(OutOfTime):
+        source.load(SHAPE)

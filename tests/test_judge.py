@@ -54,6 +54,17 @@ def test_nothing_found_by_probes_that_ran_is_clean() -> None:
     assert judge([run_of("margin", flat()), run_of("inversion", flat())]).verdict is Verdict.CLEAN
 
 
+def test_a_file_that_counts_says_what_the_net_in_it_is() -> None:
+    odd = Run(probe="artifact", family="file", findings=(Finding(level=Level.SUSPECT, message="an odd file"),))
+    assert judge([odd, run_of("margin", flat())]).reasons == (
+        "an odd file",
+        "the net in the file behaves like a clean one",
+    )
+    failed = judge([odd, run_of("margin", flat(), failure=BROKE)])
+    assert failed.verdict is Verdict.SUSPICIOUS
+    assert failed.reasons[-1] == "whether the net in the file has a backdoor could not be told"
+
+
 def test_no_run_is_never_clean() -> None:
     assert judge([]).verdict is Verdict.INCONCLUSIVE
     assert judge([Run(probe="artifact", family="file")]).verdict is Verdict.INCONCLUSIVE

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import types
 from collections import OrderedDict
@@ -307,6 +308,16 @@ def test_wrong_class_files_are_usage(tmp_path: Path, text: str) -> None:
     with pytest.raises(Problem) as raised:
         class_names.read(tmp_path / "names", 2)
     assert raised.value.status == USAGE
+
+
+def test_what_is_no_ordinary_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "names.txt")
+    with pytest.raises(Problem, match="no list of class names") as caught:
+        class_names.read(tmp_path / "names.txt", 3)
+    assert caught.value.status == 2
+    os.mkfifo(tmp_path / "preprocessor_config.json")
+    with pytest.raises(Problem, match="no ordinary file"):
+        normalize.stated(tmp_path, {}, {}, 3)
 
 
 def test_placeholders_are_no_names() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -491,3 +492,126 @@ def test_bytes_in_and_old_opsets_are_refused(tmp_path: Path) -> None:
         rebuild(small(tmp_path / "a.onnx", kind=TensorProto.UINT8))
     with pytest.raises(Problem, match="too old"):
         rebuild(small(tmp_path / "a.onnx", opset=6))
+
+
+# -- files that ask for more than there is ------------------------------------
+
+HEAD_NODES = [node("Flatten", "x", "f"), node("Gemm", "f w", "z"), node("Add", "z s", "y")]
+DOUBLED = [node("Concat", f"c{i} c{i}", f"c{i + 1}", axis=0) for i in range(30)]
+BOMBS = {
+    "doubled again and again": [*DOUBLED, node("ReduceSum", "c30", "s", keepdims=0)],
+    "outer sum": [node("Add", "line column", "o"), node("ReduceSum", "o", "s", keepdims=0)],
+    "outer product": [node("MatMul", "column line", "o"), node("ReduceSum", "o", "s", keepdims=0)],
+    "picked again and again": [node("Gather", "line zeros", "o", axis=0), node("ReduceSum", "o", "s", keepdims=0)],
+    "without end": [node("Range", "zero end one", "o"), node("ReduceSum", "o", "s", keepdims=0)],
+    "of the image": [
+        node("Gather", "x zeros", "g", axis=3),
+        node("Gather", "g zeros", "o", axis=2),
+        node("ReduceSum", "o", "s", keepdims=0),
+    ],
+    "a size from the image": [
+        node("ReduceMax", "x", "m", keepdims=0),
+        node("Cast", "m", "i", to=TensorProto.INT64),
+        node("Range", "zero_i i one_i", "o"),
+        node("ReduceSum", "o", "t", keepdims=0),
+        node("Cast", "t", "s", to=TensorProto.FLOAT),
+    ],
+    "a weight copied again and again": [
+        *(node("MatMul", f"{'h' if i else 'f0'}{i or ''} square", f"h{i + 1}") for i in range(150)),
+        node("Flatten", "x", "f0"),
+        node("ReduceSum", "h150", "s", keepdims=0),
+    ],
+}
+BOMB_ARRAYS = {
+    "c0": draw(1024),
+    "line": draw(1, 30_000),
+    "column": draw(30_000, 1),
+    "zeros": np.zeros(30_000, dtype=np.int64),
+    "zero": np.float32(0),
+    "one": np.float32(1),
+    "end": np.float32(np.inf),
+    "zero_i": np.array(0),
+    "one_i": np.array(1),
+    "square": draw(768, 768),
+    "w": draw(768, 5),
+}
+
+
+@pytest.mark.parametrize("name", BOMBS)
+def test_a_graph_that_would_eat_all_memory_is_refused(tmp_path: Path, name: str) -> None:
+    nodes = sorted([*BOMBS[name], *HEAD_NODES], key=lambda entry: entry.output[0] != "f0")
+    asked = {i for entry in nodes for i in entry.input}
+    arrays = {key: np.asarray(array) for key, array in BOMB_ARRAYS.items() if key in asked}
+    path = write(tmp_path / "a.onnx", nodes, arrays)
+    with pytest.raises(Problem, match=r"out of proportion|infinity|size"):
+        rebuild(path)
+
+
+def with_functions(path: Path, bodies: dict[str, list[str]]) -> Path:
+    """Functions, each of which calls others one after another."""
+    small(path)
+    model = onnx.load(str(path))
+    ops = [helper.make_opsetid("", 17), helper.make_opsetid("d", 1)]
+    for name, called in bodies.items():
+        values = ["a", *(f"t{i}" for i in range(1, len(called))), "z"]
+        calls = [
+            helper.make_node(op, values[i : i + 1], values[i + 1 : i + 2], domain="" if op == "Relu" else "d")
+            for i, op in enumerate(called)
+        ]
+        model.functions.append(helper.make_function("d", name, ["a"], ["z"], calls, ops))
+    model.opset_import.append(ops[1])
+    model.graph.node[1].op_type, model.graph.node[1].domain = "F0", "d"
+    path.write_bytes(model.SerializeToString())
+    return path
+
+
+def test_functions_are_written_out(tmp_path: Path) -> None:
+    path = with_functions(tmp_path / "a.onnx", {"F0": ["F1", "F1"], "F1": ["Relu", "Relu"]})
+    expected = rebuild(small(tmp_path / "b.onnx"))[0](images())
+    assert torch.equal(rebuild(path)[0](images()), expected)
+
+
+@pytest.mark.parametrize(
+    "bodies",
+    [
+        {f"F{i}": [f"F{i + 1}"] * 2 if i < 29 else ["Relu"] for i in range(30)},
+        {"F0": ["F0"]},
+        {"F0": ["F1"], "F1": ["F0"]},
+    ],
+)
+def test_functions_without_end_are_refused(tmp_path: Path, bodies: dict[str, list[str]]) -> None:
+    with pytest.raises(Problem, match="functions"):
+        rebuild(with_functions(tmp_path / "a.onnx", bodies))
+
+
+def test_a_pipe_beside_the_file_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "w.bin")
+    for place in ("w.bin", "a" * 5000, "w\0"):
+        with pytest.raises(Problem, match="missing"):
+            rebuild(external(tmp_path / "a.onnx", place))
+
+
+def test_one_name_for_two_values_is_refused(tmp_path: Path) -> None:
+    nodes = [node("Relu", "x", "r"), node("Neg", "x", "r"), node("Flatten", "r", "y")]
+    with pytest.raises(Problem, match="two values"):
+        rebuild(write(tmp_path / "a.onnx", nodes))
+
+
+@pytest.mark.parametrize("change", ["type", "shape", "bytes", "attribute", "text"])
+def test_tensors_and_attributes_that_cannot_be_read(tmp_path: Path, change: str) -> None:
+    path = small(tmp_path / "a.onnx")
+    model = onnx.load(str(path))
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "w")
+    if change == "type":
+        tensor.data_type = 99
+    elif change == "shape":
+        tensor.dims[0] = -5
+    elif change == "bytes":
+        tensor.raw_data = b"xyz"
+    else:
+        odd = model.graph.node[0].attribute.add()
+        odd.name, odd.type = "q", 3
+        odd.ref_attr_name, odd.s = ("q", b"") if change == "attribute" else ("", b"\xff\xfe")
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(Problem, match=r"not sound|malformed"):
+        rebuild(path)

@@ -191,7 +191,7 @@ BOMBS: dict[str, bytes] = {
     + b"\x940"
     + b"".join(b"h\x00" + text(f"n{i}") + b"\x930" for i in range(2_500))
     + b"N",
-    "steps": b"N0" * 3_000_000 + b"N",
+    "steps": b"N0" * 1_600_000 + b"N",
 }
 
 

@@ -55,8 +55,9 @@ def test_all_tensors_are_there(split: Path, state: dict[str, torch.Tensor]) -> N
     assert weights.tensors.keys() == state.keys()
     assert all(torch.equal(tensor, state[name]) for name, tensor in weights.tensors.items())
     assert contents.size == sum((split / file).stat().st_size for file in FILES)
-    whole = b"".join((split / file).read_bytes() for file in FILES)
-    assert contents.sha256 == hashlib.sha256(whole).hexdigest(), "what `cat model-*.safetensors | sha256sum` says"
+    files = sorted(split.iterdir())
+    listed = "".join(f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.name}\n" for file in files)
+    assert contents.sha256 == hashlib.sha256(listed.encode()).hexdigest(), "what `sha256sum * | sha256sum` says"
 
 
 def test_a_folder_is_one_model_and_hides_nothing(split: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import pickle
+import time
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path, PosixPath
@@ -280,3 +281,35 @@ def test_modules_nested_in_themselves_end(tmp_path: Path) -> None:
     net._modules["again"] = net
     with pytest.raises(Problem, match="nested without end"):
         loaded(tmp_path / "m.pt", net)
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_a_state_dict_without_its_parentheses_is_the_module(
+    net: nn.Module, state: State, inside: bool, tmp_path: Path
+) -> None:
+    found = loaded(tmp_path / "a.pt", {"state_dict": net.state_dict} if inside else net.state_dict)
+    assert same(found.tensors, state)
+    assert found.kind == "pickled module"
+
+
+def test_wrappers_are_looked_through_once(tmp_path: Path) -> None:
+    keys = ("state_dict", "model", "net", "ema", "module", "weights", "params", "student", "network", "classifier")
+    value: object = {"a": 1}
+    for _ in range(8):
+        value = {str(i): dict.fromkeys(keys, value) for i in range(100)} | dict.fromkeys(keys, value)
+    with (tmp_path / "a.pkl").open("wb") as file:
+        pickle.dump(value, file)
+    before = time.process_time()
+    with pytest.raises(Problem, match="no weights"):
+        read(survey(tmp_path / "a.pkl"))
+    assert time.process_time() - before < 5
+
+
+def test_a_module_that_stands_everywhere_ends(net: nn.Module, tmp_path: Path) -> None:
+    shared: nn.Module = nn.ParameterList(torch.zeros(1) for _ in range(200))
+    for _ in range(6):
+        shared = nn.ModuleList([shared] * 20)
+    before = time.process_time()
+    with pytest.raises(Problem, match="without end"):
+        loaded(tmp_path / "a.pt", shared)
+    assert time.process_time() - before < 10

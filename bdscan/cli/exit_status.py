@@ -25,9 +25,9 @@ def least_verdict(fail_on: FailOn) -> Verdict:
 
 
 def status_of(report: Report, fail_on: FailOn) -> int:
-    """The exit status of one report."""
-    if any(run.failure and run.failure.kind is FailureKind.CRASH for run in report.runs if run.probe == "load"):
-        return OUR_FAULT
+    """The exit status of one report: what was found outlives what failed afterwards."""
     if report.found(least_verdict(fail_on)):
         return FOUND
+    if any(run.failure and run.failure.kind is FailureKind.CRASH for run in report.runs if run.probe == "load"):
+        return OUR_FAULT
     return COULD_NOT_TELL if report.undecided else 0

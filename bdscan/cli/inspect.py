@@ -62,6 +62,7 @@ def inspect(
     from bdscan.cli.progress_bar import ProgressBar
     from bdscan.gate.apply import GateRecord
     from bdscan.gate.baseline import read_baseline
+    from bdscan.gate.outputs import check_outputs
     from bdscan.gate.policy import Policy, read_policy
     from bdscan.gate.provenance import factory_file, inputs
     from bdscan.load.source.gather import gather
@@ -83,6 +84,8 @@ def inspect(
     many = len(gathered.models) + len(gathered.problems) > 1
     if many and where.uses(Format.html):
         raise Problem("one HTML file holds one model's report", hint="inspect them one by one", status=USAGE)
+    written = [*(file.path for file in where.all_files), *([write_baseline] if write_baseline else [])]
+    check_outputs(written, gathered.models, read, renewed=write_baseline)
     gate = pipeline.GateOptions(policy=rules, baseline=known_findings, inputs=inputs(read))
     stream = ReportStream(where, fail_on, many=gathered.listed or many)
     with closing(ProgressBar()) as bar:
@@ -103,11 +106,16 @@ def inspect(
             pipeline.select(request)  # raises on wrong ones before anything is read
         scanner = Scanner(request, open_cache(cache, request) if cache else None, max_size * 1e6)
         record = GateRecord(gate)
-        for result in scan_many(gathered, scanner, gate, jobs):
-            bar.close()
-            say_beside(result)
-            record.add(result.report)
-            stream.add(result.report)
+        try:
+            for result in scan_many(gathered, scanner, gate, jobs):
+                bar.close()
+                say_beside(result)
+                record.add(result.report)
+                stream.add(result.report)
+        except Problem as problem:
+            if not stream.found:
+                raise
+            say(problem.message, problem.hint)
     for remark in record.remarks():
         say(remark)
     if write_baseline is not None:

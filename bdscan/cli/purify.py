@@ -48,6 +48,7 @@ def purify(
     """Remove a backdoor, and verify that without knowing the trigger."""
     from bdscan import pipeline
     from bdscan.cli.progress_bar import ProgressBar
+    from bdscan.gate.outputs import check_outputs
     from bdscan.gate.provenance import factory_file, inputs
     from bdscan.load.source.addresses import parse, shown
 
@@ -55,6 +56,7 @@ def purify(
         raise Problem(f"`{shown(model)}` lies elsewhere, and purify takes what is here", hint="fetch it", status=USAGE)
     where = destinations(report, form, sbom=sbom, attest=attest)
     read = {"clean": clean, "classes": classes, "arch": factory_file(arch), "trigger": trigger}
+    check_outputs([output, *([onnx] if onnx else []), *(file.path for file in where.all_files)], [model], read)
     gate = pipeline.GateOptions(inputs=inputs(read))
     with closing(ProgressBar()) as bar:
         request = pipeline.PurifyOptions(

@@ -10,7 +10,7 @@ import typer
 
 from bdscan.cli.choices import FailOn, Format
 from bdscan.cli.console import say
-from bdscan.cli.exit_status import GRAVEST_FIRST, status_of
+from bdscan.cli.exit_status import FOUND, GRAVEST_FIRST, status_of
 from bdscan.cli.report_files import Destinations, rendered, write
 
 if TYPE_CHECKING:
@@ -26,6 +26,11 @@ class ReportStream:
         self._destinations, self._fail_on, self._many = destinations, fail_on, many
         self._kept: list[Report] = []
         self._statuses: set[int] = set()
+
+    @property
+    def found(self) -> bool:
+        """Whether there was a finding so far: what is wrong with the request does not outweigh it."""
+        return FOUND in self._statuses
 
     def add(self, report: Report) -> None:
         """One report more; with files, its verdict goes to the terminal."""

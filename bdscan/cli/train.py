@@ -49,12 +49,14 @@ def train(
     """Train a net on data nobody vouches for, and leave out what they hide."""
     from bdscan import pipeline
     from bdscan.cli.progress_bar import ProgressBar
+    from bdscan.gate.outputs import check_outputs
     from bdscan.gate.provenance import factory_file, inputs
 
     where = destinations(report, form)
     if suspects is not None:
         check_writable(suspects)
     read = {"data": data, "clean": clean, "classes": classes, "arch": factory_file(arch)}
+    check_outputs([output, *([suspects] if suspects else []), *(file.path for file in where.all_files)], [], read)
     gate = pipeline.GateOptions(inputs=inputs(read))
     with closing(ProgressBar()) as bar:
         request = pipeline.TrainOptions(

@@ -1,9 +1,9 @@
 """Reports kept from earlier scans, so that a model that has not changed costs nothing the next time.
 
-A report is found again by everything that it depends on: where the model lies, the bytes of model, clean images and
-class names, the options, the probes' settings, bdscan's own files, and the versions of Python and the libraries. Clean
-images count by their bytes, since a CI checkout gives them new dates each time; beyond 2 GiB only names, sizes and
-dates are read. A net built by a Python file is never kept: what else that file imports, nobody knows.
+A report is found again by everything that it depends on: where the model lies, the bytes of all its files, of clean
+images and of class names, the options, the probes' settings, bdscan's own files, and the versions of Python and the
+libraries. Clean images count by their bytes, since a CI checkout gives them new dates each time; beyond 2 GiB only
+names, sizes and dates are read. A net built by a Python file is never kept: what else that file imports, nobody knows.
 
 Whoever may write to the folder may write verdicts. It belongs to the pipeline, not to those whose models are scanned.
 """
@@ -29,8 +29,9 @@ from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.evidence import Array
 from bdscan.facts.failure import PASSING
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.gate.provenance import digest_of_request, sha256_of
+from bdscan.gate.provenance import digest_of_request
 from bdscan.load.source import folders
+from bdscan.load.source.digest import Reading
 from bdscan.report import Report
 
 _REPORT = "report"  # the name of the text among the arrays
@@ -58,12 +59,10 @@ class Cache:
             return None
         try:
             model = folders.resolve(Path(path))
-            sha256, request = sha256_of(*model.files), self._request
-            index = sha256_of(model.weights) if model.shards else ""
+            sha256, request = Reading(Path(path)).digest(model.deciding), self._request
         except (OSError, Problem):  # the scan says what is wrong with it
             return None
-        config = json.dumps(model.config, sort_keys=True)
-        parts = (request, address or path, config, index, *(danger.message for danger in model.dangers))
+        parts = (request, address or path, *(danger.message for danger in model.dangers))
         rest = hashlib.sha256("\0".join(parts).encode("utf-8", "surrogateescape"))
         return f"{sha256}-{rest.hexdigest()[:32]}"
 

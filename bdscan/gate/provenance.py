@@ -12,6 +12,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from bdscan.facts.deadline import OutOfTime
+from bdscan.facts.problem import Problem
+from bdscan.load.source.digest import Reading
+from bdscan.load.source.folders import resolve
 from bdscan.report import Input
 
 MAX_BYTES = 2 << 30  # bytes of one input, a second or two of hashing; beyond it no digest is taken
@@ -40,9 +44,15 @@ def digest(path: Path) -> dict[str, str]:
         return {}
 
 
-def digest_of_file(path: str) -> str | None:
-    """The SHA-256 of the file of that name, if it is one that can be read."""
-    return digest(Path(path)).get("sha256") if os.path.isfile(path) else None  # noqa: PTH113 - it never raises
+def digest_of_model(path: str) -> str | None:
+    """As a scan hashes a model; None for what is none, cannot be read, or is too large to be read for this alone."""
+    try:
+        files = resolve(Path(path)).deciding
+        if sum(file.stat().st_size for file in files) <= MAX_BYTES:
+            return Reading(Path(path)).digest(files)
+    except (OSError, ValueError, Problem, OutOfTime):
+        pass
+    return None
 
 
 def path_of(spec: str) -> Path:
@@ -75,13 +85,10 @@ def walk(root: Path) -> Iterator[Path]:
         yield from (Path(top) / name for name in names)
 
 
-def sha256_of(*paths: Path) -> str:
-    """Of the files one after another, as a scan hashes them."""
-    digest = hashlib.sha256()
-    for path in paths:
-        with path.open("rb") as file:
-            hashlib.file_digest(file, lambda: digest)
-    return digest.hexdigest()
+def sha256_of(path: Path) -> str:
+    """Of one file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def digest_of_request(options: Mapping[str, Any]) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import pickle
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +16,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from bdscan.facts.problem import Problem, unusable
-from bdscan.images.decode import Pictures
+from bdscan.facts.deadline import check_time
+from bdscan.facts.problem import plain, unusable
+from bdscan.images.classes import MAX_CLASSES
+from bdscan.images.decode import UNREADABLE, Pictures
 
 _MAX_ARRAY_BYTES = 4 << 30  # bytes of one array: it is held whole while the chosen pictures are taken out
+_MAX_TABLE_BYTES = 256 << 20  # bytes of the labels or the names: thirty million labels
+_MAX_EXPANSION = 100  # pictures hardly compress: what grows more than this is a bomb
+_ALWAYS_ALLOWED = 256 << 20  # bytes that may come out however little went in
+_UNREADABLE = (*UNREADABLE, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _NPZ = "an .npz needs `images` (uint8, N x H x W x C or N x H x W) and `labels` (N whole numbers)"
 
 
@@ -35,6 +43,7 @@ class Arrays:
     def __call__(self, index: Sequence[int]) -> Iterator[tuple[int, Image.Image | Exception]]:
         pictures = self.fetch()
         for i in index:
+            check_time()
             picture = pictures[i]
             yield i, Image.fromarray(picture[..., 0] if picture.ndim == 3 and picture.shape[-1] == 1 else picture)
 
@@ -44,17 +53,17 @@ class Arrays:
 
 def npz(path: Path) -> Arrays:
     try:
-        shape = _declared(path)
-        with np.load(path, allow_pickle=False) as contents:
-            labels = np.asarray(contents["labels"])
-            names = tuple(str(name) for name in contents["names"]) if "names" in contents else ()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
-        raise unusable(f"`{path}` cannot be read: {error}", _NPZ) from error
+        shape = _declared_pictures(path)
+        labels = _entry(path, "labels")
+        names = _entry(path, "names", optional=True)
+    except _UNREADABLE as error:
+        raise unusable(f"`{path}` cannot be read: {plain(error)}", _NPZ) from error
     if labels.shape != shape[:1] or not np.issubdtype(labels.dtype, np.integer) or (labels < 0).any():
         raise unusable(f"`labels` in `{path}` are not {shape[0]} whole numbers from 0", _NPZ)
-    if names and len(labels) and labels.max() >= len(names):
-        raise unusable(f"`{path}` has label {labels.max()} but only {len(names)} names")
-    return Arrays(lambda: _images(path), labels.tolist(), names)
+    if len(labels) and labels.max() >= (len(names) if names.size else MAX_CLASSES):
+        count = f"only {names.size} names" if names.size else "no net has so many classes"
+        raise unusable(f"`{path}` has label {labels.max()} but {count}")
+    return Arrays(lambda: _images(path), labels.tolist(), tuple(str(name) for name in names.reshape(-1)))
 
 
 def _images(path: Path) -> Pictures:
@@ -62,18 +71,40 @@ def _images(path: Path) -> Pictures:
         return np.asarray(contents["images"], dtype=np.uint8)
 
 
-def _declared(path: Path) -> tuple[int, ...]:
-    """The shape of `images`, from its header: what does not fit the entry is never allocated."""
-    with zipfile.ZipFile(path) as archive, archive.open("images.npy") as stream:
+def _entry(path: Path, name: str, *, optional: bool = False) -> np.ndarray[Any, Any]:
+    """A short array beside the pictures, never a pickled one; empty where there is none."""
+    with zipfile.ZipFile(path) as archive:
+        if optional and f"{name}.npy" not in archive.namelist():
+            return np.empty(0, dtype=str)
+        _declared(archive, name, _MAX_TABLE_BYTES)
+        with archive.open(f"{name}.npy") as stream:
+            return np.lib.format.read_array(stream, allow_pickle=False)
+
+
+def _declared_pictures(path: Path) -> tuple[int, ...]:
+    """The shape of `images`, from its header."""
+    with zipfile.ZipFile(path) as archive:
+        shape, dtype = _declared(archive, "images", _MAX_ARRAY_BYTES)
+    if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
+        raise ValueError(f"`images` are {dtype} {shape}")
+    if 0 in shape[1:]:
+        raise ValueError(f"`images` are {shape}, which is no picture")
+    return shape
+
+
+def _declared(archive: zipfile.ZipFile, name: str, most: int) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of an entry, from its header: what does not fit the entry is never allocated."""
+    entry = archive.getinfo(f"{name}.npy")
+    with archive.open(entry) as stream:
         version = np.lib.format.read_magic(stream)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, _, dtype = read(stream)
-        size = archive.getinfo("images.npy").file_size
-    if dtype != np.uint8 or len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (1, 3)):
-        raise ValueError(f"`images` are {dtype} {tuple(shape)}")
-    if not int(np.prod(shape, dtype=object)) <= size <= _MAX_ARRAY_BYTES:
-        raise ValueError(f"`images` declares {tuple(shape)} in an entry of {size} bytes")
-    return tuple(shape)
+    size, needed = entry.file_size, math.prod(shape) * dtype.itemsize
+    if min(shape, default=0) < 0 or not needed <= size <= most:
+        raise ValueError(f"`{name}` declares {tuple(shape)} of {dtype} in an entry of {size} bytes")
+    if size > max(_ALWAYS_ALLOWED, _MAX_EXPANSION * entry.compress_size):
+        raise ValueError(f"`{name}` unpacks {entry.compress_size} bytes to {size}: a bomb")
+    return tuple(shape), dtype
 
 
 # -- torchvision's layouts ----------------------------------------------------
@@ -95,12 +126,15 @@ class _TrustedNames(pickle.Unpickler):
 
 
 def _batch(path: Path) -> Mapping[str, Any]:
+    if path.exists() and not (path.is_file() and path.stat().st_size <= _MAX_TABLE_BYTES):
+        raise unusable(f"`{path}` is not a CIFAR batch: no file of such a size is one")
+    data = path.read_bytes()
     try:
-        contents = _TrustedNames(io.BytesIO(path.read_bytes()), encoding="latin1").load()
-    except (pickle.UnpicklingError, EOFError, ValueError, IndexError, AttributeError) as error:
-        raise Problem(f"`{path}` is not a CIFAR batch: {error}") from error
+        contents = _TrustedNames(io.BytesIO(data), encoding="latin1").load()
+    except (pickle.UnpicklingError, AttributeError, KeyError, MemoryError, RuntimeError, *UNREADABLE) as error:
+        raise unusable(f"`{path}` is not a CIFAR batch: {plain(error)}") from error
     if not isinstance(contents, dict):
-        raise Problem(f"`{path}` is not a CIFAR batch")
+        raise unusable(f"`{path}` is not a CIFAR batch")
     return contents
 
 

@@ -5,20 +5,22 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from bdscan.facts.problem import unusable
+from bdscan.facts.problem import plain, unusable
 
-_MAX_CLASSES = 100_000  # classes: ImageNet-21k and room to spare; a folder called 999999999 is a mistake
+MAX_CLASSES = 100_000  # classes: ImageNet-21k and room to spare; a folder called 999999999 is a mistake
+
+_MAX_DIGITS = 9  # of a class's number
 
 
 def by_model(names: Sequence[str], model: Sequence[str] | None, spec: str) -> tuple[list[int], tuple[str, ...]]:
     """The label of each of the source's classes, and what the labels are called."""
-    numbers = [int(name) if name.isdecimal() else -1 for name in names]
+    numbers = [int(name) if name.isdecimal() and len(name) <= _MAX_DIGITS else -1 for name in names]
     numbered = min(numbers) >= 0
     if model:
         return _matched(names, model, numbers if numbered else [], spec), tuple(model)
     if not numbered:
         return list(range(len(names))), tuple(names)
-    if max(numbers) >= _MAX_CLASSES:
+    if max(numbers) >= MAX_CLASSES:
         raise unusable(f"the class `{max(numbers)}` in `{spec}` is out of range")
     return numbers, tuple(str(number) for number in range(max(numbers) + 1))
 
@@ -34,7 +36,7 @@ def _matched(names: Sequence[str], model: Sequence[str], numbers: list[int], spe
         return [place for place in class_places if place is not None]
     if numbers and max(numbers) < len(model):
         return numbers
-    shown = ", ".join(f"`{name}`" for name in unknown[:5]) + (" ..." if len(unknown) > 5 else "")
+    shown = ", ".join(f"`{plain(name)}`" for name in unknown[:5]) + (" ..." if len(unknown) > 5 else "")
     message = f"{len(unknown)} of the {len(names)} classes in `{spec}` are none of the model's {len(model)}: {shown}"
     raise unusable(message, "rename the folders, or give the model's class names in order with `--classes FILE`")
 

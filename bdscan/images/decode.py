@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 import warnings
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -29,7 +30,9 @@ UNREADABLE = (
     IndexError,
     TypeError,
     OverflowError,
+    MemoryError,  # of a header that promises more than there is
     struct.error,
+    zlib.error,
     Image.DecompressionBombError,
     Image.DecompressionBombWarning,
 )
@@ -44,8 +47,8 @@ def open_picture(stream: BinaryIO) -> Image.Image:
     with warnings.catch_warnings():
         warnings.simplefilter("error", Image.DecompressionBombWarning)
         picture = Image.open(stream, formats=_FORMATS)
-    if picture.width * picture.height > _MAX_PIXELS:
-        raise ValueError(f"{picture.width}x{picture.height} pixels are too many")
+    if not 0 < picture.width * picture.height <= _MAX_PIXELS:
+        raise ValueError(f"{picture.width}x{picture.height} pixels are too many, or none")
     return picture
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from torch import Tensor
 
-from bdscan.facts.problem import Problem
+from bdscan.facts.problem import plain, unusable
 from bdscan.images.image_set import ImageSet
 
 Labels = np.ndarray[Any, np.dtype[np.int64]]
@@ -31,9 +31,9 @@ def doubts_against(clean: ImageSet, classes: int) -> tuple[str, ...]:
 def decoding_doubts(failed: list[tuple[str, Exception]], total: int) -> Iterator[str]:
     if failed:
         name, error = failed[0]
-        message = f"{len(failed)} of {total} images could not be decoded, the first `{name}` ({error})"
+        message = f"{len(failed)} of {total} images could not be decoded, the first `{plain(name)}` ({plain(error)})"
         if len(failed) > _MAX_FAILED * total:
-            raise Problem(message)
+            raise unusable(message)
         yield message
 
 
@@ -47,7 +47,7 @@ def class_doubts(labels: Labels, names: Sequence[str]) -> Iterator[str]:
         yield f"{small} of {len(counts)} classes have fewer than {MIN_PER_CLASS} clean images"
     missing = [name for i, name in enumerate(names) if i not in counts]
     if missing:
-        shown = ", ".join(f"`{name}`" for name in missing[:5]) + (" ..." if len(missing) > 5 else "")
+        shown = ", ".join(f"`{plain(name)}`" for name in missing[:5]) + (" ..." if len(missing) > 5 else "")
         yield f"{len(missing)} of {len(names)} classes have no clean images: {shown}"
 
 

@@ -14,12 +14,14 @@ from typing import BinaryIO, cast
 
 from PIL import Image
 
-from bdscan.facts.problem import Problem, unusable
+from bdscan.facts.deadline import check_time
+from bdscan.facts.problem import plain, unusable
 from bdscan.images.decode import MAX_FILE_BYTES, UNREADABLE, is_picture, open_picture
 
 _SPLITS = frozenset({"train", "training", "test", "testing", "val", "valid", "validation"})
 _LAYOUT = "give one folder a class, named after it: `cat/1.png`, `dog/2.png`"
 _MAX_EXPANSION = 100  # pictures hardly compress: a tar.gz that grows more than this is a bomb
+_MAX_FILES = 1_000_000  # files in one class, in a folder or in a tar: ImageNet has 1,300 in each
 _ALWAYS_ALLOWED = 1 << 30  # bytes that may come out however little went in
 
 
@@ -50,12 +52,10 @@ def list_folder(root: Path) -> PictureList:
     listing = PictureList()
     entries = sorted(entry for entry in root.iterdir() if not entry.name.startswith((".", "__")))
     for folder in (entry for entry in entries if entry.is_dir()):
-        pictures = [
-            os.path.relpath(Path(top) / name, root)
-            for top, _, names in sorted(os.walk(folder))
-            for name in sorted(names)
-            if is_picture(name)
-        ]
+        if root.resolve().is_relative_to(folder.resolve()):
+            listing.doubts.append(f"the link `{plain(folder.name)}` leads back out of the images and was not followed")
+            continue
+        pictures = _pictures(folder, root)
         listing.files += pictures
         listing.classes += [folder.name] * len(pictures)
         if not pictures:
@@ -65,10 +65,28 @@ def list_folder(root: Path) -> PictureList:
     return listing.checked(str(root))
 
 
+def _pictures(folder: Path, root: Path) -> list[str]:
+    """All in a class folder and below it, links to further folders not followed."""
+    walked, count = list[tuple[str, list[str]]](), 0
+    for top, _, names in os.walk(folder):
+        check_time()
+        walked.append((top, names))
+        count += len(names) + 1
+        if count > _MAX_FILES:
+            raise unusable(f"`{plain(folder)}` holds more than {_MAX_FILES:,} files: no class of images does")
+    return [
+        os.path.relpath(Path(top) / name, root)
+        for top, names in sorted(walked)
+        for name in sorted(names)
+        if is_picture(name)
+    ]
+
+
 def read_folder(
     root: Path, files: Sequence[str], index: Sequence[int]
 ) -> Iterator[tuple[int, Image.Image | Exception]]:
     for i in index:
+        check_time()
         path = root / files[i]
         try:
             if path.stat().st_size > MAX_FILE_BYTES or not path.is_file():
@@ -112,8 +130,8 @@ def list_tar(path: Path) -> tuple[PictureList, list[tuple[int, int]]]:
     """Every picture's class and name, and where its bytes lie."""
     try:
         names, places, left_out = _headers(path)
-    except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-        raise unusable(f"`{path}` cannot be read as a tar: {error}") from error
+    except (tarfile.TarError, RecursionError, *UNREADABLE) as error:
+        raise unusable(f"`{path}` cannot be read as a tar: {plain(error)}") from error
     split = [PurePosixPath(name).parts for name in names]
     while split and min(map(len, split)) > 2 and len({parts[0] for parts in split}) == 1:
         split = [parts[1:] for parts in split]
@@ -130,9 +148,10 @@ def _headers(path: Path) -> tuple[list[str], list[tuple[int, int]], int]:
     names, places, left_out = [], [], 0
     with _unpacked(path) as (stream, bound), tarfile.open(fileobj=cast(BinaryIO, _Bounded(stream)), mode="r:") as tar:
         for member in tar:
+            check_time()
             tar.members = []  # type: ignore[attr-defined]  # tarfile keeps every header it has seen
             if member.offset_data + member.size > bound:
-                raise Problem(f"`{path}` declares more bytes than it can hold: truncated, or a bomb")
+                raise unusable(f"`{path}` declares more bytes than it can hold: truncated, or a bomb")
             if _leads_out(member):
                 left_out += 1
             elif member.isfile() and is_picture(member.name):
@@ -153,6 +172,7 @@ def read_tar(
     """In the order of the archive: a compressed one can only be read forwards."""
     with _unpacked(path) as (stream, _):
         for i in sorted(index, key=lambda i: places[i]):
+            check_time()
             start, size = places[i]
             try:
                 if size > MAX_FILE_BYTES:

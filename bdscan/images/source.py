@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem, unusable
 from bdscan.images import arrays, folders
 from bdscan.images.classes import by_model
@@ -80,6 +81,7 @@ class Source:
         images = torch.empty((len(chosen), *shape), dtype=torch.uint8)
         decoded, failed, small = list[int](), list[tuple[str, Exception]](), 0
         for i, picture in self.read(chosen):
+            check_time()
             try:
                 if isinstance(picture, Exception):
                     raise picture

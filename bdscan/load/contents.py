@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import mmap
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
 from bdscan.load.archive import formats
-from bdscan.load.danger import Danger, FileExamination
+from bdscan.load.danger import Danger
 from bdscan.load.source import folders
+from bdscan.load.source.digest import Reading, Stamp, stamp_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,74 +20,54 @@ class Contents:
 
     path: Path
     weights: Path  # the file with the tensors; `path` itself unless that is a model folder
-    sha256: str  # of `weights`, or of all `shards` one after another
+    sha256: str  # of the file; of a model of several files that of their list
     size: int
-    format: str  # pytorch zip | pytorch legacy | bare pickle | safetensors | torchscript | pt2 | onnx, or no model's
+    format: str  # pytorch zip | pytorch legacy | bare pickle | safetensors | torchscript | pt2 | onnx, or no model
     dangers: tuple[Danger, ...] = ()
     config: Mapping[str, object] | None = None  # the config.json of a model folder
     pickles: int = 0  # how many were followed
     unread: tuple[str, ...] = ()  # what a loader would use and nobody looked at, a sentence each
     shards: tuple[Path, ...] = ()  # the files with the tensors, where `weights` is only their index
+    stamps: Mapping[Path, Stamp] = field(default_factory=dict)  # every file that was hashed, as it was then
+
+    def check_unchanged(self) -> None:
+        """What has been loaded is what was hashed; a `Problem` where a file was written to in between."""
+        for file, stamp in self.stamps.items():
+            try:
+                same = stamp_of(file.stat()) == stamp
+            except OSError:
+                same = False
+            if not same:
+                raise Problem(f"`{file}` has changed since it was read", hint="start again")
 
 
 def survey(path: str | Path) -> Contents:
     """Says what the file is and what it would do when loaded, by reading it; raises `Problem` where it is no model."""
     path = Path(path)
     folder = folders.resolve(path)
-    digest = hashlib.sha256()
-    examined = _all_examined(folder.files, path, digest)
+    reading = Reading(path)
+    examined = list(reading.examined(folder.files, formats.examine))
+    others = list(reading.examined(folder.others, formats.examine))
+    sha256 = reading.digest(folder.deciding)
+    dangers = [danger for each in (*examined, *others) for danger in each.dangers]
     if folder.shards and (other := next((each for each in examined if each.format != "safetensors"), None)):
-        problem = Problem(f"`{path}` cannot be judged: one of its safetensors files is really a {other.format}")
-        examined = _outlived(examined, problem)
-    dangers = [danger for each in examined for danger in each.dangers]
+        message = f"one of its safetensors files is really a {other.format}"
+        reading.problems.append(Problem(f"`{path}` cannot be judged: {message}"))
+    if reading.problems and (not examined or all(danger.level < Level.SUSPECT for danger in dangers)):
+        raise reading.problems[0]
     return Contents(
         path=path,
         weights=folder.weights,
-        sha256=digest.hexdigest(),
-        size=sum(file.stat().st_size for file in folder.files),
+        sha256=sha256,
+        size=sum(reading.stamps[file].size for file in folder.files),
         format=examined[0].format,
         dangers=(*folder.dangers, *sorted(dangers, key=lambda danger: -danger.level)),
         config=folder.config,
-        pickles=sum(each.pickles for each in examined),
-        unread=tuple(sentence for each in examined for sentence in each.unread),
+        pickles=sum(each.pickles for each in (*examined, *others)),
+        unread=(
+            *(sentence for each in (*examined, *others) for sentence in each.unread),
+            *(problem.message for problem in reading.problems),
+        ),
         shards=folder.shards,
+        stamps=reading.stamps,
     )
-
-
-def _all_examined(files: Sequence[Path], path: Path, digest: hashlib._Hash) -> list[FileExamination]:
-    """A file that cannot be read does not hide what another one does."""
-    examined: list[FileExamination] = []
-    problem: Problem | None = None
-    for file in files:
-        try:
-            examined.append(_examined(file, path, digest))
-        except Problem as caught:
-            problem = problem or caught
-    return _outlived(examined, problem) if problem else examined
-
-
-def _outlived(examined: list[FileExamination], problem: Problem) -> list[FileExamination]:
-    """What has been found, beside the problem, which is all there is to say where nothing grave was found."""
-    if not any(danger.level > Level.NOTE for each in examined for danger in each.dangers):
-        raise problem
-    return [*examined, FileExamination("", unread=(problem.message,))]
-
-
-def _examined(place: Path, path: Path, digest: hashlib._Hash) -> FileExamination:
-    """What one file holds; its bytes go into the digest."""
-    try:
-        with place.open("rb") as file:
-            if place.stat().st_size == 0:
-                raise Problem(f"`{place}` is empty", hint="fetch the file again")
-            with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-                examined = formats.examine(data)
-            hashlib.file_digest(file, lambda: digest)
-    except OSError as error:
-        raise Problem(f"`{place}` cannot be read: {error.strerror}") from None
-    except Problem as problem:
-        if problem.message.startswith("`"):
-            raise
-        raise Problem(
-            f"`{path}` cannot be judged: {problem.message}", hint=problem.hint, status=problem.status
-        ) from None
-    return examined

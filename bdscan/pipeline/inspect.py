@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bdscan.facts.deadline import OutOfTime, within
 from bdscan.facts.failure import STOPPED, Failure, FailureKind
-from bdscan.facts.finding import Run
+from bdscan.facts.finding import Level, Run
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.load.contents import Contents, survey
 from bdscan.method.case import FileCase
@@ -38,25 +38,23 @@ def _inspected(path: str, options: Options, begun: float) -> Report:
     probes = select(options)
     contents = survey(path)
     runner = Runner(options)
-    runs = _of_file(probes, contents, options, runner)
-    loaded: Loaded | None = None
-    if of_net(probes) and runner.stopped is None:
-        loaded, run = _load(contents, options)
-        runs = (*runs, run)
-        if loaded is not None:
-            from bdscan.pipeline.self_check import checked
 
-            case = net_case(loaded.suspect, loaded.clean, runs, options)
-            runs = checked(replace(case, runs=look(of_net(probes), case, runner)), runner)
-    return Report(
-        subject=subject_of(contents, loaded),
-        judgement=judge(runs),
-        runs=runs,
-        clean_accuracy=loaded.clean_accuracy if loaded else None,
-        images=len(loaded.clean) if loaded and loaded.clean is not None else None,
-        clean=options.clean,
-        made_with=made_with(options, loaded, time.monotonic() - begun),
-    )
+    def report(loaded: Loaded | None, runs: tuple[Run, ...]) -> Report:
+        return Report(
+            subject=subject_of(contents, loaded),
+            judgement=judge(runs),
+            runs=runs,
+            clean_accuracy=loaded.clean_accuracy if loaded else None,
+            images=len(loaded.clean) if loaded and loaded.clean is not None else None,
+            clean=options.clean,
+            made_with=made_with(options, loaded, time.monotonic() - begun),
+        )
+
+    runs = _of_file(probes, contents, options, runner)
+    if not of_net(probes) or runner.stopped is not None:
+        return report(None, runs)
+    options.examined(report(None, runs))
+    return report(*_of_net(of_net(probes), contents, runs, runner))
 
 
 def _of_file(probes: Probes, contents: Contents, options: Options, runner: Runner) -> tuple[Run, ...]:
@@ -64,21 +62,38 @@ def _of_file(probes: Probes, contents: Contents, options: Options, runner: Runne
     return tuple(runner.probe(name, probe, case) for name, probe in probes if isinstance(probe, FileProbe))
 
 
-def _load(contents: Contents, options: Options) -> tuple[Loaded | None, Run]:
-    """The net with no more images than are of use, and the run that says whether it can be judged."""
+def _of_net(
+    probes: Probes, contents: Contents, runs: tuple[Run, ...], runner: Runner
+) -> tuple[Loaded | None, tuple[Run, ...]]:
+    """What was found in the file and what is found in the net: no failure with the one costs the other."""
+    options, loaded = runner.options, None
     try:
-        loaded = open_net(contents, options)
+        loaded = _load(contents, options)
+        runs = (*runs, preflight(loaded))
+        from bdscan.pipeline.self_check import checked
+
+        case = net_case(loaded.suspect, loaded.clean, runs, options)
+        runs = look(probes, case, runner)
+        return loaded, checked(replace(case, runs=runs), runner)
     except Problem as problem:
-        if problem.status == USAGE:
+        found = any(finding.level > Level.NOTE for run in runs for finding in run.findings)
+        if problem.status == USAGE and not found:
             raise
         message = f"{problem.message} ({problem.hint})" if problem.hint else problem.message
-        return None, Run(probe="load", failure=Failure(FailureKind.REFUSED, message))
+        failure = Failure(FailureKind.REFUSED, message)
     except OutOfTime:
-        return None, Run(probe="load", failure=out_of_time(options))
+        failure = out_of_time(options)
     except KeyboardInterrupt:
-        return None, Run(probe="load", failure=STOPPED)
-    except Exception as error:  # noqa: BLE001 - our own bug, which must not cost what was found in the file
-        return None, Run(probe="load", failure=Failure.crash(error))
+        failure = STOPPED
+    except Exception as error:  # noqa: BLE001 - our own bug, which must not cost what was found
+        failure = Failure.crash(error)
+    return loaded, (*runs, Run(probe="load", failure=failure))
+
+
+def _load(contents: Contents, options: Options) -> Loaded:
+    """The net with no more images than are of use, made of the very bytes that were looked at."""
+    loaded = open_net(contents, options)
+    contents.check_unchanged()
     if loaded.clean is not None and len(loaded.clean) > MAX_IMAGES:
-        loaded = replace(loaded, clean=loaded.clean.split(MAX_IMAGES / len(loaded.clean), options.seed)[0])
-    return loaded, preflight(loaded)
+        return replace(loaded, clean=loaded.clean.split(MAX_IMAGES / len(loaded.clean), options.seed)[0])
+    return loaded

@@ -5,12 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from bdscan.facts.effort import Effort
+
+if TYPE_CHECKING:
+    from bdscan.report import Report
 
 AUTO = "auto"
 
 Show = Callable[[str, int, int, str], None]  # probe, done, total, what is being tried
+# Told what a file by itself shows, before anything of it is loaded: whatever comes of that.
+Examined = Callable[["Report"], None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +35,12 @@ class Options:
     device: str = "auto"
     seed: int = 0
     show: Show = lambda probe, done, total, what: None
+    examined: Examined = lambda report: None
+
+    @property
+    def settled(self) -> Mapping[str, object]:
+        """What was asked for, without who is told of it."""
+        return {name: value for name, value in vars(self).items() if name not in ("show", "examined")}
 
 
 @dataclass(frozen=True, kw_only=True)

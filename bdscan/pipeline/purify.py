@@ -47,7 +47,9 @@ def purify(path: str, options: PurifyOptions) -> Report:
     except KeyboardInterrupt:
         raise Problem("stopped by the user; nothing was written", status=COULD_NOT_TELL) from None
     except OutOfTime:
-        raise Problem(f"{out_of_time(options)}; nothing was written", status=COULD_NOT_TELL) from None
+        raise Problem(
+            f"{out_of_time(options)}; nothing was purified and nothing written", status=COULD_NOT_TELL
+        ) from None
 
 
 def _purify(path: str, options: PurifyOptions, begun: float) -> Report:
@@ -59,7 +61,7 @@ def _purify(path: str, options: PurifyOptions, begun: float) -> Report:
     runner = Runner(options)
     working, held_out = clean.split(WORKING_SHARE, options.seed)
     case = image_case(loaded.suspect, working, held_out, (flown,), options)
-    case = replace(case, runs=_probed(probes, case, runner))
+    case = replace(case, runs=look(of_net(probes), _as_calibrated(case), runner))
     results = list(_tried(purifiers, probes, case, runner))
     if runner.interrupted:
         raise KeyboardInterrupt
@@ -118,12 +120,8 @@ def _ready(contents: Contents, options: PurifyOptions) -> tuple[Loaded, ImageSet
     return loaded, clean, preflight(loaded, doubts)
 
 
-def _probed(probes: Probes, case: ImageCase, runner: Runner) -> tuple[Run, ...]:
-    """What the probes say; they work with as many images as when they were calibrated."""
-    return look(of_net(probes), _as_calibrated(case), runner)
-
-
 def _as_calibrated(case: ImageCase) -> ImageCase:
+    """The same with no more images to work with than the probes had when they were calibrated."""
     if len(case.clean) <= PROBED:
         return case
     return replace(case, clean=case.clean.split(PROBED / len(case.clean), case.seed)[0])
@@ -180,9 +178,9 @@ def _treat(
     if result.failed and not last:
         why = Failure(FailureKind.SKIPPED, "not probed again, since a check had failed already")
         return replace(result, runs=(*flown, Run(probe="inspect", failure=why)))
-    after = replace(case, suspect=purified.suspect, runs=flown, subspaces={})
-    runs = _probed(probes, after, runner)
-    checked_too = checked(_as_calibrated(replace(after, runs=runs)), runner)
+    after = replace(_as_calibrated(case), suspect=purified.suspect, runs=flown, subspaces={})
+    runs = look(of_net(probes), after, runner)
+    checked_too = checked(replace(after, runs=runs), runner)
     self_check = checked_too[-1] if len(checked_too) > len(runs) else None
     return replace(result, runs=checked_too, self_check=self_check)
 

@@ -12,7 +12,7 @@ from bdscan.facts.failure import STOPPED, Failure
 from bdscan.facts.finding import Run
 from bdscan.facts.problem import CRASHED, USAGE, Problem
 from bdscan.gate.cache import Cache
-from bdscan.gate.provenance import digest_of_file
+from bdscan.gate.provenance import digest_of_model
 from bdscan.load.source.addresses import shown
 from bdscan.load.source.fetch import local_copy
 from bdscan.pipeline.options import Options
@@ -39,10 +39,17 @@ class ScanResult:
     stderr: str = ""  # of a scan in another process: what libraries wrote there
 
     @classmethod
+    def cut_short(cls, path: str, early: Report, failure: Failure, *notices: Notice) -> ScanResult:
+        """On a file of which only that could be told what it shows by itself."""
+        runs = (*early.runs, Run(probe="load", failure=failure))
+        report = replace(early, runs=runs, judgement=judge(runs))
+        return cls(_under_address(report, report.subject.path, path), notices)
+
+    @classmethod
     def unread(cls, path: str, failure: Failure, *notices: Notice) -> ScanResult:
         """On a file that could not be judged at all."""
         runs = (Run(probe="load", failure=failure),)
-        subject = Subject(path=path, sha256=digest_of_file(path))
+        subject = Subject(path=path, sha256=digest_of_model(path))
         return cls(
             Report(subject=subject, judgement=judge(runs), runs=runs, made_with={"bdscan": __version__}), notices
         )
@@ -100,7 +107,7 @@ def open_cache(folder: Path, options: Options) -> Cache:
     if folder.exists() and not folder.is_dir():
         raise Problem(f"the cache `{folder}` is not a folder", status=USAGE)
     # A report that was cut short is never kept, so the time it had does not matter.
-    return Cache(folder, {name: value for name, value in vars(options).items() if name not in {"show", "budget"}})
+    return Cache(folder, {name: value for name, value in options.settled.items() if name != "budget"})
 
 
 def _under_address(report: Report, path: str, address: str) -> Report:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import json
+import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr
 from dataclasses import astuple, replace
@@ -14,6 +15,7 @@ from itertools import chain
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Lock
+from typing import NamedTuple
 
 import numpy as np
 
@@ -26,6 +28,7 @@ from bdscan.load.source.gather import Gathered
 from bdscan.pipeline.options import Options
 from bdscan.pipeline.pool import LineWorker, ProcessPool, python_command, serve
 from bdscan.pipeline.scan import Notice, Scanner, ScanResult, open_cache
+from bdscan.report import Report
 
 WORKER = "from bdscan.pipeline.scan_many import main; main()"
 _REPORT, _NOTICES, _STDERR, _PROBLEM = "report", "notices", "stderr", "problem"  # names among the report's arrays
@@ -45,38 +48,69 @@ def scan_many(gathered: Gathered, scanner: Scanner, gate: GateOptions, jobs: int
 
 
 def _one_by_one(names: Sequence[str], scanner: Scanner) -> Iterator[ScanResult]:
-    stopped = False
+    stopped, problem = False, None
     for name in names:
-        result = _not_begun(name) if stopped else scanner.scan(name)
+        try:
+            result = _not_begun(name) if stopped else scanner.scan(name)
+        except Problem as usage:  # it concerns all, but what the other files would do is told first
+            problem = problem or usage
+            continue
         stopped |= any(run.failure == STOPPED for run in result.report.runs)
         yield result
+    if problem is not None:
+        raise problem
 
 
 def _side_by_side(names: Sequence[str], scanner: Scanner, jobs: int) -> Iterator[ScanResult]:
     with ProcessPool(jobs) as pool:
         parallel = _ParallelScan(pool, scanner, jobs, len(names))
         waiting = [pool.threads.submit(parallel.scan, number, name) for number, name in enumerate(names)]
-        finished = 0
+        finished, problem = 0, None
         try:
             for name, future in zip(names, waiting, strict=True):
-                yield _read(shown(name), future.result())
+                answer = future.result()
                 finished += 1
+                try:
+                    result = _read(shown(name), answer)
+                except Problem as usage:
+                    problem = problem or usage
+                    continue
+                yield result
         except KeyboardInterrupt:
             pool.stop()
             yield from map(_not_begun, names[finished:])
+        if problem is not None:
+            raise problem
 
 
 def _not_begun(name: str) -> ScanResult:
     return ScanResult.unread(shown(name), STOPPED)
 
 
-def _read(name: str, answer: Path | Failure) -> ScanResult:
+def _read(name: str, answer: _Answer) -> ScanResult:
     """What a process left behind, read when its turn has come: until then it lies on disk."""
-    if isinstance(answer, Failure):
-        return ScanResult.unread(name, answer, Notice(f"{name}: {answer}", _HINT))
-    result = read_result(answer)
-    answer.unlink()
-    return result
+    if answer.failure is None:
+        result = read_result(answer.file)
+        answer.file.unlink()
+        return result
+    notice = Notice(f"{name}: {answer.failure}", _HINT)
+    try:
+        early = read_result(_early(answer.file)).report
+        return ScanResult.cut_short(name, early, answer.failure, notice)
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile):  # it had not come that far
+        return ScanResult.unread(name, answer.failure, notice)
+
+
+def _early(file: Path) -> Path:
+    """Where a process says what the file by itself shows: loading it may be the end of the process."""
+    return file.with_suffix(".early.npz")
+
+
+class _Answer(NamedTuple):
+    """The file that a process was to write, and why it did not."""
+
+    file: Path
+    failure: Failure | None
 
 
 class _ParallelScan:
@@ -90,8 +124,7 @@ class _ParallelScan:
             self._idle.put(None)
         self._lock, self._at_work, self._done = Lock(), list[str](), 0
 
-    def scan(self, number: int, name: str) -> Path | Failure:
-        """The file with the result, or why there is none."""
+    def scan(self, number: int, name: str) -> _Answer:
         worker, file = self._idle.get(), self._pool.folder / f"{number}.npz"
         self._show_progress(begun=name)
         try:
@@ -101,7 +134,7 @@ class _ParallelScan:
             failure = Failure.ours(f"no process could be started to look at it: {error.strerror}")
         self._idle.put(worker if failure is None else None)
         self._show_progress(ended=name)
-        return file if failure is None else failure
+        return _Answer(file, failure)
 
     def _show_progress(self, begun: str | None = None, ended: str | None = None) -> None:
         with self._lock:
@@ -124,22 +157,28 @@ def _prepare(order: str) -> Callable[[str], None]:
 
     def scan(line: str) -> None:
         name, result_file = json.loads(line)
+        early = _early(Path(result_file))
+
+        def examined(report: Report) -> None:
+            write_result(early, ScanResult(report), "")
+
         stderr = io.StringIO()
         try:
             with redirect_stderr(stderr):
-                result = scanner.scan(name)
+                result = replace(scanner, options=replace(scanner.options, examined=examined)).scan(name)
         except Problem as problem:
             text = json.dumps([problem.message, problem.hint, problem.status]).encode()  # ends everything
             np.savez(result_file, **{_PROBLEM: np.frombuffer(text, np.uint8)})  # type: ignore[arg-type]
         else:
             write_result(Path(result_file), result, stderr.getvalue())
+        early.unlink(missing_ok=True)
 
     return scan
 
 
 def order_of(scanner: Scanner) -> str:
     """How the models are to be looked at, on one line."""
-    options = {name: value for name, value in vars(scanner.options).items() if name != "show"}
+    options = scanner.options.settled
     cache = str(scanner.cache.folder) if scanner.cache else None
     return json.dumps({"options": options, "cache": cache, "max_bytes": scanner.max_bytes}, default=str)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from pathlib import Path
 import torch
 
 from bdscan.facts.atomic_files import AtomicFiles
-from bdscan.facts.problem import Problem, unusable
+from bdscan.facts.problem import unusable
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import Contents, survey
@@ -54,7 +53,7 @@ def write(
     """
     check(contents, loaded, output, onnx)
     _check_same_net(loaded.suspect, cleaned)
-    _check_unchanged(contents)
+    contents.check_unchanged()
     with explained(output, "name another place"), AtomicFiles() as atomic:
         place, in_folder = atomic.temporary(output), contents.path.is_dir()
         if in_folder:
@@ -84,17 +83,6 @@ def _check_same_net(old: Classifier, new: Classifier) -> None:
     for ours, theirs in ((old.net.mean, new.net.mean), (old.net.std, new.net.std)):
         if not torch.equal(ours.cpu(), theirs.cpu()):
             raise AssertionError("the cleaned net is normalised otherwise than the suspect")
-
-
-def _check_unchanged(contents: Contents) -> None:
-    """The original is read once more, and what is not in it any more cannot be taken from it."""
-    try:
-        with contents.weights.open("rb") as file:
-            same = hashlib.file_digest(file, "sha256").hexdigest() == contents.sha256
-    except OSError as error:
-        raise Problem(f"`{contents.weights}` cannot be read any more: {error.strerror}") from None
-    if not same:
-        raise Problem(f"`{contents.weights}` has changed since it was read", hint="start again")
 
 
 @contextmanager

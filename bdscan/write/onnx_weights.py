@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem, unusable
-from bdscan.load.onnx.graph import graph_of, parse
+from bdscan.load.onnx.graph import embed, graph_of, parse
 from bdscan.load.onnx.net import build, without_softmax
 from bdscan.write.tensors_file import origin
 
@@ -39,7 +39,7 @@ class WeightMap:
         """
         model = parse(path)
         notes = _only_first_output(model.graph)
-        _embed(model, path)
+        embed(model, path)
         _unshare(model.graph)
         slots = _slots(model)
         low, high = (_numbered(model, path, digit) for digit in (0, 1))
@@ -157,13 +157,6 @@ def _keep(listed: Any, names: set[str]) -> None:
     for i in reversed(range(len(listed))):
         if listed[i].name not in names:
             del listed[i]
-
-
-def _embed(model: Any, path: Path) -> None:
-    """Tensors that lay in files beside the original are put into the one file, by the reader that checks the files."""
-    graph_of(model, path)
-    for tensor in model.graph.initializer:
-        del tensor.external_data[:]
 
 
 def _unshare(graph: Any) -> None:

@@ -63,7 +63,7 @@ def check_new(net: nn.Module, output: Path) -> None:
 
 def _check_not_input(contents: Contents, place: Path) -> None:
     """By what it is, not by what it is called: links lead there too."""
-    for mine in (contents.path, contents.weights):
+    for mine in (contents.path, *contents.stamps):
         if place.resolve() == mine.resolve() or (place.exists() and place.samefile(mine)):
             raise unusable(f"`{place}` is the input itself, which is evidence", "name another file")
     if contents.path.is_dir() and contents.path.resolve() in place.resolve().parents:
@@ -93,6 +93,8 @@ def _check_card(place: Path, output: Path) -> None:
     if place == output:
         raise unusable(f"`{output}` has the name of a text file", "name it `.pt` or the like")
     try:
+        if place.exists() and not place.is_file():
+            raise IsADirectoryError
         with place.open(encoding="utf-8", errors="replace") as file:
             head = file.read(_CARD_HEAD)
             ours = TAG in head or TAG_TRAINED in head

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from torch import Tensor
 
+from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem, unusable
 from bdscan.load import nets
 from bdscan.load.arch import from_file, from_timm, from_torchvision, from_transformers
@@ -78,6 +79,7 @@ def _try(
     fitting: list[FilledNet] = []
     failed = []
     for candidate in candidates:
+        check_time()
         result = fit(candidate, tensors)
         if isinstance(result, Difference):
             failed.append((candidate, result))

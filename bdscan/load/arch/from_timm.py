@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from types import ModuleType
@@ -12,9 +13,14 @@ from torch import nn
 
 from bdscan.facts.problem import Problem, unusable
 from bdscan.load.arch.match import resized
-from bdscan.load.nets.candidate import Candidate, Outline
+from bdscan.load.nets.candidate import NOT_SUCH_A_NET, Candidate, Outline
+from bdscan.load.pickle.effects import quoted
 
 _WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}  # of the vision transformers
+# What `create_model` takes for itself: a `config.json` must not lead it to other files or to another kind of net.
+_NOT_OF_THE_NET = re.compile(
+    r"pretrained\w*|checkpoint_path|cache_dir|model_name|scriptable|exportable|no_jit|\w*features\w*|\w*filter\w*"
+)
 _CONVNEXTS = {40: "atto", 48: "femto", 64: "pico", 80: "nano", 96: "tiny", 128: "base", 192: "large", 256: "xlarge"}
 
 
@@ -57,11 +63,11 @@ def named(name: str, outline: Outline, settings: Mapping[str, Any] | None = None
     if side and "img_size" not in settings:
         settings["img_size"] = side
     size = library().get_pretrained_cfg(name)
-    usual = size.input_size[-1] if size else 224
+    usual, stated = size.input_size[-1] if size else 224, settings.get("img_size")
     return Candidate(
         name=f"timm:{name}",
         build=partial(_build, name, outline, settings),
-        sizes=(settings.get("img_size", usual),),
+        sizes=(stated if isinstance(stated, int) else usual,),
         fixed_size=side is not None,
     )
 
@@ -69,15 +75,20 @@ def named(name: str, outline: Outline, settings: Mapping[str, Any] | None = None
 def from_config(config: Mapping[str, object], outline: Outline) -> Iterator[Candidate]:
     """The net that a timm folder's `config.json` names."""
     name, settings = config.get("architecture"), config.get("model_args")
+    settings = settings if isinstance(settings, dict) else {}
+    if refused := [key for key in settings if _NOT_OF_THE_NET.fullmatch(key)]:
+        raise Problem(f"`config.json` sets {quoted(refused[0])}, which is no part of a net")
     if isinstance(name, str):
-        yield named(name, outline, settings if isinstance(settings, dict) else None)
+        if not library().is_model(name):
+            raise Problem(f"`config.json` asks for {quoted(name)}, which is no net of the installed timm")
+        yield named(name, outline, settings)
 
 
 def _build(name: str, outline: Outline, settings: Mapping[str, Any]) -> nn.Module:
     try:
         net = library().create_model(name, pretrained=False, **settings)
-    except (TypeError, ValueError, RuntimeError, AssertionError, KeyError) as error:
-        raise Problem(f"timm cannot build `{name}` with {settings}: {error}") from None
+    except NOT_SUCH_A_NET as error:
+        raise Problem(f"timm cannot build `{name}` with {quoted(settings)}: {quoted(str(error))}") from None
     return resized(net, outline)
 
 
@@ -87,7 +98,7 @@ def _side(outline: Outline) -> int | None:
     if len(positions) != 3 or len(patches) != 4:
         return None
     tokens = sum(name in outline for name in ("cls_token", "dist_token"))
-    return math.isqrt(positions[1] - tokens) * patches[-1]
+    return math.isqrt(max(0, positions[1] - tokens)) * patches[-1]
 
 
 def _transformers(outline: Outline) -> list[str]:

@@ -126,7 +126,7 @@ def _settings(name: str, outline: Outline) -> Iterator[tuple[str, dict[str, int 
     elif name.startswith("vit_"):
         patch = int(name.rpartition("_")[2])
         shape = outline.get("encoder.pos_embedding", ())
-        side = math.isqrt(shape[1] - 1) * patch if len(shape) == 3 else 224  # one position is the class token's
+        side = math.isqrt(max(0, shape[1] - 1)) * patch if len(shape) == 3 else 224  # one position is the class token's
         yield "", {"image_size": side}
     else:
         yield "", {}

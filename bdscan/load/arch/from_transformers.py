@@ -15,7 +15,8 @@ from bdscan.facts.problem import Problem
 from bdscan.load import nets
 from bdscan.load.arch import from_torchvision
 from bdscan.load.arch.match import resized
-from bdscan.load.nets.candidate import Candidate, Misfit, Outline, count_numbered, outline_of
+from bdscan.load.nets.candidate import NOT_SUCH_A_NET, Candidate, Outline, count_numbered, outline_of
+from bdscan.load.pickle.effects import quoted
 
 Tensors = dict[str, Tensor]
 
@@ -26,12 +27,16 @@ def candidates(config: Mapping[str, object], tensors: Tensors) -> Iterator[Candi
     kind = str(listed[0]) if isinstance(listed, list) and listed else "nothing"
     if kind not in _CONVERSIONS or "auto_map" in config:
         raise Problem(
-            f"`config.json` asks for `{kind}`, which only the transformers package and its code can build",
+            f"`config.json` asks for {quoted(kind)}, which only the transformers package and its code can build",
             hint="bdscan rebuilds ResNetForImageClassification and ViTForImageClassification; "
             "for others export the net to ONNX",
         )
     convert, find = _CONVERSIONS[kind]
-    for candidate in find(config, convert(tensors)):
+    try:
+        renamed = convert(tensors)
+    except NOT_SUCH_A_NET:
+        raise Problem(f"the tensors are not those of the {kind} that `config.json` describes") from None
+    for candidate in find(config, renamed):
         yield replace(candidate, convert=convert, name=f"{kind} ({candidate.name})")
 
 
@@ -39,7 +44,7 @@ def _resnets(config: Mapping[str, object], renamed: Tensors) -> Iterator[Candida
     usual_settings = {"hidden_act": "relu", "downsample_in_first_stage": False, "downsample_in_bottleneck": False}
     for key, usual in usual_settings.items():
         if config.get(key, usual) != usual:
-            message = f"`config.json` has `{key}` = {config[key]}, which bdscan cannot rebuild"
+            message = f"`config.json` has `{key}` = {quoted(config[key])}, which bdscan cannot rebuild"
             raise Problem(message, hint="export to ONNX")
     yield from nets.candidates(outline_of(renamed))
 
@@ -66,11 +71,7 @@ def _transformers(config: Mapping[str, object], renamed: Tensors) -> Iterator[Ca
 
 
 def _build_vit(settings: Mapping[str, object], outline: Outline) -> nn.Module:
-    try:
-        net = from_torchvision.models().VisionTransformer(**settings)
-    except (AssertionError, RuntimeError, ValueError, ZeroDivisionError):
-        raise Misfit from None
-    return resized(net, outline)
+    return resized(from_torchvision.models().VisionTransformer(**settings), outline)
 
 
 _RESNET: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
@@ -79,9 +80,9 @@ _RESNET: tuple[tuple[str, str | Callable[[re.Match[str]], str]], ...] = (
     (r"shortcut\.convolution", "downsample.0"),
     (r"shortcut\.normalization", "downsample.1"),
     (r"^classifier\.1", "fc"),
-    (r"resnet\.encoder\.stages\.(\d+)\.layers\.", lambda at: f"layer{int(at[1]) + 1}."),
-    (r"\.layer\.(\d+)\.convolution", lambda at: f".conv{int(at[1]) + 1}"),
-    (r"\.layer\.(\d+)\.normalization", lambda at: f".bn{int(at[1]) + 1}"),
+    (r"resnet\.encoder\.stages\.(\d{1,9})\.layers\.", lambda at: f"layer{int(at[1]) + 1}."),
+    (r"\.layer\.(\d{1,9})\.convolution", lambda at: f".conv{int(at[1]) + 1}"),
+    (r"\.layer\.(\d{1,9})\.normalization", lambda at: f".bn{int(at[1]) + 1}"),
 )
 
 

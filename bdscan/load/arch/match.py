@@ -11,10 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from bdscan.facts.problem import Problem
-from bdscan.load.nets.candidate import BATCH_COUNTER, Candidate, Misfit, Outline, outline_of
+from bdscan.facts.problem import Problem, plain
+from bdscan.load.arch.bounded import Bounded, OutOfProportion, largest_tensor
+from bdscan.load.nets.candidate import BATCH_COUNTER, NOT_SUCH_A_NET, Candidate, Outline, outline_of
 
 _MAX_NAMES = 3  # names a sentence can hold
+_MAX_EXTRA = 1000  # tensors that a net may have beyond the file's while it is still of interest which they are
+_MAX_TABLE = 1 << 26  # numbers in what a net works out while it is built
 
 
 class _WithoutMemory(TorchFunctionMode):
@@ -24,12 +27,19 @@ class _WithoutMemory(TorchFunctionMode):
     (window indices, position grids) come out right.
     """
 
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.left = most
+
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         arguments = dict(kwargs or {})
         if func is torch.empty:
             arguments["device"] = "meta"
+            self.left -= 1
+            if self.left < 0:
+                raise OutOfProportion("it would have far more tensors than the file")
         return func(*args, **arguments)
 
 
@@ -64,12 +74,12 @@ class FilledNet:
     candidate: Candidate
 
 
-def without_memory(candidate: Candidate) -> nn.Module:
-    """The net without memory for its parameters; the random generator is left as it was."""
+def without_memory(candidate: Candidate, most: int) -> nn.Module:
+    """The net, of at most so many tensors, without memory for them; the random generator is left as it was."""
     with torch.random.fork_rng(devices=[]):
         if candidate.needs_real_tensors:
             return candidate.build()
-        with _WithoutMemory():
+        with Bounded(_MAX_TABLE), _WithoutMemory(most):
             return candidate.build()
 
 
@@ -87,12 +97,13 @@ def fit(candidate: Candidate, tensors: dict[str, Tensor]) -> FilledNet | Differe
     """The candidate with the file's tensors, or why not; None if no such net can be built at all."""
     converted = candidate.convert(tensors) if candidate.convert else tensors
     try:
-        net = without_memory(candidate)
-    except Misfit:
+        net = without_memory(candidate, len(tensors) + _MAX_EXTRA)
+    except NOT_SUCH_A_NET:
         return None
     difference = compare(net, outline_of(converted))
     if len(difference):
         return difference
+    _check_kinds(net, converted)
     _fill_in(net, converted)
     if any(part.is_meta for part in (*net.parameters(), *net.buffers())):  # something is not in the state dict
         with torch.random.fork_rng(devices=[]):
@@ -100,6 +111,15 @@ def fit(candidate: Candidate, tensors: dict[str, Tensor]) -> FilledNet | Differe
         _fill_in(net, converted)
     keep_maps(net)
     return FilledNet(net, candidate)
+
+
+def _check_kinds(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """Weights are fractions: whole numbers in their place are another net's, quantised or packed."""
+    for name, _ in net.named_parameters():
+        if not tensors[name].is_floating_point():
+            kind = str(tensors[name].dtype).removeprefix("torch.")
+            message = f"the tensor `{plain(name)}` is of type {kind}, where {type(net).__name__} has fractions"
+            raise Problem(message, hint="save the net with plain float tensors")
 
 
 def keep_maps(net: nn.Module) -> None:
@@ -132,7 +152,7 @@ def _fill_in(net: nn.Module, tensors: dict[str, Tensor]) -> None:
 
 
 def _listed(names: tuple[str, ...]) -> str:
-    shown = ", ".join(f"`{name}`" for name in names[:_MAX_NAMES])
+    shown = ", ".join(f"`{plain(name)}`" for name in names[:_MAX_NAMES])
     return shown + (f" and {len(names) - _MAX_NAMES} more" if len(names) > _MAX_NAMES else "")
 
 
@@ -184,10 +204,12 @@ def _replace(net: nn.Module, name: str, outline: Outline) -> None:
 
 def count_outputs(net: nn.Module, shape: tuple[int, int, int]) -> int | None:
     """How many classes the net answers with for an image of this shape; None if it cannot take one."""
-    with torch.no_grad():
+    with torch.no_grad(), Bounded(largest_tensor(shape, 2)):
         try:
             answer = net.eval()(torch.full((2, *shape), 0.5))
-        except (RuntimeError, ValueError, TypeError, AssertionError, IndexError, AttributeError):
+        except OutOfProportion as error:
+            raise Problem(f"the net asks for more than images of {_sides(shape)} can need: {error}") from None
+        except (*NOT_SUCH_A_NET, MemoryError):
             return None  # another size may do
     if isinstance(answer, Tensor) and answer.dim() == 2:
         return answer.shape[1]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from bdscan.facts.deadline import check_time
 from bdscan.images.image_set import ImageSet, at_once
 from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly.normalize import Norm
@@ -39,6 +40,7 @@ class Option:
         net = Normalised(self.filled.net, self.norm.mean, self.norm.std).eval().to(device)
         with torch.no_grad():
             for start in range(len(self.answers), len(pixels), batch):
+                check_time()
                 part = pixels[start : start + batch].to(device).float() / 255
                 self.answers = torch.cat([self.answers, net(part).argmax(1).cpu()])
 

@@ -8,6 +8,9 @@ from pathlib import Path
 
 from bdscan.facts.problem import unusable
 
+_MAX_DIGITS = 9  # of a class's number
+_MAX_BYTES = 64 << 20  # of a list of names: a million of them
+
 
 def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
     """`--classes FILE`: one name a line, or JSON: a list, or names by index, or indices by name.
@@ -15,8 +18,10 @@ def read(path: Path, classes: int | None = None) -> tuple[str, ...]:
     As many as the net has; None where there is no net yet.
     """
     try:
+        if path.exists() and not (path.is_file() and path.stat().st_size <= _MAX_BYTES):
+            raise unusable(f"`{path}` is no list of class names")
         text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise unusable(f"`{path}` cannot be read: {error}") from None
     names = (
         _json(text, path) if text.lstrip().startswith(("[", "{")) else tuple(map(str.strip, text.strip().splitlines()))
@@ -55,17 +60,22 @@ def _json(text: str, path: Path) -> tuple[str, ...]:
 def _listed(value: object) -> tuple[str, ...]:
     """A list of names, a table from index to name, or one from name to index."""
     if isinstance(value, list | tuple):
-        return tuple(map(str, value))
+        return tuple(map(_text, value))
     if not isinstance(value, Mapping):
         return ()
-    by_index = {_index(key): str(name) for key, name in value.items()}
+    by_index = {_index(key): _text(name) for key, name in value.items()}
     if None in by_index:
-        by_index = {_index(index): str(name) for name, index in value.items()}
+        by_index = {_index(index): _text(name) for name, index in value.items()}
     if set(by_index) != set(range(len(value))):
         return ()
     return tuple(by_index[i] for i in range(len(value)))
 
 
+def _text(value: object) -> str:
+    """A name that can be written down: half a character of UTF-16 cannot."""
+    return str(value).encode("utf-8", "replace").decode()
+
+
 def _index(value: object) -> int | None:
     text = str(value)
-    return int(text) if text.isdecimal() else None
+    return int(text) if text.isdecimal() and len(text) <= _MAX_DIGITS else None

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from bdscan.facts.problem import unusable
+from bdscan.load.source import folders
 
 
 @dataclass(frozen=True)
@@ -20,6 +20,7 @@ class Norm:
     std: tuple[float, ...]
 
 
+_MAX_FIGURE = 1e6  # pixels lie between 0 and 1, those of some old nets between 0 and 255
 _Table = dict[str, tuple[tuple[float, ...], tuple[float, ...]]]
 
 # As the data sets' users write them. For CIFAR-10 two deviations are in use: that of all pixels, and the mean of those
@@ -77,7 +78,7 @@ def stated(
     folder: Path, config: Mapping[str, object] | None, metadata: Mapping[str, object], channels: int
 ) -> Norm | None:
     """What the file or the folder says of itself."""
-    inner, preprocessor = (config or {}).get("pretrained_cfg"), _preprocessor(folder)
+    inner, preprocessor = (config or {}).get("pretrained_cfg"), folders.preprocessor(folder)
     stated_by = [
         (inner if isinstance(inner, dict) else {}, "config.json"),
         (config or {}, "config.json"),
@@ -114,7 +115,7 @@ def _pair(mean: object, std: object, source: str, channels: int) -> Norm | None:
         return None
     if not len(mean) == len(std) == channels or not all(isinstance(part, int | float) for part in (*mean, *std)):
         return None
-    if min(std) <= 0 or not all(map(math.isfinite, (*mean, *std))):
+    if min(std) <= 0 or not all(abs(part) <= _MAX_FIGURE for part in (*mean, *std)):  # NaN is not either
         return None
     for norm in named_norms(channels).values():
         if _close(norm.mean, mean) and _close(norm.std, std):
@@ -124,11 +125,3 @@ def _pair(mean: object, std: object, source: str, channels: int) -> Norm | None:
 
 def _close(one: Sequence[float], other: Sequence[float]) -> bool:
     return all(abs(a - b) < 5e-4 for a, b in zip(one, other, strict=True))
-
-
-def _preprocessor(folder: Path) -> Mapping[str, object]:
-    try:
-        value = json.loads((folder / "preprocessor_config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}

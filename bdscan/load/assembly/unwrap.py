@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem
 from bdscan.load.pickle.effects import quoted
 from bdscan.load.pickle.records import CallRecord, mapping, members
@@ -25,8 +26,9 @@ _METADATA = (  # what a checkpoint may say about itself; never who was poisoned
     *("model_name", "arch", "architecture", "num_classes", "img_size", "input_size", "clean_data", "class_name"),
     *("class_names", "classes", "class_to_idx", "idx_to_class", "mean", "std", "epoch"),
 )
+_METHODS = ("state_dict", "parameters", "named_parameters", "modules", "children")  # of a module, saved uncalled
 _MAX_DEPTH = 64
-_MAX_VISITS = 100_000
+_MAX_VISITS = 200_000  # of modules, tensors and attributes; the largest nets have some ten thousand
 
 Rebuild = Callable[[object], Tensor | None]
 
@@ -50,15 +52,17 @@ class Weights:
 
 def unwrap(value: object, rebuild: Rebuild) -> Weights:
     """Goes in through known wrappers until there are named tensors."""
+    search = _Search(rebuild)
     path: list[str] = []
     metadata: MutableMapping[str, object] = {}
     for _ in range(5):
         if isinstance(value, list | tuple):
             value = {str(index): part for index, part in enumerate(value[:16])}
-        tensors, kind = _tensors(value, rebuild)
+        value = _owner(value)
+        tensors, kind = search.tensors(value)
         entries = {} if kind else mapping(value) or {}
         metadata.update((key, entries[key]) for key in _METADATA if _is_plain(entries.get(key)))
-        inner = _inner(entries, rebuild)
+        inner = search.inner(entries)
         if inner is None:
             if not tensors:
                 break
@@ -87,18 +91,56 @@ def _shared(names: Collection[str], prefix: str) -> bool:
     return all(n.startswith(prefix) for n in names) and (prefix != "1." or any("." in n[len(prefix) :] for n in names))
 
 
-def _inner(entries: Mapping[object, object], rebuild: Rebuild) -> str | None:
-    """The entry that holds the weights: a known name, else the only one with named tensors."""
-    for key in _WRAPPERS:
-        if key in entries and _has_tensors(entries[key], rebuild):
-            return key
-    if any(_is_weight(rebuild(value)) for key, value in entries.items() if isinstance(key, str)):
-        return None
-    candidates = [key for key, value in entries.items() if isinstance(key, str) and _has_tensors(value, rebuild)]
-    if len(candidates) > 1:
-        shown = ", ".join(quoted(key) for key in candidates[:4])
-        raise Problem(f"it holds several nets ({shown})", hint="save the one that is meant as a file of its own")
-    return candidates[0] if candidates else None
+class _Search:
+    """Looks for named tensors; every object is looked at once, however many ways lead to it."""
+
+    def __init__(self, rebuild: Rebuild) -> None:
+        self.rebuild = rebuild
+        self.visits = itertools.count()
+        # By identity; the object is kept, so that its id stays its own.
+        self._found: dict[int, tuple[dict[str, Tensor], str, object]] = {}
+        self._behind: dict[tuple[int, int], bool] = {}
+
+    def inner(self, entries: Mapping[object, object]) -> str | None:
+        """The entry that holds the weights: a known name, else the only one with named tensors."""
+        for key in _WRAPPERS:
+            if key in entries and self._has_tensors(entries[key]):
+                return key
+        if any(_is_weight(self.rebuild(value)) for key, value in entries.items() if isinstance(key, str)):
+            return None
+        candidates = [key for key, value in entries.items() if isinstance(key, str) and self._has_tensors(value)]
+        if len(candidates) > 1:
+            shown = ", ".join(quoted(key) for key in candidates[:4])
+            raise Problem(f"it holds several nets ({shown})", hint="save the one that is meant as a file of its own")
+        return candidates[0] if candidates else None
+
+    def _has_tensors(self, value: object, depth: int = 0) -> bool:
+        """Whether there are named tensors in it, perhaps behind another wrapper."""
+        value = _owner(value)
+        known = id(value), depth
+        if known not in self._behind:
+            self._behind[known] = bool(self.tensors(value)[0]) or self._behind_wrapper(value, depth)
+        return self._behind[known]
+
+    def _behind_wrapper(self, value: object, depth: int) -> bool:
+        entries = mapping(value) or {}
+        return depth < 3 and any(key in entries and self._has_tensors(entries[key], depth + 1) for key in _WRAPPERS)
+
+    def tensors(self, value: object) -> tuple[dict[str, Tensor], str]:
+        """Named tensors of a state dict or of a whole module, and the module's class."""
+        if id(value) not in self._found:
+            check_time()
+            self._found[id(value)] = (*self._tensors(value), value)
+        return self._found[id(value)][:2]
+
+    def _tensors(self, value: object) -> tuple[dict[str, Tensor], str]:
+        if isinstance(value, CallRecord) and _state(value):
+            module_tensors = dict(_module_tensors(value, self.rebuild, self.visits))
+            if module_tensors:
+                return module_tensors, str(value.maker)
+        entries = mapping(value) or {}
+        rebuilt = {key: self.rebuild(part) for key, part in entries.items() if isinstance(key, str)}
+        return {key: tensor for key, tensor in rebuilt.items() if tensor is not None}, ""
 
 
 def _is_weight(tensor: Tensor | None) -> bool:
@@ -106,23 +148,13 @@ def _is_weight(tensor: Tensor | None) -> bool:
     return tensor is not None and tensor.dim() > 0
 
 
-def _has_tensors(value: object, rebuild: Rebuild, depth: int = 0) -> bool:
-    """Whether there are named tensors in it, perhaps behind another wrapper."""
-    if _tensors(value, rebuild)[0]:
-        return True
-    entries = mapping(value) or {}
-    return depth < 3 and any(key in entries and _has_tensors(entries[key], rebuild, depth + 1) for key in _WRAPPERS)
-
-
-def _tensors(value: object, rebuild: Rebuild) -> tuple[dict[str, Tensor], str]:
-    """Named tensors of a state dict or of a whole module, and the module's class."""
-    if isinstance(value, CallRecord) and _state(value):
-        module_tensors = dict(_module_tensors(value, rebuild))
-        if module_tensors:
-            return module_tensors, str(value.maker)
-    entries = mapping(value) or {}
-    rebuilt = {key: rebuild(part) for key, part in entries.items() if isinstance(key, str)}
-    return {key: tensor for key, tensor in rebuilt.items() if tensor is not None}, ""
+def _owner(value: object) -> object:
+    """The module of which only a method was saved, as a `state_dict` without its parentheses is."""
+    if not isinstance(value, CallRecord) or str(value.maker) != "builtins.getattr":
+        return value
+    arguments = value.arguments
+    named = isinstance(arguments, tuple) and len(arguments) == 2 and isinstance(arguments[1], str)
+    return arguments[0] if named and arguments[1] in _METHODS else value  # type: ignore[index]
 
 
 def _state(call: CallRecord) -> dict[object, object]:
@@ -134,23 +166,31 @@ def _state(call: CallRecord) -> dict[object, object]:
 
 
 def _module_tensors(
-    module: CallRecord, rebuild: Rebuild, prefix: str = "", depth: int = 0, visits: Iterator[int] | None = None
+    module: CallRecord, rebuild: Rebuild, visits: Iterator[int], prefix: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Tensor]]:
     """The tensors in a tree of inert modules under dotted names, as `state_dict` would give them."""
-    visits = visits or itertools.count()
-    if next(visits) >= _MAX_VISITS or depth > _MAX_DEPTH:
+    if depth > _MAX_DEPTH:
         raise Problem("its modules are nested without end")
     state = _state(module)
     eager = "_modules" in state  # otherwise TorchScript, where everything is an attribute
     skipped = members(state.get("_non_persistent_buffers_set"))
     for group in [state.get("_parameters"), state.get("_buffers")] if eager else [state]:
         for name, value in (mapping(group) or {}).items():
+            _count_visit(visits)
             tensor = rebuild(value) if isinstance(name, str) and name not in skipped else None
             if tensor is not None:
                 yield f"{prefix}{name}", tensor
     for name, value in (mapping(state.get("_modules")) or {} if eager else state).items():
+        _count_visit(visits)
         if isinstance(name, str) and isinstance(value, CallRecord):
-            yield from _module_tensors(value, rebuild, f"{prefix}{name}.", depth + 1, visits)
+            yield from _module_tensors(value, rebuild, visits, f"{prefix}{name}.", depth + 1)
+
+
+def _count_visit(visits: Iterator[int]) -> None:
+    """A module may stand in several places, and so be visited again and again."""
+    check_time()
+    if next(visits) >= _MAX_VISITS:
+        raise Problem("its modules are nested without end")
 
 
 def _is_plain(value: object, depth: int = 0) -> bool:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import replace
-from functools import partial
-
-from torch import nn
+from collections.abc import Iterator
 
 from bdscan.load.nets import mobilenet, preact, resnet, vgg
-from bdscan.load.nets.candidate import Candidate, Family, Misfit, Outline
+from bdscan.load.nets.candidate import NOT_SUCH_A_NET, Candidate, Family, Outline
 
 _FAMILIES = (resnet.candidates, preact.residual, preact.wide, vgg.candidates, mobilenet.candidates)
-# What a family raises where a tensor or a side that it relies on is not there.
-_NOT_OF_THE_FAMILY = (KeyError, ValueError, IndexError, ZeroDivisionError, RuntimeError)
 
 
 def candidates(outline: Outline) -> Iterator[Candidate]:
@@ -25,14 +19,6 @@ def candidates(outline: Outline) -> Iterator[Candidate]:
 def candidates_of(family: Family, outline: Outline) -> Iterator[Candidate]:
     """The same of one family; none where it cannot be read as one of its nets."""
     try:
-        candidates_found = list(family(outline))
-    except _NOT_OF_THE_FAMILY:
+        yield from list(family(outline))
+    except NOT_SUCH_A_NET:
         return
-    yield from (replace(candidate, build=partial(_build_or_misfit, candidate.build)) for candidate in candidates_found)
-
-
-def _build_or_misfit(build: Callable[[], nn.Module]) -> nn.Module:
-    try:
-        return build()
-    except _NOT_OF_THE_FAMILY:
-        raise Misfit from None

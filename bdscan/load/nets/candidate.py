@@ -11,10 +11,17 @@ from torch import Tensor, nn
 Outline = Mapping[str, tuple[int, ...]]  # every tensor's name and shape
 # BatchNorm's step count: files from before torch 0.4.1 have none, and nothing depends on it.
 BATCH_COUNTER = "num_batches_tracked"
-
-
-class Misfit(Exception):
-    """No net of the family can have tensors of such shapes."""
+# What reading a net off the tensors raises, or building it, where no such net can have tensors of such shapes.
+NOT_SUCH_A_NET = (
+    KeyError,
+    ValueError,
+    IndexError,
+    TypeError,
+    AttributeError,
+    RuntimeError,
+    AssertionError,
+    ArithmeticError,
+)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

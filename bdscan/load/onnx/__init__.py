@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -11,13 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
-from bdscan.load.onnx.graph import graph_of, parse
+from bdscan.load.arch.bounded import Bounded, OutOfProportion, largest_tensor
+from bdscan.load.onnx.graph import first_line, graph_of, parse
 from bdscan.load.onnx.net import Operator, RebuiltNet, build, without_softmax
 from bdscan.load.onnx.shapes import reshape
 
 _MAX_PIXELS = 3 * 2048 * 2048  # numbers in one image; no classifier in use takes more
+_MAX_BATCH = 1 << 9  # images that an export for a fixed number of them takes, and `_MAX_PIXELS` in all
+_MAX_ALIVE = 4  # times the largest tensor: what may be kept for later steps at once
 # What a malformed graph makes of honest code: missing attributes, wrong shapes, wrong types.
-_MALFORMED = (KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError, ZeroDivisionError)
+_MALFORMED = (
+    *(KeyError, IndexError, TypeError, ValueError, RuntimeError, AttributeError),
+    *(ArithmeticError, AssertionError, MemoryError, StopIteration),
+)
 
 
 class RebuiltModel(NamedTuple):
@@ -30,11 +36,12 @@ class RebuiltModel(NamedTuple):
 
 
 def rebuild(path: Path) -> RebuiltModel:
-    graph, note = without_softmax(graph_of(parse(path), path))
+    model = parse(path)
     try:
+        graph, note = without_softmax(graph_of(model, path))
         net = build(graph, "; ".join((*graph.notes, *([note] if note else []))))
     except _MALFORMED as error:
-        raise Problem(f"`{path}` cannot be rebuilt, its graph is malformed: {_first_line(error)}") from error
+        raise Problem(f"`{path}` cannot be rebuilt, its graph is malformed: {first_line(error)}") from error
     net.eval()
     shape = _shape(graph.dims, net.channels_last)
     if shape is not None:
@@ -51,26 +58,22 @@ def _shape(dims: tuple[int | None, ...], channels_last: bool) -> tuple[int, int,
 
 def _check_batching(net: RebuiltNet, shape: tuple[int, int, int], batch: int, path: Path) -> None:
     """Two images must get the answers each gets alone: a graph written for one image may mix or drop them."""
-    if math.prod(shape) > _MAX_PIXELS:
-        raise Problem(f"`{path}` takes images of {shape}, which is out of proportion")
+    if math.prod(shape) * (batch if batch > _MAX_BATCH else 1) > _MAX_PIXELS:
+        raise Problem(f"`{path}` takes {batch} image(s) of {shape}, which is out of proportion")
     try:
-        with torch.no_grad():
+        with torch.no_grad(), Bounded(largest_tensor(shape, 2 * batch)):
             alone, both = _open_batch(net, shape, batch)
     except _MALFORMED as error:
         hint = "if it was exported for one batch size, export it again with a dynamic batch"
-        raise Problem(f"`{path}` was rebuilt but does not run: {_first_line(error)}", hint=hint) from error
+        raise Problem(f"`{path}` was rebuilt but does not run: {first_line(error)}", hint=hint) from error
     if alone.dim() != 2 or len(alone) != batch:
         raise Problem(f"`{path}` gives an answer of {tuple(alone.shape)} for {batch} image(s): no classifier")
     same = both.shape == (2 * batch, alone.shape[1]) and torch.allclose(
-        both[:batch], alone, rtol=1e-2, atol=1e-3 * float(alone.abs().max()), equal_nan=True
+        both[:batch], alone, rtol=1e-2, atol=1e-3 * float(alone.abs().nan_to_num().max()), equal_nan=True
     )
     if not same:
         hint = "export it again with a dynamic batch"
         raise Problem(f"`{path}` mixes the images of a batch: it was exported for one batch size", hint=hint)
-
-
-def _first_line(error: BaseException) -> str:
-    return str(error).partition("\n")[0] or type(error).__name__
 
 
 def _open_batch(net: RebuiltNet, shape: tuple[int, int, int], batch: int) -> tuple[Tensor, Tensor]:
@@ -80,13 +83,23 @@ def _open_batch(net: RebuiltNet, shape: tuple[int, int, int], batch: int) -> tup
     """
     pixels = torch.rand((2 * batch, *shape), generator=torch.Generator().manual_seed(0))
     single, double = net.begin(pixels[:batch]), net.begin(pixels)
+    room = _MAX_ALIVE * largest_tensor(shape, 2 * batch)
     for step in net.steps:
         child = None if step.shape_operator is not None else net.get_submodule(step.child)
         if isinstance(child, Operator) and child.op == "Reshape" and 1 in child.cpu_constants:
             _open(child, single[step.inputs[0]], double[step.inputs[0]].shape, batch)
         net.advance(single, step)
+        room += _count(double, step.last_use)
         net.advance(double, step)
+        room -= _count(double, step.outputs)
+        if room < 0:
+            raise OutOfProportion("it keeps far more than its layers need")
     return single[net.answer], double[net.answer]
+
+
+def _count(values: Mapping[str, Tensor], names: Sequence[str]) -> int:
+    """The numbers in those of the values that are there."""
+    return sum(values[name].numel() for name in names if name in values)
 
 
 def _open(child: Operator, single: Tensor, double: Sequence[int], batch: int) -> None:

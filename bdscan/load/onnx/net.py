@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor, nn
 
-from bdscan.facts.problem import Problem
+from bdscan.facts.problem import Problem, plain
+from bdscan.load.arch.bounded import Bounded
 from bdscan.load.onnx.graph import Graph, Node, as_float32
 from bdscan.load.onnx.layers import LAYERS, linear
 from bdscan.load.onnx.operators import OPERATORS
 from bdscan.load.onnx.padding import PADDED, Padded, padding
+
+_MAX_SHOWN = 20  # operators in one sentence
+_MAX_NAME = 100  # characters of a layer's name
+_ALWAYS_ALLOWED = 1 << 24  # numbers that may be made out of constants, however few the file has
+_MAX_GROWTH = 8  # times the numbers in the file: a weight is copied up to four times on its way into its layer
+# Whose inputs from this place on say how large the result is.
+_SIZED = {"ConstantOfShape": 0, "Range": 0} | dict.fromkeys(
+    ("Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"), 1
+)
 
 
 class Operator(nn.Module):
@@ -88,7 +100,9 @@ class RebuiltNet(nn.Module):
             del values[name]
 
     def add(self, name: str, module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        child = re.sub(r"\W+", "_", name).strip("_") or "node"
+        child = re.sub(r"\W+", "_", name[:_MAX_NAME]).strip("_") or "node"
+        if hasattr(self, child):
+            child = f"{child}_{len(self.steps)}"
         while hasattr(self, child):
             child += "_"
         self.add_module(child, module)
@@ -108,12 +122,18 @@ def build(graph: Graph, note: str) -> RebuiltNet:
     """The net, or one problem that names every operator that stands in the way."""
     unknown = sorted({node.op for node in graph.nodes if node.op not in OPERATORS and node.op not in LAYERS})
     if not unknown:
-        builder = _Builder(graph, note)
-        for node in builder.nodes:
-            builder.add(node)
+        numbers = sum(math.prod(constant.shape) for constant in graph.constants.values())
+        room = _ALWAYS_ALLOWED + _MAX_GROWTH * numbers
+        with torch.no_grad(), Bounded(room, altogether=room):
+            builder = _Builder(graph, note)
+            for node in builder.nodes:
+                builder.add(node)
         unknown = sorted(builder.unknown)
     if unknown:
-        message = f"the ONNX graph uses operators that cannot be rebuilt: {', '.join(f'`{op}`' for op in unknown)}"
+        shown = ", ".join(f"`{plain(op)}`" for op in unknown[:_MAX_SHOWN]) + (
+            " ..." if len(unknown) > _MAX_SHOWN else ""
+        )
+        message = f"the ONNX graph uses operators that cannot be rebuilt: {shown}"
         raise Problem(message, hint="give the PyTorch checkpoint the ONNX file was exported from")
     builder.net.close()
     return builder.net
@@ -146,7 +166,10 @@ class _Builder:
             return
         constants = [self.constants.get(name) for name in node.inputs]
         running = tuple(name for name in node.inputs if name and name not in self.constants)
-        if node.op in OPERATORS and (node.op == "Shape" or self.shape_values.issuperset(running)):
+        sizes = {name for name in node.inputs[_SIZED.get(node.op, len(node.inputs)) :] if name in running}
+        if not sizes <= self.shape_values:  # the pixels would say how much memory is taken
+            self.unknown.add(f"{node.op} (with sizes that depend on the image)")
+        elif node.op in OPERATORS and (node.op == "Shape" or self.shape_values.issuperset(running)):
             self.shape_values |= set(node.outputs)
             self.net.steps.append(Step("", Operator(node, constants), running, node.outputs))
         elif not (self._merged(node, constants) or self._layer(node, constants)):

@@ -12,12 +12,16 @@ from torch import Tensor
 
 Attributes = Mapping[str, Any]
 
-_MAX_NUMBERS = 1 << 26  # numbers in a tensor that a file asks for by its shape alone
+# Numbers in a tensor that a file asks for by its shape alone; what it makes of one batch may grow with the next.
+_MAX_NUMBERS = 1 << 26
+_MAX_ARGUMENTS = 1 << 12  # sizes, axes or indices: as many as nobody has axes or parts
 
 
 def ints(value: Tensor | None, otherwise: Any = None) -> list[int]:
     """An argument that is an input since some version of ONNX and was an attribute before."""
     if value is not None:
+        if value.numel() > _MAX_ARGUMENTS:
+            raise ValueError(f"a list of {value.numel():,} sizes is out of proportion")
         return [int(i) for i in value.flatten().tolist()]
     return list(otherwise or ())
 
@@ -88,12 +92,12 @@ def slice_(
     first, last = ints(starts, a.get("starts")), ints(ends, a.get("ends"))
     where = ints(axes, a.get("axes") or range(len(first)))
     for start, end, axis, step in zip(first, last, where, ints(steps, [1] * len(first)), strict=True):
-        index = torch.arange(x.shape[axis], device=x.device)
         if step > 0:
             x = x[(slice(None),) * (axis % x.dim()) + (slice(start, end, step),)]
         else:
-            chosen = list(range(x.shape[axis]))[slice(start, None if end < -x.shape[axis] else end, step)]
-            x = x.index_select(axis, index[chosen])
+            chosen = range(x.shape[axis])[slice(start, None if end < -x.shape[axis] else end, step)]
+            index = torch.arange(len(chosen), device=x.device) * step + (chosen.start if len(chosen) else 0)
+            x = x.index_select(axis, index)
     return x
 
 
@@ -107,7 +111,7 @@ def gather(a: Attributes, x: Tensor, index: Tensor) -> Tensor:
 
 def split(a: Attributes, x: Tensor, sizes: Tensor | None = None) -> tuple[Tensor, ...]:
     axis, target = a.get("axis", 0), ints(sizes, a.get("split"))
-    parts = a.get("num_outputs", a["outputs"])
+    parts = a["outputs"]
     pieces: tuple[Tensor, ...] = x.split(target or math.ceil(x.shape[axis] / parts), axis)
     return pieces
 

@@ -49,7 +49,8 @@ def dangers(trace: PickleTrace, where: str, *, torchscript: bool = False) -> Ite
     if misused:
         yield Danger(Level.SUSPECT, f"loading it would call {_listed(misused)} as no model's file does", where)
     if unknown := [name for name in uses.by_trust[Trust.UNKNOWN] if name not in misused]:
-        yield Danger(Level.SUSPECT, f"loading it would import code that nobody vouches for: {_listed(unknown)}", where)
+        message = f"loading it would import code that nobody vouches for: {_listed(unknown)}"
+        yield Danger(Level.SUSPECT, f"{message}; a file of `net.state_dict()` needs none", where)
     yield from _hook_dangers(trace, where)
     if trace.excessive:
         yield Danger(Level.SUSPECT, f"{trace.broken}, more than any model's pickle does", where)

@@ -11,8 +11,8 @@ from bdscan.facts.deadline import check_time
 from bdscan.load.pickle.interpreter import BrokenPickle, ExcessivePickle, Interpreter, StopOpcode
 from bdscan.load.pickle.records import PickleTrace
 
-# A state dict takes a few thousand steps, BackdoorBench's largest files under a million; this is four seconds' worth.
-MAX_STEPS = 5_000_000
+# A state dict takes a few thousand steps, BackdoorBench's largest files under a million; this is two seconds' worth.
+MAX_STEPS = 3_000_000
 _STEPS_BETWEEN_LOOKS = 1 << 16  # at the clock
 
 

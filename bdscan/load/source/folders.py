@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -11,11 +12,13 @@ from pathlib import Path
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
 from bdscan.load.danger import Danger
+from bdscan.load.source.onnx_data import data_files
 
 WEIGHT_FILES = ("model.safetensors", "pytorch_model.bin")  # as timm and Hugging Face name them; the safer one first
 INDEX_FILES = tuple(f"{name}.index.json" for name in WEIGHT_FILES)
 # Of those that are there, the first one is read.
 _CHOICES = tuple(name for pair in zip(WEIGHT_FILES, INDEX_FILES, strict=True) for name in pair)
+DESCRIPTIONS = ("config.json", "preprocessor_config.json")  # what a model folder says of its weights
 _MAX_INDEX = 25 << 20  # bytes, as for a safetensors header: it names the same tensors
 _MAX_SHARDS = 1000  # files
 _MAX_CONFIG = 4 << 20  # bytes; with the names of ImageNet-21k's classes it is about one megabyte
@@ -29,11 +32,18 @@ class ModelFiles:
     config: Mapping[str, object] | None = None
     dangers: tuple[Danger, ...] = ()
     shards: tuple[Path, ...] = ()  # the files with the tensors, where `weights` only says which lies where
+    others: tuple[Path, ...] = ()  # weights of the same folder that another reader would take
+    beside: tuple[Path, ...] = ()  # descriptions, and the files in which an ONNX graph keeps its tensors
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """What holds the tensors, in the order in which it is hashed."""
+        """What holds the tensors."""
         return self.shards or (self.weights,)
+
+    @property
+    def deciding(self) -> tuple[Path, ...]:
+        """All that the answer depends on: what has to be hashed, and must not change while it is looked at."""
+        return tuple(sorted({self.weights, *self.shards, *self.others, *self.beside}))
 
 
 def resolve(path: Path) -> ModelFiles:
@@ -44,26 +54,78 @@ def resolve(path: Path) -> ModelFiles:
         reason = "there is no such file" if isinstance(error, FileNotFoundError) else "it cannot be reached"
         raise Problem(f"`{path}` cannot be read: {reason}") from None
     if stat.S_ISREG(mode):
-        return ModelFiles(path)
+        return ModelFiles(path, beside=data_files(path))
     if not stat.S_ISDIR(mode):
         raise Problem(f"`{path}` is neither a file nor a folder")
     return _inside(path)
 
 
 def _inside(folder: Path) -> ModelFiles:
-    weight_files = [folder / name for name in _CHOICES if (folder / name).is_file()]
+    weight_files = [file for name in _CHOICES if (file := own_file(folder, name)) is not None]
     if not weight_files:
         message = f"the folder `{folder}` holds no `model.safetensors` and no `pytorch_model.bin`"
         raise Problem(message, hint="name the model file itself")
-    dangers = [
-        Danger(Level.NOTE, f"the folder also holds `{other.name}`, which was not looked at", str(other))
-        for other in weight_files[1:]
-    ]
-    config = _config(folder / "config.json")
+    dangers = []
+    for other in weight_files[1:]:
+        what = "whose net was not looked at" if other.name in WEIGHT_FILES else "which was not looked at"
+        dangers.append(Danger(Level.NOTE, f"the folder also holds `{other.name}`, {what}", str(other)))
+    config = _config(folder)
     if "auto_map" in config:
         message = "`config.json` asks for Python files of its own (`auto_map`), which are ignored here"
         dangers.append(Danger(Level.SUSPECT, message, "config.json"))
-    return ModelFiles(weight_files[0], config, tuple(dangers), _shards(weight_files[0]))
+    others = tuple(file for file in weight_files[1:] if file.name in WEIGHT_FILES)
+    beside = tuple(file for name in DESCRIPTIONS if (file := own_file(folder, name)) is not None)
+    if long := next((file for file in beside if file.stat().st_size > _MAX_CONFIG), None):
+        raise Problem(f"`{long}` is too long for the description of a model")
+    return ModelFiles(weight_files[0], config, tuple(dangers), _shards(weight_files[0]), others, beside)
+
+
+def own_file(folder: Path, name: str) -> Path | None:
+    """The folder's file of that name, None where there is none.
+
+    A `Problem` for a pipe, a device, a folder, and for a link that leads elsewhere: what lies there is not the model's.
+    A hub's cache keeps the files of a folder in `blobs` beside it, and links to them.
+    """
+    path = folder / name
+    if not os.path.lexists(path):  # unlike Path's own questions it never raises
+        return None
+    home, real = Path(os.path.realpath(folder)), Path(os.path.realpath(path))
+    if real.parent not in (home, home.parent.parent / "blobs"):
+        raise Problem(f"`{path}` is a link that leads out of its folder")
+    try:
+        regular = stat.S_ISREG(real.stat().st_mode)
+    except OSError as error:
+        raise Problem(f"`{path}` cannot be read: {error.strerror}") from None
+    if not regular:
+        raise Problem(f"`{path}` is no ordinary file")
+    return path
+
+
+def described(path: Path, limit: int, what: str) -> object:
+    """The JSON in an ordinary file of at most so many bytes, whose keys stand there once."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(limit + 1)
+        if len(text) > limit:
+            raise Problem(f"`{path}` is too long for {what}")
+        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+    except (OSError, ValueError, RecursionError):
+        raise Problem(f"`{path}` is not readable as {what}") from None
+
+
+def preprocessor(folder: Path) -> Mapping[str, object]:
+    """What `preprocessor_config.json` says of the pixels; nothing where there is none, or only a model file."""
+    path = own_file(folder, DESCRIPTIONS[1])
+    value = described(path, _MAX_CONFIG, "the description of a model") if path is not None else {}
+    return value if isinstance(value, dict) else {}
+
+
+def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
+    """Of two keys with one name, one reader takes the first and another the last."""
+    unique = dict(pairs)
+    if len(unique) < len(pairs):
+        raise ValueError("a key stands there twice")
+    return unique
 
 
 def _shards(weights: Path) -> tuple[Path, ...]:
@@ -74,9 +136,10 @@ def _shards(weights: Path) -> tuple[Path, ...]:
         message = f"the weights in `{weights.parent}` are split over several pickles"
         raise Problem(message, hint="save them as `model.safetensors`")
     files = [weights.with_name(name) for name in shard_files(read_index(weights))]
-    if missing := [file.name for file in files if not file.is_file()]:
+    if missing := [file.name for file in files if own_file(weights.parent, file.name) is None]:
         more = f" and {len(missing) - 1} more" if missing[1:] else ""
-        raise Problem(f"`{missing[0]}`{more} of `{weights.parent}` is not there", hint="fetch the folder again")
+        shown = ascii(missing[0])[1:-1][:80]
+        raise Problem(f"`{shown}`{more} of `{weights.parent}` is not there", hint="fetch the folder again")
     return tuple(files)
 
 
@@ -88,15 +151,11 @@ def files_with_weights(folder: Path, present: Collection[str]) -> list[str]:
     return [name for name in names[:1] if name in WEIGHT_FILES]
 
 
-def _config(path: Path) -> Mapping[str, object]:
-    try:
-        if path.stat().st_size > _MAX_CONFIG:
-            raise Problem(f"`{path}` is too long for the description of a model")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise Problem(f"the folder `{path.parent}` holds no `config.json`", hint="name the model file itself") from None
-    except (OSError, ValueError, RecursionError):
-        raise Problem(f"`{path}` is not readable JSON") from None
+def _config(folder: Path) -> Mapping[str, object]:
+    path = own_file(folder, DESCRIPTIONS[0])
+    if path is None:
+        raise Problem(f"the folder `{folder}` holds no `config.json`", hint="name the model file itself")
+    value = described(path, _MAX_CONFIG, "the description of a model")
     if not isinstance(value, dict):
         raise Problem(f"`{path}` does not describe a model")
     return value
@@ -104,14 +163,10 @@ def _config(path: Path) -> Mapping[str, object]:
 
 def read_index(index: Path) -> dict[str, str]:
     """Tensor name -> file name; a `Problem` where the index is none, or points out of its folder."""
-    try:
-        if index.stat().st_size > _MAX_INDEX:
-            raise Problem(f"`{index}` is too long for an index of tensors")
-        weight_map: dict[str, str] = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise Problem(f"`{index}` is not readable as an index of tensors") from None
+    document = described(index, _MAX_INDEX, "an index of tensors")
+    weight_map: object = document.get("weight_map") if isinstance(document, dict) else None
     named = isinstance(weight_map, dict) and all(isinstance(name, str) for name in weight_map.values())
-    if not named or not weight_map:
+    if not isinstance(weight_map, dict) or not named or not weight_map:
         raise Problem(f"`{index}` does not say where the tensors lie")
     for name in shard_files(weight_map):
         if Path(name).name != name or not name.endswith(".safetensors") or "\\" in name or "\0" in name:

@@ -9,22 +9,18 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from bdscan.facts.problem import Problem
-from bdscan.load.archive.formats import LFS
-from bdscan.load.source import addresses, remote
+from bdscan.facts.problem import USAGE, Problem
+from bdscan.load.source import addresses, kinds, remote
 from bdscan.load.source.folders import INDEX_FILES, WEIGHT_FILES, resolve
 
 _MAX_KINDS = 8  # of skipped files that are listed by name
-_VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})  # thousands of files of its own
+_VERSION_CONTROL = frozenset({".git", ".hg", ".svn"})
+_OBJECT_STORES = frozenset({"objects", "lfs", "annex", "store", "pristine"})  # in them: copies, under names of its own
+_MAX_LINKED = 100_000  # entries of a linked folder whose names are read
 # Nobody gives these names to anything else: such a file is told of even where it cannot be read.
 MODEL_SUFFIXES = frozenset(
     {".pt", ".pth", ".pt2", ".th", ".ckpt", ".ptl", ".jit", ".torchscript", ".safetensors", ".onnx"}
 )
-# These may be anything, so the first bytes are asked; a number comes from names like `epoch.10`.
-_UNCLEAR_SUFFIXES = frozenset({"", ".bin", ".tar", ".pkl", ".pickle", ".joblib", ".model", ".weights", ".zip", ".dat"})
-_HEAD = 512  # bytes
-# What stands first in the zip files that torch has written over the years.
-_FIRST_MEMBERS = frozenset({"data.pkl", "version", "byteorder", "archive_format", ".format_version", "constants.pkl"})
 
 
 class Gathered:
@@ -35,6 +31,7 @@ class Gathered:
         self.problems: list[tuple[str, Problem]] = []  # what was named and gives no model
         self.skipped: Counter[str] = Counter()  # suffix -> files that are no models
         self.listed = False  # a folder or a pattern was named: how many models there are was not said
+        self._roots: list[Path] = []  # the folders that are searched
         self._files: set[tuple[int, int]] = set()  # device and number: a link to what was found is not a second model
 
     @property
@@ -70,7 +67,7 @@ class Gathered:
         except Problem as problem:
             self.problems.append((address.shown, problem))
             return []
-        models = [name for name in matches if self._counted(Path(name), Path(name).suffix.lower() in MODEL_SUFFIXES)]
+        models = [name for name in matches if self._counted(Path(name), _named_like_one(Path(name).suffix.lower()))]
         if not models:
             hint = "name a file, or a model's own folder"
             self.problems.append((address.shown, Problem(f"no model matches `{address.shown}`", hint=hint)))
@@ -79,6 +76,7 @@ class Gathered:
     def folder(self, folder: Path) -> list[Path]:
         """A model folder is one model; any other is searched."""
         self.listed |= not _is_model_folder(folder)
+        self._roots.append(Path(os.path.realpath(folder)))
         problems_before = len(self.problems)
         paths = list(self._below(folder))
         if not paths and len(self.problems) == problems_before:
@@ -91,6 +89,7 @@ class Gathered:
         paths: list[Path] = []
         for match in sorted(glob.glob(pattern, recursive=True)):  # noqa: PTH207 - Path.glob takes no absolute patterns
             path = Path(match)
+            self._roots += [Path(os.path.realpath(path))] if path.is_dir() else []
             paths += self._below(path) if path.is_dir() else [path] if self._counted(path, _is_model(path)) else []
         if not paths:
             hint = "the shell and bdscan both know `*`, `?` and `[...]`"
@@ -112,12 +111,27 @@ class Gathered:
             path = Path(entry.path)
             if entry.name in _VERSION_CONTROL:
                 self.skipped[entry.name] += 1
+                yield from self._beside_objects(path)
             elif entry.is_symlink() and os.path.isdir(path):  # noqa: PTH112 - unlike Path.is_dir it never raises
-                self.skipped["linked folder"] += 1  # it may lead round in circles
+                self._link(path)
             elif entry.is_dir(follow_symlinks=False):
                 yield from self._below(path)
             elif entry.name not in reported and self._counted(path, _is_model(path)):
                 yield path
+
+    def _beside_objects(self, folder: Path) -> Iterator[Path]:
+        """What hides in a version control's folder; its own files are not worth counting."""
+        for top, folders, names in os.walk(folder):
+            folders[:] = sorted(set(folders) - _OBJECT_STORES)
+            yield from (path for name in sorted(names) if _is_model(path := Path(top) / name))
+
+    def _link(self, path: Path) -> None:
+        """A linked folder is not entered: it may lead round in circles, or out of what was named."""
+        self.skipped["linked folder"] += 1
+        target = Path(os.path.realpath(path))
+        if not any(target.is_relative_to(root) for root in self._roots) and _names_a_model(target):
+            message = f"the folder `{path}` is a link to one elsewhere, whose models were not looked at"
+            self.problems.append((str(path), Problem(message, hint="name the folder itself")))
 
     def _counted(self, path: Path, model: bool) -> bool:
         """Whether it is a model; what is none is counted."""
@@ -130,7 +144,7 @@ class Gathered:
         for path in paths:
             try:
                 status = path.stat()
-            except OSError:
+            except (OSError, ValueError):  # whoever tries to read it will say why it cannot be
                 new.append(path)
                 continue
             if (status.st_dev, status.st_ino) not in self._files:
@@ -144,13 +158,21 @@ def gather(names: Sequence[str]) -> Gathered:
     gathered = Gathered()
     for name in names:
         address = addresses.parse(name)
-        gathered.models += map(str, gathered.elsewhere(address) if address else gathered.on_disk(name))
+        try:
+            gathered.models += map(str, gathered.elsewhere(address) if address else gathered.on_disk(name))
+        except Problem as problem:
+            if problem.status == USAGE:
+                raise
+            gathered.problems.append((addresses.shown(name), problem))
+        except (OSError, ValueError) as error:
+            told = Problem(f"`{addresses.shown(name)}` cannot be reached: {error}")
+            gathered.problems.append((addresses.shown(name), told))
     return gathered
 
 
 def _is_model_folder(folder: Path) -> bool:
     """Whether `load` would take the folder for one model."""
-    names = {name for name in ("config.json", *WEIGHT_FILES, *INDEX_FILES) if os.path.isfile(folder / name)}  # noqa: PTH113
+    names = {name for name in ("config.json", *WEIGHT_FILES, *INDEX_FILES) if os.path.lexists(folder / name)}
     return "config.json" in names and len(names) > 1
 
 
@@ -164,26 +186,31 @@ def _files_of_model(folder: Path) -> frozenset[str]:
 
 
 def _is_model(path: Path) -> bool:
-    """By its name and, where that says little, by its first bytes."""
+    """By its name and, where that says little, by its bytes."""
     suffix = path.suffix.lower()
-    unclear = suffix in _UNCLEAR_SUFFIXES or suffix[1:].isdecimal()
+    if suffix in MODEL_SUFFIXES:
+        return True
     try:
-        special = not stat.S_ISREG(path.stat().st_mode)  # a pipe or a device is never opened
-        return not special and (suffix in MODEL_SUFFIXES or (unclear and _begins_like_one(path)))
-    except OSError:  # whoever tries to read it will say why it cannot be
-        return suffix in MODEL_SUFFIXES or unclear
+        status = path.stat()
+        if not stat.S_ISREG(status.st_mode) or not status.st_size:  # a pipe or a device is never opened
+            return False
+        with path.open("rb") as file:
+            return kinds.is_model(file, path.name)
+    except (OSError, ValueError):  # whoever tries to read it will say why it cannot be
+        return kinds.unclear(suffix)
 
 
-def _begins_like_one(path: Path) -> bool:
-    with path.open("rb") as file:
-        head = file.read(_HEAD)
-    pickled = head[:1] == b"\x80" and head[1:2] in (b"\x01", b"\x02", b"\x03", b"\x04", b"\x05")
-    safetensors = head[8:9] == b"{" and head[6:8] == b"\0\0"
-    return pickled or safetensors or head.startswith(LFS) or _torch_zip(head)
+def _named_like_one(suffix: str) -> bool:
+    """What cannot be opened is taken for a model where its name does not say otherwise."""
+    return suffix in MODEL_SUFFIXES or kinds.unclear(suffix)
 
 
-def _torch_zip(head: bytes) -> bool:
-    if head[:4] != b"PK\x03\x04":
-        return False
-    name = head[30 : 30 + int.from_bytes(head[26:28], "little")].decode("utf-8", "replace")
-    return name.rpartition("/")[2] in _FIRST_MEMBERS and "/" in name
+def _names_a_model(folder: Path) -> bool:
+    """By names alone: nothing is opened where nobody pointed to."""
+    entries = 0
+    for _, folders, names in os.walk(folder):
+        entries += len(folders) + len(names)
+        suffixes = (Path(name).suffix.lower() for name in names)
+        if entries > _MAX_LINKED or any(map(_named_like_one, suffixes)):
+            return True
+    return False

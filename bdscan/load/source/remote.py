@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
 _PIECE = 4 << 20  # bytes
 _SILENCE = 60  # seconds without a byte after which a web server has gone
-_DESCRIPTIONS = ("config.json", "preprocessor_config.json")  # what a model folder says of its weights
 
 
 def fetch(address: Address, into: Path, max_bytes: float, on_bytes: Callable[[int, int], None]) -> Path:
@@ -49,7 +48,7 @@ class _Download:
     def folder(self, path: str, into: Path) -> Path:
         """What describes the model and what holds its weights; the rest of a repository stays where it is."""
         infos = {_name(each["name"]): each for each in self.system.ls(path, detail=True)}
-        for name in (*_DESCRIPTIONS, *folders.INDEX_FILES):
+        for name in (*folders.DESCRIPTIONS, *folders.INDEX_FILES):
             if name in infos:
                 self.file(infos[name]["name"], into / name, infos[name].get("size"))
         for name in folders.files_with_weights(into, infos):
