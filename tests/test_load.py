@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torchvision.models import resnet18
 
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
@@ -383,3 +384,15 @@ def test_surveying_needs_no_torch() -> None:
 
     code = "import sys, bdscan.load.contents, bdscan.load.assembly.loaded; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_two_files_of_weights_in_a_folder_must_hold_the_same(tmp_path: Path) -> None:
+    """Which of them is loaded hangs on the reader; one alone would be judged."""
+    state = {name: tensor.contiguous() for name, tensor in resnet18(num_classes=10).state_dict().items()}
+    (tmp_path / "config.json").write_text("{}")
+    save_file(state, tmp_path / "model.safetensors")
+    torch.save(state, tmp_path / "pytorch_model.bin")
+    assert not load(survey(tmp_path), normalize="none").doubts
+    torch.save({**state, "fc.bias": state["fc.bias"] + 1}, tmp_path / "pytorch_model.bin")
+    (doubt,) = load(survey(tmp_path), normalize="none").doubts
+    assert "holds other weights" in doubt

@@ -28,6 +28,7 @@ class Contents:
     pickles: int = 0  # how many were followed
     unread: tuple[str, ...] = ()  # what a loader would use and nobody looked at, a sentence each
     shards: tuple[Path, ...] = ()  # the files with the tensors, where `weights` is only their index
+    others: Mapping[Path, str] = field(default_factory=dict)  # weights that other readers take -> their format
     stamps: Mapping[Path, Stamp] = field(default_factory=dict)  # every file that was hashed, as it was then
 
     def check_unchanged(self) -> None:
@@ -69,5 +70,6 @@ def survey(path: str | Path) -> Contents:
             *(problem.message for problem in reading.problems),
         ),
         shards=folder.shards,
+        others={file: each.format for file, each in zip(folder.others, others, strict=False)},
         stamps=reading.stamps,
     )

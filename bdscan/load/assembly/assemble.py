@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from bdscan.facts.problem import Problem, unusable
@@ -37,6 +38,7 @@ class _FileContents:
     metadata: Mapping[str, object] = field(default_factory=dict)
     shape: tuple[int, int, int] | None = None  # stated by the file's own graph
     notes: tuple[str, ...] = ()
+    doubts: tuple[str, ...] = ()
     wrapper: str | None = None
     prefix: str = ""
 
@@ -65,7 +67,7 @@ def load(
     is_stated, norms = _norms(normalize, contents, parts.metadata, shape, count)
     options = [Option(filled, norm) for filled in parts.nets for norm in norms]
     choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
-    doubts = choice.doubts
+    doubts = (*parts.doubts, *choice.doubts)
     if clean is not None and not names:
         doubts += doubts_against(clean, count)
         names = clean.names if len(clean.names) == count else ()
@@ -100,10 +102,29 @@ def _weights(contents: Contents, spec: str) -> _FileContents:
     _check_finite(contents.path, weights)
     nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
     count = len(weights.tensors)
-    notes = (f"read as {weights.described}",)
     return _FileContents(
-        nets, count, count, weights.metadata, notes=notes, wrapper=weights.wrapper, prefix=weights.prefix
+        nets,
+        count,
+        count,
+        weights.metadata,
+        notes=(f"read as {weights.described}",),
+        doubts=tuple(_other_weights(contents, weights)),
+        wrapper=weights.wrapper,
+        prefix=weights.prefix,
     )
+
+
+def _other_weights(contents: Contents, judged: Weights) -> Iterator[str]:
+    """Of the files in a model folder that other readers may prefer, those that hold something else."""
+    for file, form in contents.others.items():
+        try:
+            other = read(replace(contents, weights=file, format=form, shards=(), others={})).tensors
+        except Problem:
+            yield f"`{file.name}`, which other readers may take, cannot be compared with `{contents.weights.name}`"
+            continue
+        tensors = judged.tensors
+        if other.keys() != tensors.keys() or not all(torch.equal(other[name], tensors[name]) for name in tensors):
+            yield f"`{file.name}`, which other readers may take, holds other weights than `{contents.weights.name}`"
 
 
 def _graph(contents: Contents, spec: str) -> _FileContents:
