@@ -11,6 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -25,7 +26,8 @@ _MAX_ARRAY_BYTES = 4 << 30  # bytes of one array: it is held whole while the cho
 _MAX_TABLE_BYTES = 256 << 20  # bytes of the labels or the names: thirty million labels
 _MAX_EXPANSION = 100  # pictures hardly compress: what grows more than this is a bomb
 _ALWAYS_ALLOWED = 256 << 20  # bytes that may come out however little went in
-_UNREADABLE = (*UNREADABLE, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
+# A header is read as Python, and so may break like Python.
+_UNREADABLE = (*UNREADABLE, KeyError, MemoryError, RuntimeError, TokenError, zipfile.BadZipFile, zlib.error)
 _NPZ = "an .npz needs `images` (uint8, N x H x W x C or N x H x W) and `labels` (N whole numbers)"
 
 
@@ -67,8 +69,11 @@ def npz(path: Path) -> Arrays:
 
 
 def _images(path: Path) -> Pictures:
-    with np.load(path, allow_pickle=False) as contents:
-        return np.asarray(contents["images"], dtype=np.uint8)
+    try:
+        with np.load(path, allow_pickle=False) as contents:
+            return np.asarray(contents["images"], dtype=np.uint8)
+    except _UNREADABLE as error:
+        raise unusable(f"`{path}` cannot be read: {plain(error)}", _NPZ) from error
 
 
 def _entry(path: Path, name: str, *, optional: bool = False) -> np.ndarray[Any, Any]:
