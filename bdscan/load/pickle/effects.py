@@ -44,6 +44,9 @@ def dangers(trace: PickleTrace, where: str, *, torchscript: bool = False) -> Ite
             message, place = _consequence(name, uses.first_calls), f"{where}, byte {trace.names[name]}"
             yield Danger(Level.BACKDOOR, message, place)
     yield from _evasions(trace, where)
+    for name in uses.changed:
+        message = f"loading it would change what {quoted(name)} gives, which is not an object of its own"
+        yield Danger(Level.BACKDOOR, message, where)
     yield from _persistent_id_dangers(trace, where)
     misused = [name for name in uses.by_trust[Trust.UNKNOWN] if vouched(name)]
     if misused:
@@ -69,28 +72,34 @@ class _Uses:
     """Every name of a pickle by the trust that it deserves for how it is used."""
 
     def __init__(self, trace: PickleTrace, torchscript: bool) -> None:
-        self.first_calls: dict[GlobalName, CallRecord] = {}
-        worst: dict[GlobalName, Trust] = {}
-        for call in trace.calls:
-            maker = named(call.maker)
-            if maker is not None:
-                self.first_calls.setdefault(maker, call)
-                worst[maker] = max(worst.get(maker, Trust.PLAIN), _trust_in_call(call, maker))
+        calls = _calls_by_name(trace)
+        self.first_calls = {name: called[0] for name, called in calls.items()}
         self.by_trust: dict[Trust, list[GlobalName]] = defaultdict(list)
+        self.changed: list[GlobalName] = []  # whose results get more put into them than belongs there
         for name in trace.names:
-            trust = max(trust_in(name, torchscript=torchscript), worst.get(name, Trust.PLAIN))
-            known = vouched(name)
-            if known and known.only_called and trace.handed_on[name] > 0:
-                trust = Trust.DANGEROUS
+            trust, known = trust_in(name, torchscript=torchscript), vouched(name)
+            if known is not None:
+                if not all(known.takes is not None and known.takes(call) for call in calls[name]):
+                    trust = max(trust, known.otherwise)
+                if known.only_called and trace.handed_on[name] > 0:
+                    trust = Trust.DANGEROUS
+                if any(_changes_more(call, known.holds) for call in calls[name]):
+                    self.changed.append(name)
             self.by_trust[trust].append(name)
 
 
-def _trust_in_call(call: CallRecord, maker: GlobalName) -> Trust:
-    """PLAIN where the call is as the list wants it; what the list does not know is judged by its name alone."""
-    known = vouched(maker)
-    if known is None or (known.takes and known.takes(call)):
-        return Trust.PLAIN
-    return known.otherwise
+def _calls_by_name(trace: PickleTrace) -> Mapping[GlobalName, list[CallRecord]]:
+    calls: dict[GlobalName, list[CallRecord]] = defaultdict(list)
+    for call in trace.calls:
+        if (maker := named(call.maker)) is not None:
+            calls[maker].append(call)
+    return calls
+
+
+def _changes_more(call: CallRecord, holds: str) -> bool:
+    """Whether more is put into what it gives than belongs there: that may be shared with the whole process."""
+    state, pairs, items = call.state is not None, call.pairs is not None, call.extended
+    return (state and "s" not in holds) or (pairs and "k" not in holds) or (items and "l" not in holds)
 
 
 def _consequence(global_name: GlobalName, first_calls: dict[GlobalName, CallRecord]) -> str:
@@ -108,19 +117,9 @@ def _evasions(trace: PickleTrace, where: str) -> Iterator[Danger]:
         yield Danger(Level.BACKDOOR, "it calls what an earlier call of its own returns", where)
     if any(not _UNPICKLERS.isdisjoint(state) for state in _states(trace)):
         yield Danger(Level.BACKDOOR, "it puts something in place of a method that is called while it loads", where)
-    for name in {named(call.maker) for call in trace.calls if _changes_another(call)}:
-        message = f"loading it would change what {quoted(name)} gives, which is not an object of its own"
-        yield Danger(Level.BACKDOOR, message, where)
     for target in {target for target in trace.foreign_targets if isinstance(target, GlobalName)}:
         message = f"loading it would change {quoted(target)} itself, not an object of its own"
         yield Danger(Level.BACKDOOR, message, where)
-
-
-def _changes_another(call: CallRecord) -> bool:
-    """Whether more is put into a known call's result than belongs there: it may be shared with the whole process."""
-    known = vouched(maker) if (maker := named(call.maker)) else None
-    put = {"s": call.state is not None, "k": call.pairs is not None, "l": call.extended}
-    return known is not None and any(there and kind not in known.holds for kind, there in put.items())
 
 
 def _states(trace: PickleTrace) -> Iterator[Mapping[object, object]]:

@@ -16,6 +16,7 @@ _SIMPLE = (str, int, float, bytes, bool, type(None), GlobalName, CallRecord, Per
 MAX_NAME = 200  # characters of a module or of a name in it; no library comes near
 _MAX_NAMES = 2_000  # globals; a pickled net with all that trained it asks for about a hundred
 _MAX_OBJECTS = 1_000_000  # containers and calls, of about a hundred bytes each
+_CALL = 3  # objects that a call counts for: it is looked at again when all have been followed
 _MAX_MOVED = 20_000_000  # entries put into containers: the same thousand may be put into a container a thousand times
 
 
@@ -165,6 +166,7 @@ class Interpreter:
         if isinstance(arguments, tuple) and len(arguments) < MAX_NAME:
             self.given.update(id(part) for part in arguments if isinstance(part, list | dict | set))
         self.trace.calls.append(call)
+        self.objects += _CALL - 1
         self.push_new(call)
 
     def reduce(self, *, new: bool = False) -> None:

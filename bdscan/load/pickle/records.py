@@ -32,6 +32,10 @@ class GlobalName:
     module: str
     name: str
 
+    def __hash__(self) -> int:
+        """Of the name alone, which remembers its own: every call in a pickle asks for it several times."""
+        return hash(self.name)
+
     def __str__(self) -> str:
         return f"{self.module}.{self.name}"
 
