@@ -1,6 +1,6 @@
 """Files that were damaged at random: whatever comes, one sentence, in good time, in bounded memory, and nothing runs.
 
-    BDSCAN_FUZZ_CASES=50000 python -m tests.test_fuzz      # two hours of one core; prints the figures
+    BDSCAN_FUZZ_CASES=50000 python -m tests.test_fuzz      # a quarter of an hour of one core; prints the figures
 
 Ten seeds of every format are mutated: bits, runs of bytes, lengths, truncation, repetition, and pieces of one file in
 another. Each case has its number, which makes it again: `python -m tests.test_fuzz 1234` runs that one alone, and

@@ -2,9 +2,10 @@
 
 What it measures
     Follows every pickle in the file opcode by opcode, without importing or calling anything: which names it would
-    import, which it would call, and with what. The archive around it is read twice, by its directory and by its local
-    headers, and whatever belongs to neither is told. Only names that are vouched for (tensor rebuilding, containers,
-    the layers of torch, torchvision and timm) pass; the score is the number of dangers at or above a suspicion.
+    import, which it would call, and with what. The archive around it is read as torch reads it and as Python's
+    `zipfile` does, and whatever they differ in, or neither sees, is told; what is packed into it is followed too. Only
+    names that are vouched for (tensor rebuilding, containers, the layers of torch, torchvision and timm) pass, each
+    with what honest files give it; the score is the number of dangers at or above a suspicion.
 
 Why it shows a backdoor
     A pickle is a program. A file that calls `os.system` when it is loaded takes over the computer it is loaded on, and
@@ -14,7 +15,8 @@ Why it shows a backdoor
 When it misleads
     A net saved whole (`torch.save(net)`) imports its author's own classes, which may be honest; it is suspicious, not
     condemned. A file without any danger can still hold a net with a backdoor in its weights; the other probes
-    look there. The code of a TorchScript program is not judged.
+    look there. The code of a TorchScript or exported program decides what it answers and is not judged: such a file is
+    never clean.
 
 Reference
     CVE-2025-32434 and CVE-2026-24747 (torch.load), CVE-2025-1716 and CVE-2025-10155 to 10157 (names and archives that
