@@ -8,7 +8,7 @@ from bdscan.facts.failure import FailureKind
 from bdscan.facts.finding import Finding, Level, Run, Verdict
 from bdscan.report import Report, training_text, treatment_text
 from bdscan.report.numbers import number, percent, plain
-from bdscan.verdict.judge import FILE
+from bdscan.verdict.judge import FILE, judge
 
 _SENTENCES = {
     Verdict.CLEAN: "no evidence of a backdoor found at this sensitivity",
@@ -106,6 +106,8 @@ def hint(report: Report) -> str:
     clean = shlex.quote(plain(report.clean)) if report.clean else "DATA"
     if only_the_file(report):
         return "do not open this file with torch.load or pickle; ask its maker for the weights as safetensors"
+    if report.verdict is Verdict.SUSPICIOUS and not net_is_suspicious(report):
+        return "ask its maker for the weights alone, as safetensors or `net.state_dict()`, and scan those"
     if report.verdict is Verdict.BACKDOORED:
         return f"do not deploy it: get the model from another source, or {_cure(report, path, clean)}"
     look = f"bdscan inspect {path} --clean {clean} --effort thorough"
@@ -136,6 +138,11 @@ def _unsettled(report: Report, look: str) -> str:
     if failures(report):
         return "mend what failed and scan again; what a probe did not see cannot count as clean"
     return f"bring more clean images, or look harder: `{look}`"
+
+
+def net_is_suspicious(report: Report) -> bool:
+    """Whether the verdict would be as grave if the file were in order."""
+    return judge(tuple(run for run in report.runs if run.family != FILE)).verdict >= Verdict.SUSPICIOUS
 
 
 def only_the_file(report: Report) -> bool:
