@@ -25,6 +25,7 @@ PACKAGES = (
     *("timm.models", "timm.layers", "timm.data.transforms", "timm.data.auto_augment", "timm.data.random_erasing"),
     *("numpy.dtypes", "sklearn.preprocessing", "sklearn.decomposition"),
 )
+TRACED = (".fx", "_fx", "feature_extraction")  # modules of nets that carry their code as text
 MOVED = {  # where the same classes lay in earlier releases
     "timm.layers": "timm.models.layers",
     "torchvision.models.mobilenetv2": "torchvision.models.mobilenet",
@@ -38,6 +39,8 @@ def classes() -> dict[str, set[str]]:
     """Module -> the names of the classes that it defines; those whose values are fixed end with `=`."""
     found: dict[str, set[str]] = {}
     for module in (module for package in PACKAGES for module in _modules(package)):
+        if any(part in module.__name__ for part in TRACED):
+            continue
         for name, value in vars(module).items():
             if inspect.isclass(value) and (value.__module__, value.__qualname__) == (module.__name__, name):
                 found.setdefault(module.__name__, set()).add(f"{name}=" if issubclass(value, enum.Enum) else name)

@@ -77,6 +77,10 @@ TRAPS: dict[str, bytes] = {
     "a method that the unpickler calls": new(name("types", "SimpleNamespace"))
     + table(__setstate__=name("torch.nn.functional", "relu"))
     + b"b",
+    "another class for an object that is there": new(name("types", "SimpleNamespace"))
+    + b"N"
+    + table(__class__=name("torch.nn.modules.linear", "Linear"))
+    + b"\x86b",
     "a result that is called": call(call(name("functools", "partial"), name("torch.nn.functional", "relu"))),
     "other weights behind the rebuilt ones": call(TENSOR, b"N", b"K\x00", b")", b")") + b"(NNNNtb",
 }

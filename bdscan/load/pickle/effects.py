@@ -16,7 +16,8 @@ from bdscan.load.pickle.records import CallRecord, GlobalName, PickleTrace, byte
 
 _MAX_LISTED = 20
 _LOAD_FROM_BYTES = GlobalName("torch.storage", "_load_from_bytes")
-_UNPICKLERS = frozenset({"__setstate__", "append", "extend", "add"})  # methods that the unpickler calls on an object
+# Methods that the unpickler calls on an object, and what would make another object of it.
+_UNPICKLERS = frozenset({"__setstate__", "append", "extend", "add", "__class__", "__dict__"})
 _HOOKS = re.compile(r"_\w*hooks|forward")  # of a layer: called whenever the net is used
 
 
