@@ -1,6 +1,6 @@
 """The pickle reader beside C's own unpickler, whose names are stubs: it misses no import, no call and no value.
 
-    BDSCAN_FUZZ=50000 python -m pytest -m slow -s tests/test_pickle_fuzz.py
+    BDSCAN_FUZZ_CASES=50000 python -m pytest -m slow -s tests/test_pickle_fuzz.py
 
 follows as many pickles, written at random or damaged from honest ones, and prints what came of them.
 """
@@ -303,7 +303,7 @@ def test_nothing_is_missed_that_the_real_unpickler_does(seed: int) -> None:
 
 @pytest.mark.slow
 def test_nothing_is_missed_in_many_pickles() -> None:
-    cases = int(os.environ.get("BDSCAN_FUZZ", "5000"))
+    cases = int(os.environ.get("BDSCAN_FUZZ_CASES", "5000"))
     counts, misses = fuzz(cases, seed=10_000)
     print(dict(counts), "missed:", len(misses))
     assert not misses, misses[:3]
