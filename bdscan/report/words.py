@@ -16,7 +16,7 @@ _SENTENCES = {
     Verdict.SUSPICIOUS: "something here is unusual for a clean model, but it does not prove a backdoor",
     Verdict.BACKDOORED: "the evidence says that this model carries a backdoor",
 }
-_DANGEROUS = "this file is dangerous to load: opening it the usual way may run code of its own"
+_DANGEROUS = "this file is dangerous to load: its loader may run code of its own, or get another net than others see"
 _MAX_REASONS = 20
 
 
