@@ -45,8 +45,8 @@ DANGEROUS = Rule(
     severity="9.8",
     precision="very-high",
     short="Loading the model file may run code, or load another net",
-    full="The file holds instructions that the usual way of opening it would carry out, or readers see different contents "
-    "in it. bdscan read it without carrying out anything.",
+    full="The file holds instructions that the usual way of opening it would carry out, or its readers see different "
+    "contents. bdscan read it without carrying out anything.",
     help="Do not open this file with `torch.load` or `pickle`. Ask its maker for the weights as safetensors.",
     tags=("external/cwe/cwe-502",),  # deserialization of untrusted data
 )
