@@ -111,6 +111,9 @@ def test_a_checkpoint_of_forty_five_megabytes_takes_half_a_second(tmp_path: Path
         ("mine Net", Trust.UNKNOWN),
         ("__main__ Net", Trust.UNKNOWN),
         ("os system", Trust.DANGEROUS),
+        ("_pyrepl.pager pipe_pager", Trust.DANGEROUS),  # of Python 3.13
+        ("imp load_source", Trust.DANGEROUS),  # of Python before 3.12
+        ("commands getoutput", Trust.DANGEROUS),  # of Python 2
         ("collections abc.sys.modules", Trust.DANGEROUS),
         ("torch load", Trust.DANGEROUS),
         ("torch.hub load", Trust.DANGEROUS),

@@ -119,7 +119,7 @@ class Archive:
         figures = (packed, entry.packed), (size, entry.size), (crc, entry.crc)
         if not same or not all(_agree(stated, true, flags, extra) for stated, true in figures):
             self._dispute(_DISAGREE.format(quoted(name)), f"byte {at}")
-        elif entry.method == STORED and entry.packed != entry.size:
+        elif entry.method == STORED and entry.packed != entry.size and not entry.flags & _ENCRYPTED:
             self._dispute(f"the member {quoted(name)} is stored, but two sizes are given for it", f"byte {at}")
         elif entry.packed and (entry.name.endswith(b"/") or entry.attributes & 0x10):
             self._dispute(

@@ -222,7 +222,9 @@ _LOADERS = re.compile(  # read files, fetch, compile or run code
     r"|numpy\.(load|loadtxt|fromfile|memmap|save|savetxt|genfromtxt|testing|f2py|distutils|ctypeslib|lib\.npyio)"
     r"|(pip|setuptools|pkg_resources|_distutils_hack|distutils|dill|cloudpickle|joblib|pandas\.(eval|io|read_\w+)|IPython|jupyter\w*"
     r"|requests|urllib3|aiohttp|httpx|paramiko|fabric|pexpect|sh|plumbum|cffi|numba|tensorflow|keras|transformers\.pipeline"
-    r"|commands|mitogen|invoke|psutil|nose|pytest|_pytest|py|hypothesis|asyncssh|jinja2|yaml|sympy|huggingface_hub))(\.|$)"
+    r"|commands|mitogen|invoke|psutil|nose|pytest|_pytest|py|hypothesis|asyncssh|jinja2|yaml|sympy|huggingface_hub)"
+    # modules of other versions of Python
+    r"|(_bootlocale|_pyrepl|asynchat|asyncore|cgitb|imp|lib2to3|nntplib|pipes|smtpd|telnetlib|test\.support|turtledemo))(\.|$)"
 )
 
 
