@@ -442,3 +442,8 @@ def test_a_shard_that_cannot_be_read_does_not_hide_another(tmp_path: Path) -> No
     (tmp_path / "two.safetensors").write_bytes(b"garbage")
     contents = survey(tmp_path)
     assert contents.dangers[0].level == Level.BACKDOOR and contents.unread
+
+
+def test_a_pickle_among_the_values_of_a_pickle_is_followed(looked_at: Callable[[bytes], Contents]) -> None:
+    contents = looked_at(pickle.dumps({"notes": PAYLOAD, "array": np.frombuffer(b"\x80\x04 is no pickle", np.uint8)}))
+    assert [danger.level for danger in contents.dangers if "among its values" in danger.where] == [Level.BACKDOOR]

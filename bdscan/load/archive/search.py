@@ -295,13 +295,19 @@ class Search:
         """One pickle that has been followed, and the files that it packs into itself."""
         self.pickles += 1
         self.add(*dangers(trace, where, torchscript=place.torchscript))
-        for data in nested_bytes(trace):
+        nested = nested_bytes(trace)
+        for data in nested:
             check_time()
             if self._steps <= 0:
                 self.skip("it packs more pickles into pickles than can be followed", where)
                 return
             inside = place.inside(data, 0, len(data))
             self.content(replace(inside, where=f"{where}, a file packed into it"), expected=True)
+        followed = set(map(id, nested))
+        for data in trace.packed if place.depth < _MAX_DEPTH else ():
+            if id(data) not in followed:
+                inside = place.inside(data, 0, len(data))
+                self._guess(replace(inside, where=f"{where}, a pickle among its values"))
 
     # -- PyTorch's first format, a tar -------------------------------------
 

@@ -87,6 +87,12 @@ class Interpreter:
         self.count_object()
         self.stack.append(container)
 
+    def push_bytes(self, value: bytes) -> None:
+        """Somebody may load what is hidden in them."""
+        if value[:1] == b"\x80" and value[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+            self.trace.packed.append(value)
+        self.stack.append(value)
+
     def count_object(self) -> None:
         self.objects += 1
         if self.objects > _MAX_OBJECTS:

@@ -110,10 +110,10 @@ _STEPS: dict[int, Callable[[Interpreter], object]] = {
         pickle.BINUNICODE: lambda m: m.push(m.sized("<I").decode("utf-8", "surrogatepass")),
         pickle.SHORT_BINUNICODE: lambda m: m.push(m.sized("<B").decode("utf-8", "surrogatepass")),
         pickle.BINUNICODE8: lambda m: m.push(m.sized("<Q").decode("utf-8", "surrogatepass")),
-        pickle.BINBYTES: lambda m: m.push(m.sized("<I")),
-        pickle.SHORT_BINBYTES: lambda m: m.push(m.sized("<B")),
-        pickle.BINBYTES8: lambda m: m.push(m.sized("<Q")),
-        pickle.BYTEARRAY8: lambda m: m.push(m.sized("<Q")),
+        pickle.BINBYTES: lambda m: m.push_bytes(m.sized("<I")),
+        pickle.SHORT_BINBYTES: lambda m: m.push_bytes(m.sized("<B")),
+        pickle.BINBYTES8: lambda m: m.push_bytes(m.sized("<Q")),
+        pickle.BYTEARRAY8: lambda m: m.push_bytes(m.sized("<Q")),
         pickle.READONLY_BUFFER: lambda m: m.stack[-1],
     }.items()
 }

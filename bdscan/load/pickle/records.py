@@ -91,6 +91,7 @@ class PickleTrace:
     handed_on: Counter[GlobalName] = field(default_factory=Counter)  # how often a global is used but not called
     foreign_targets: list[object] = field(default_factory=list)  # what is changed but does not come from a call
     persistent_ids: list[PersistentId] = field(default_factory=list)
+    packed: list[bytes] = field(default_factory=list)  # bytes in it that begin as a pickle does
     suspicious_opcodes: dict[str, int] = field(default_factory=dict)  # opcodes that no model needs
 
 
