@@ -10,7 +10,8 @@ from bdscan.facts.problem import Problem
 from bdscan.load.archive.search import Place, Search
 from bdscan.load.archive.zips import Archive
 from bdscan.load.danger import Danger, FileExamination
-from bdscan.load.pickle.effects import follow_all, quoted
+from bdscan.load.pickle.effects import quoted
+from bdscan.load.pickle.opcodes import follow_one
 from bdscan.load.pickle.records import PickleTrace
 
 _CODE_DECIDES = (
@@ -37,8 +38,9 @@ def main_pickle(archive: Archive) -> PickleTrace:
     if member is None:
         raise Problem("it holds no `data.pkl`")
     if member.stored and member.readable:
-        return follow_all(archive.data, member.start, member.stop)[0]
-    return follow_all(archive.read(member, max(64 << 20, len(archive.data))))[0]
+        return follow_one(archive.data, member.start, member.stop)
+    unpacked = archive.read(member, max(64 << 20, len(archive.data)))
+    return follow_one(unpacked, 0, len(unpacked))
 
 
 def examine(data: bytes | mmap) -> FileExamination:

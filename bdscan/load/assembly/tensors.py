@@ -17,7 +17,8 @@ from bdscan.load.archive.zips import Archive
 from bdscan.load.assembly.unwrap import Rebuild, Weights, strip, unwrap
 from bdscan.load.contents import Contents
 from bdscan.load.pickle import legacy
-from bdscan.load.pickle.effects import follow_all, quoted
+from bdscan.load.pickle.effects import quoted
+from bdscan.load.pickle.opcodes import follow_one
 from bdscan.load.pickle.rebuild import ByteRange, TensorRebuilder, flat_tensor, torch_dtype
 from bdscan.load.pickle.records import PickleTrace
 from bdscan.load.source import folders
@@ -125,7 +126,7 @@ def _legacy(data: mmap.mmap) -> Tree:
 
 
 def _pickle(data: mmap.mmap) -> Tree:
-    return _complete_value(follow_all(data)[0]), TensorRebuilder(lambda key: None, len(data)).tensor
+    return _complete_value(follow_one(data, 0, len(data))), TensorRebuilder(lambda key: None, len(data)).tensor
 
 
 def _complete_value(trace: PickleTrace) -> object:
