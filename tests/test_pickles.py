@@ -18,8 +18,9 @@ from torch import nn
 from bdscan.facts.deadline import OutOfTime, within
 from bdscan.facts.finding import Level
 from bdscan.load.danger import Danger
-from bdscan.load.pickle.effects import dangers, follow_all, nested_bytes
+from bdscan.load.pickle.effects import dangers, nested_bytes
 from bdscan.load.pickle.opcodes import follow_one
+from bdscan.load.pickle.records import PickleTrace
 
 
 def text(value: str) -> bytes:
@@ -42,9 +43,16 @@ def table(**entries: bytes) -> bytes:
     return b"}(" + b"".join(text(key) + value for key, value in entries.items()) + b"u"
 
 
+def followed(data: bytes) -> PickleTrace:
+    """The one pickle that the bytes are."""
+    trace = follow_one(data, 0, len(data))
+    assert trace.end == len(data)
+    return trace
+
+
 def found(body: bytes) -> list[Danger]:
     data = b"\x80\x04" + body + b"."
-    (trace,) = follow_all(data)
+    trace = followed(data)
     assert not trace.broken
     return list(dangers(trace, "here"))
 
@@ -133,7 +141,7 @@ def test_what_no_file_needs_is_suspicious(case: str) -> None:
 
 def test_the_code_of_an_archive_is_its_own() -> None:
     data = b"\x80\x02" + b"c__torch__.net\nNet\n" + b"."
-    (trace,) = follow_all(data)
+    trace = followed(data)
     assert not list(dangers(trace, "here", torchscript=True))
 
 
@@ -147,7 +155,7 @@ def test_a_name_across_the_end_of_a_frame_is_told() -> None:
     """C's unpickler drops the rest of the frame and reads the name from the next line: `os` behind a harmless one."""
     frame = b"ccollections\nOrd"
     data = b"\x80\x04\x95" + len(frame).to_bytes(8, "little") + frame + b"eredDict\n."
-    (trace,) = follow_all(data)
+    trace = followed(data)
     assert any("end of a frame" in danger.message and danger.level == Level.BACKDOOR for danger in dangers(trace, ""))
 
 
@@ -170,14 +178,14 @@ def test_honest_files_hold_nothing_above_a_note(value: object) -> None:
     torch.save(value, buffer)
     with zipfile.ZipFile(buffer) as archive:
         member = next(each for each in archive.namelist() if each.endswith("/data.pkl"))
-        (trace,) = follow_all(archive.read(member))
+        trace = followed(archive.read(member))
     assert not trace.broken
     assert all(danger.level == Level.NOTE for danger in dangers(trace, ""))
 
 
 @pytest.mark.parametrize("protocol", range(6))
 def test_bytes_that_are_to_be_loaded_are_found_in_every_protocol(protocol: int) -> None:
-    (trace,) = follow_all(pickle.dumps({"w": torch.ones(2)}, protocol))
+    trace = followed(pickle.dumps({"w": torch.ones(2)}, protocol))
     (packed,) = nested_bytes(trace)
     assert packed[:2] == b"\x80\x02"
     assert all(danger.level == Level.NOTE for danger in dangers(trace, ""))
@@ -226,7 +234,7 @@ def test_what_stands_behind_an_odd_opcode_is_found(before: str, tmp_path: Path) 
     canary = tmp_path / "canary"
     payload: Callable[[str], bytes] = lambda path: call(name("posix", "system"), text(f"touch {path}"))  # noqa: E731
     data = HIDDEN[before] + payload(str(canary)) + b"."
-    (trace,) = follow_all(data)
+    trace = followed(data)
     assert [danger.message for danger in dangers(trace, "") if re.search("posix.system.*touch", danger.message)]
     assert not canary.exists()
     pickle.loads(data)

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.load.danger import Danger
 from bdscan.load.pickle.allowlist import Trust, trust_in, vouched
 from bdscan.load.pickle.arguments import packed_bytes
-from bdscan.load.pickle.opcodes import MAX_STEPS, follow_one
 from bdscan.load.pickle.records import CallRecord, GlobalName, PickleTrace, bytes_of, mapping, named
 
 _MAX_LISTED = 20
@@ -19,19 +17,6 @@ _LOAD_FROM_BYTES = GlobalName("torch.storage", "_load_from_bytes")
 # Methods that the unpickler calls on an object, and what would make another object of it.
 _UNPICKLERS = frozenset({"__setstate__", "append", "extend", "add", "__class__", "__dict__"})
 _HOOKS = re.compile(r"_\w*hooks|forward")  # of a layer: called whenever the net is used
-
-
-def follow_all(data: bytes | mmap, start: int = 0, end: int | None = None, steps: int = MAX_STEPS) -> list[PickleTrace]:
-    """Every pickle from `start` on, one after another, until one breaks or the data end."""
-    end = len(data) if end is None else end
-    traces: list[PickleTrace] = []
-    while start < end and steps > 0:
-        trace = follow_one(data, start, end, steps)
-        traces.append(trace)
-        if trace.broken:
-            break
-        start, steps = trace.end, steps - trace.steps - 1
-    return traces
 
 
 def dangers(trace: PickleTrace, where: str, *, torchscript: bool = False) -> Iterator[Danger]:
