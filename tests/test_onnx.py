@@ -85,9 +85,10 @@ def images(count: int = 2, shape: Sequence[int] = SHAPE) -> Tensor:
 
 
 def test_a_net_written_for_one_image_takes_many(tmp_path: Path) -> None:
-    net, used, total, shape = rebuild(small(tmp_path / "a.onnx"))
-    assert (used, total, shape) == (5, 5, SHAPE)
-    assert "Softmax" in net.note  # type: ignore[operator]
+    rebuilt = rebuild(small(tmp_path / "a.onnx"))
+    assert (rebuilt.tensors_used, rebuilt.tensors_total, rebuilt.shape) == (5, 5, SHAPE)
+    assert "Softmax" in rebuilt.notes[0]
+    net = rebuilt.net
     pixels = images(3)
     for i in range(3):
         expected = said_by_onnxruntime(tmp_path / "a.onnx", pixels[i : i + 1])
@@ -95,7 +96,7 @@ def test_a_net_written_for_one_image_takes_many(tmp_path: Path) -> None:
 
 
 def test_it_is_a_suspect_like_any_other(tmp_path: Path) -> None:
-    net, *_ = rebuild(small(tmp_path / "a.onnx"))
+    net = rebuild(small(tmp_path / "a.onnx")).net
     suspect = Classifier(Normalised(net, (0.0,), (1.0,)), SHAPE, classes=5)
     assert suspect.head == "head"
     assert torch.allclose(suspect.head_weight, torch.from_numpy(HEAD["w"]))
@@ -108,7 +109,7 @@ def test_it_is_a_suspect_like_any_other(tmp_path: Path) -> None:
 
 
 def test_gradients_reach_the_pixels_and_the_weights(tmp_path: Path) -> None:
-    net, *_ = rebuild(small(tmp_path / "a.onnx"))
+    net = rebuild(small(tmp_path / "a.onnx")).net
     pixels = images().requires_grad_()
     net(pixels)[:, 0].sum().backward()
     assert pixels.grad is not None
@@ -117,7 +118,7 @@ def test_gradients_reach_the_pixels_and_the_weights(tmp_path: Path) -> None:
 
 
 def test_a_copy_can_be_changed_alone(tmp_path: Path) -> None:
-    net, *_ = rebuild(small(tmp_path / "a.onnx"))
+    net = rebuild(small(tmp_path / "a.onnx")).net
     suspect = Classifier(Normalised(net, (0.0,), (1.0,)), SHAPE, classes=5)
     silenced = suspect.insert("Relu_1", nn.Hardtanh(0, 1e-9))
     assert torch.allclose(silenced(images()), suspect.head_bias.expand(2, 5), atol=1e-6)
@@ -133,7 +134,7 @@ def test_product_and_sum_become_one_linear_layer(tmp_path: Path) -> None:
         node("MatMul", "p w", "m", name="fc"),
         node("Add", "b m", "y"),
     ]
-    net, *_ = rebuild(write(tmp_path / "a.onnx", nodes, arrays))
+    net = rebuild(write(tmp_path / "a.onnx", nodes, arrays)).net
     assert torch.equal(net.get_submodule("fc").bias, torch.from_numpy(HEAD["b"]))  # type: ignore[arg-type]
     assert torch.allclose(net(images()), said_by_onnxruntime(tmp_path / "a.onnx", images()), atol=1e-5)
 
@@ -148,9 +149,9 @@ def test_normalisation_on_the_input_stays_inside(tmp_path: Path) -> None:
         node("Flatten", "p", "f"),
         node("Gemm", "f w b", "y", transB=1, alpha=2.0, beta=0.5),
     ]
-    net, used, total, _ = rebuild(write(tmp_path / "a.onnx", nodes, arrays))
-    assert used == total == 6
-    assert torch.allclose(net(images()), said_by_onnxruntime(tmp_path / "a.onnx", images()), atol=1e-5)
+    rebuilt = rebuild(write(tmp_path / "a.onnx", nodes, arrays))
+    assert rebuilt.tensors_used == rebuilt.tensors_total == 6
+    assert torch.allclose(rebuilt.net(images()), said_by_onnxruntime(tmp_path / "a.onnx", images()), atol=1e-5)
 
 
 def test_channels_last(tmp_path: Path) -> None:
@@ -161,10 +162,10 @@ def test_channels_last(tmp_path: Path) -> None:
         node("Flatten", "p", "f"),
         node("Gemm", "f w b", "y", transB=1),
     ]
-    net, _, _, shape = rebuild(write(tmp_path / "a.onnx", nodes, {**CONV, **HEAD}, dims=("n", 16, 16, 3)))
-    assert shape == SHAPE
+    rebuilt = rebuild(write(tmp_path / "a.onnx", nodes, {**CONV, **HEAD}, dims=("n", 16, 16, 3)))
+    assert rebuilt.shape == SHAPE
     expected = said_by_onnxruntime(tmp_path / "a.onnx", images().permute(0, 2, 3, 1).contiguous())
-    assert torch.allclose(net(images()), expected, atol=1e-5)
+    assert torch.allclose(rebuilt.net(images()), expected, atol=1e-5)
 
 
 def test_half_precision_is_read_as_single(tmp_path: Path) -> None:
@@ -176,16 +177,16 @@ def test_half_precision_is_read_as_single(tmp_path: Path) -> None:
         node("Flatten", "p", "f"),
         node("Gemm", "f w b", "y", transB=1),
     ]
-    net, *_ = rebuild(write(tmp_path / "a.onnx", nodes, half, kind=TensorProto.FLOAT16))
+    net = rebuild(write(tmp_path / "a.onnx", nodes, half, kind=TensorProto.FLOAT16)).net
     assert net(images()).dtype == torch.float32
 
 
 @pytest.mark.parametrize("dims", [("n", 3, None, None), None])
 def test_an_unstated_size_is_said_to_be_unknown(tmp_path: Path, dims: Dims | None) -> None:
     nodes = [node("GlobalAveragePool", "x", "p"), node("Flatten", "p", "f"), node("Gemm", "f w", "y")]
-    net, _, _, shape = rebuild(write(tmp_path / "a.onnx", nodes, {"w": draw(3, 5)}, dims=dims))
-    assert shape is None
-    assert net(images(2, (3, 9, 9))).shape == (2, 5)
+    rebuilt = rebuild(write(tmp_path / "a.onnx", nodes, {"w": draw(3, 5)}, dims=dims))
+    assert rebuilt.shape is None
+    assert rebuilt.net(images(2, (3, 9, 9))).shape == (2, 5)
 
 
 OPERATORS = {
@@ -269,9 +270,9 @@ def test_operators_compute_what_onnx_says(tmp_path: Path, name: str) -> None:
     asked = {i for entry in nodes for i in entry.input}
     arrays = {key: np.asarray(array) for key, array in ARRAYS.items() if key in asked}
     path = write(tmp_path / "a.onnx", nodes, arrays)
-    net, used, total, _ = rebuild(path)
-    assert used == total == len(arrays)
-    assert torch.allclose(net(images()), said_by_onnxruntime(path, images()), atol=1e-5)
+    rebuilt = rebuild(path)
+    assert rebuilt.tensors_used == rebuilt.tensors_total == len(arrays)
+    assert torch.allclose(rebuilt.net(images()), said_by_onnxruntime(path, images()), atol=1e-5)
 
 
 @pytest.mark.parametrize("opset", [9, 11])
@@ -290,7 +291,7 @@ def test_arguments_that_were_attributes(tmp_path: Path, opset: int) -> None:
     asked = {i for entry in squeezed for i in entry.input}
     arrays = {key: np.asarray(array) for key, array in ARRAYS.items() if key in asked}
     path = write(tmp_path / "a.onnx", squeezed, arrays, opset=opset)
-    assert torch.allclose(rebuild(path)[0](images()), said_by_onnxruntime(path, images()), atol=1e-6)
+    assert torch.allclose(rebuild(path).net(images()), said_by_onnxruntime(path, images()), atol=1e-6)
 
 
 # -- what torch exports ---------------------------------------------------------
@@ -371,11 +372,11 @@ def test_exported_nets_give_the_same_logits(tmp_path: Path, kind: type[nn.Module
             nn.init.normal_(module.running_mean)  # type: ignore[arg-type]
     net.eval()
     export(net, tmp_path / "a.onnx", exporter)
-    rebuilt, used, total, shape = rebuild(tmp_path / "a.onnx")
-    assert used == total
-    assert shape == SHAPE
-    assert torch.allclose(rebuilt(images(4)), net(images(4)), atol=1e-4)
-    suspect = Classifier(Normalised(rebuilt, (0.0,), (1.0,)), SHAPE, classes=5)
+    rebuilt = rebuild(tmp_path / "a.onnx")
+    assert rebuilt.tensors_used == rebuilt.tensors_total
+    assert rebuilt.shape == SHAPE
+    assert torch.allclose(rebuilt.net(images(4)), net(images(4)), atol=1e-4)
+    suspect = Classifier(Normalised(rebuilt.net, (0.0,), (1.0,)), SHAPE, classes=5)
     head: Any = net.head[-1] if isinstance(net.head, nn.Sequential) else net.head
     assert torch.allclose(suspect.head_weight, head.weight)
     assert torch.allclose(suspect.head_bias, head.bias)
@@ -423,7 +424,7 @@ def external(path: Path, place: str, offset: int = 0, length: int | None = None)
 
 def test_tensors_beside_the_file(tmp_path: Path) -> None:
     (tmp_path / "w.bin").write_bytes(b"1234" + HEAD["w"].tobytes())
-    net, *_ = rebuild(external(tmp_path / "a.onnx", "w.bin", offset=4))
+    net = rebuild(external(tmp_path / "a.onnx", "w.bin", offset=4)).net
     assert torch.equal(net.get_submodule("head").weight, torch.from_numpy(HEAD["w"]))  # type: ignore[arg-type]
 
 
@@ -567,8 +568,8 @@ def with_functions(path: Path, bodies: dict[str, list[str]]) -> Path:
 
 def test_functions_are_written_out(tmp_path: Path) -> None:
     path = with_functions(tmp_path / "a.onnx", {"F0": ["F1", "F1"], "F1": ["Relu", "Relu"]})
-    expected = rebuild(small(tmp_path / "b.onnx"))[0](images())
-    assert torch.equal(rebuild(path)[0](images()), expected)
+    expected = rebuild(small(tmp_path / "b.onnx")).net(images())
+    assert torch.equal(rebuild(path).net(images()), expected)
 
 
 @pytest.mark.parametrize(

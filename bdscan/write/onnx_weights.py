@@ -101,7 +101,7 @@ def _numbered(model: Any, path: Path, digit: int) -> dict[str, Tensor]:
         _fill(slot, (places // _DIGIT if digit else places % _DIGIT).float())
         at += len(places)
     graph, _ = without_softmax(graph_of(other, path))
-    return dict(build(graph, "").state_dict())
+    return dict(build(graph).state_dict())
 
 
 def _slots(model: Any) -> list[Any]:

@@ -17,6 +17,7 @@ from bdscan.load import arch
 from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.choose import Choice, Option, choose, guess
+from bdscan.load.assembly.graphs import READERS
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.assembly.unwrap import Weights
@@ -57,7 +58,7 @@ def load(
     Finds the net, its input size, its normalisation and its classes; raises `Problem` where it cannot.
     """
     torch_device = device_of(device)
-    parts = _graph(contents, arch) if contents.format == "onnx" else _weights(contents, arch)
+    parts = _graph(contents, arch) if contents.format in READERS else _weights(contents, arch)
     shape, count = _shape(parts, contents, images)
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
@@ -128,18 +129,21 @@ def _other_weights(contents: Contents, judged: Weights) -> Iterator[str]:
 
 
 def _graph(contents: Contents, spec: str) -> _FileContents:
-    """An ONNX file brings its own graph."""
-    from bdscan.load.onnx import rebuild
-
+    """The net of a file that brings its own graph."""
     if spec != "auto":
-        raise unusable("an ONNX file brings its own architecture", "leave `--arch` out")
-    net, loaded, total, shape = rebuild(contents.weights)
-    _check_finite(contents.path, Weights(net.state_dict()))
+        raise unusable("a file of its kind brings its own architecture", "leave `--arch` out")
+    rebuilt = READERS[contents.format](contents)
+    _check_finite(contents.path, Weights(rebuilt.net.state_dict()))
     candidate = Candidate(
-        name="onnx graph", build=lambda: net, sizes=(32, 224, 28, 64, 299), fixed_size=shape is not None
+        name=rebuilt.name, build=lambda: rebuilt.net, sizes=rebuilt.sizes, fixed_size=rebuilt.shape is not None
     )
-    note = str(getattr(net, "note", ""))
-    return _FileContents([FilledNet(net, candidate)], loaded, total, shape=shape, notes=(note,) if note else ())
+    return _FileContents(
+        [FilledNet(rebuilt.net, candidate)],
+        rebuilt.tensors_used,
+        rebuilt.tensors_total,
+        shape=rebuilt.shape,
+        notes=rebuilt.notes,
+    )
 
 
 def _check_finite(path: Path, weights: Weights) -> None:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bdscan.facts.problem import Problem
 from bdscan.load.arch.bounded import Bounded, OutOfProportion, largest_tensor
+from bdscan.load.graph.net import StepNet
+from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.load.onnx.graph import first_line, graph_of, parse
-from bdscan.load.onnx.net import Operator, RebuiltNet, build, without_softmax
+from bdscan.load.onnx.net import Operator, build, without_softmax
 from bdscan.load.onnx.shapes import reshape
 
 _MAX_PIXELS = 3 * 2048 * 2048  # numbers in one image; no classifier in use takes more
@@ -26,27 +27,25 @@ _MALFORMED = (
 )
 
 
-class RebuiltModel(NamedTuple):
-    """The net of an ONNX file, and how much of the file is in it."""
-
-    net: nn.Module
-    tensors_used: int
-    tensors_total: int  # in the file
-    shape: tuple[int, int, int] | None  # channels, height and width of the images, where the file states them
-
-
-def rebuild(path: Path) -> RebuiltModel:
+def rebuild(path: Path) -> Rebuilt:
     model = parse(path)
     try:
         graph, note = without_softmax(graph_of(model, path))
-        net = build(graph, "; ".join((*graph.notes, *([note] if note else []))))
+        net = build(graph)
     except _MALFORMED as error:
         raise Problem(f"`{path}` cannot be rebuilt, its graph is malformed: {first_line(error)}") from error
     net.eval()
     shape = _shape(graph.dims, net.channels_last)
     if shape is not None:
         _check_batching(net, shape, graph.dims[0] or 1, path)
-    return RebuiltModel(net, graph.used, graph.tensors, shape)
+    return Rebuilt(
+        net=net,
+        name="onnx graph",
+        tensors_used=graph.used,
+        tensors_total=graph.tensors,
+        shape=shape,
+        notes=(*graph.notes, *([note] if note else [])),
+    )
 
 
 def _shape(dims: tuple[int | None, ...], channels_last: bool) -> tuple[int, int, int] | None:
@@ -56,7 +55,7 @@ def _shape(dims: tuple[int | None, ...], channels_last: bool) -> tuple[int, int,
     return (third, first, second) if channels_last else (first, second, third)
 
 
-def _check_batching(net: RebuiltNet, shape: tuple[int, int, int], batch: int, path: Path) -> None:
+def _check_batching(net: StepNet, shape: tuple[int, int, int], batch: int, path: Path) -> None:
     """Two images must get the answers each gets alone: a graph written for one image may mix or drop them."""
     if math.prod(shape) * (batch if batch > _MAX_BATCH else 1) > _MAX_PIXELS:
         raise Problem(f"`{path}` takes {batch} image(s) of {shape}, which is out of proportion")
@@ -76,7 +75,7 @@ def _check_batching(net: RebuiltNet, shape: tuple[int, int, int], batch: int, pa
         raise Problem(f"`{path}` mixes the images of a batch: it was exported for one batch size", hint=hint)
 
 
-def _open_batch(net: RebuiltNet, shape: tuple[int, int, int], batch: int) -> tuple[Tensor, Tensor]:
+def _open_batch(net: StepNet, shape: tuple[int, int, int], batch: int) -> tuple[Tensor, Tensor]:
     """Run the batch of the export and twice as many images side by side, and let the reshapes follow what grows.
 
     The answers come back: where the batch is open, the first images get the same one in both.
@@ -85,7 +84,7 @@ def _open_batch(net: RebuiltNet, shape: tuple[int, int, int], batch: int) -> tup
     single, double = net.begin(pixels[:batch]), net.begin(pixels)
     room = _MAX_ALIVE * largest_tensor(shape, 2 * batch)
     for step in net.steps:
-        child = None if step.shape_operator is not None else net.get_submodule(step.child)
+        child = None if step.on_shapes is not None else net.get_submodule(step.child)
         if isinstance(child, Operator) and child.op == "Reshape" and 1 in child.cpu_constants:
             _open(child, single[step.inputs[0]], double[step.inputs[0]].shape, batch)
         net.advance(single, step)

@@ -1,24 +1,23 @@
-"""The graph as a torch net: every node a named child that can be hooked, differentiated and replaced."""
+"""An ONNX graph as a torch net: nodes with weights as layers, all others as operators."""
 
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem, plain
 from bdscan.load.arch.bounded import Bounded
+from bdscan.load.graph.net import Step, StepNet
 from bdscan.load.onnx.graph import Graph, Node, as_float32
 from bdscan.load.onnx.layers import LAYERS, linear
 from bdscan.load.onnx.operators import OPERATORS
 from bdscan.load.onnx.padding import PADDED, Padded, padding
 
 _MAX_SHOWN = 20  # operators in one sentence
-_MAX_NAME = 100  # characters of a layer's name
 _ALWAYS_ALLOWED = 1 << 24  # numbers that may be made out of constants, however few the file has
 _MAX_GROWTH = 8  # times the numbers in the file: a weight is copied up to four times on its way into its layer
 # Whose inputs from this place on say how large the result is.
@@ -59,73 +58,14 @@ class Operator(nn.Module):
         return OPERATORS[self.op](self.attributes, *arguments)
 
 
-@dataclass(frozen=True)
-class Step:
-    """One thing to do: a child of the net by its name, or sums on shapes that are nobody's layer."""
-
-    child: str
-    shape_operator: Operator | None
-    inputs: tuple[str, ...]
-    outputs: tuple[str, ...]
-    last_use: tuple[str, ...] = ()  # what nobody needs afterwards
-
-
-class RebuiltNet(nn.Module):
-    """Runs the steps in the order of the file."""
-
-    def __init__(self, graph: Graph, note: str) -> None:
-        super().__init__()
-        self.note = note
-        self.image, self.answer = graph.input, graph.output
-        channels, *_, trailing = graph.dims[1:]
-        self.channels_last = trailing in (1, 3) and channels not in (1, 3)
-        self.steps: list[Step] = []
-
-    def forward(self, pixels: Tensor) -> Tensor:
-        values = self.begin(pixels)
-        for step in self.steps:
-            self.advance(values, step)
-        return values[self.answer]
-
-    def begin(self, pixels: Tensor) -> dict[str, Tensor]:
-        return {self.image: pixels.permute(0, 2, 3, 1) if self.channels_last else pixels}
-
-    def advance(self, values: dict[str, Tensor], step: Step) -> None:
-        arguments = [values[name] for name in step.inputs]
-        results = (
-            getattr(self, step.child)(*arguments) if step.shape_operator is None else step.shape_operator(*arguments)
-        )
-        values.update(zip(step.outputs, results if isinstance(results, tuple) else (results,), strict=False))
-        for name in step.last_use:
-            del values[name]
-
-    def add(self, name: str, module: nn.Module, inputs: tuple[str, ...], outputs: tuple[str, ...]) -> None:
-        child = re.sub(r"\W+", "_", name[:_MAX_NAME]).strip("_") or "node"
-        if hasattr(self, child):
-            child = f"{child}_{len(self.steps)}"
-        while hasattr(self, child):
-            child += "_"
-        self.add_module(child, module)
-        self.steps.append(Step(child, None, inputs, outputs))
-
-    def close(self) -> None:
-        """Note after which step each value can go."""
-        alive, steps = {self.answer}, []
-        for step in reversed(self.steps):
-            last_use = tuple(sorted({*step.inputs, *step.outputs} - alive - {""}))
-            alive |= set(step.inputs)
-            steps.append(replace(step, last_use=last_use))
-        self.steps = steps[::-1]
-
-
-def build(graph: Graph, note: str) -> RebuiltNet:
+def build(graph: Graph) -> StepNet:
     """The net, or one problem that names every operator that stands in the way."""
     unknown = sorted({node.op for node in graph.nodes if node.op not in OPERATORS and node.op not in LAYERS})
     if not unknown:
         numbers = sum(math.prod(constant.shape) for constant in graph.constants.values())
         room = _ALWAYS_ALLOWED + _MAX_GROWTH * numbers
         with torch.no_grad(), Bounded(room, altogether=room):
-            builder = _Builder(graph, note)
+            builder = _Builder(graph)
             for node in builder.nodes:
                 builder.add(node)
         unknown = sorted(builder.unknown)
@@ -140,9 +80,11 @@ def build(graph: Graph, note: str) -> RebuiltNet:
 
 
 class _Builder:
-    def __init__(self, graph: Graph, note: str) -> None:
+    def __init__(self, graph: Graph) -> None:
         self.constants = dict(graph.constants)
-        self.net = RebuiltNet(graph, note)
+        channels, *_, trailing = graph.dims[1:]
+        channels_last = trailing in (1, 3) and channels not in (1, 3)
+        self.net = StepNet(graph.input, graph.output, channels_last=channels_last)
         self.unknown: set[str] = set()
         self.shape_values: set[str] = set()  # values computed from shapes alone
         self.merged: set[str] = set()  # outputs that an earlier step gives already

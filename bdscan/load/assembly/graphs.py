@@ -1,0 +1,17 @@
+"""Files that bring their own graph, and who rebuilds the net of each kind."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from bdscan.load.contents import Contents
+from bdscan.load.graph.rebuilt import Rebuilt
+
+
+def _onnx(contents: Contents) -> Rebuilt:
+    from bdscan.load.onnx import rebuild
+
+    return rebuild(contents.weights)
+
+
+READERS: Mapping[str, Callable[[Contents], Rebuilt]] = {"onnx": _onnx}

@@ -1,0 +1,20 @@
+"""What every reader of graphs gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import nn
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Rebuilt:
+    """The net of a file that brings its own graph, and how much of the file is in it."""
+
+    net: nn.Module
+    name: str  # of the graph, for the report
+    tensors_used: int
+    tensors_total: int  # in the file
+    shape: tuple[int, int, int] | None = None  # channels, height and width of the images, where the file states them
+    sizes: tuple[int, ...] = (32, 224, 28, 64, 299)  # sides to try where it does not
+    notes: tuple[str, ...] = ()
