@@ -16,6 +16,9 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
+from bdscan.images.source import open_images
+from bdscan.load.assembly.assemble import load
+from bdscan.load.contents import survey
 from bdscan.load.onnx import rebuild
 from bdscan.net.classifier import Classifier, Normalised
 
@@ -237,6 +240,64 @@ OPERATORS = {
     "expanded": [node("Expand", "slope like", "e"), node("Mul", "e x", "v")],
     "norm over axes": [node("ReduceL2", "x", "r", axes=[1], keepdims=1), node("Div", "x r", "v")],
     "dropout": [node("Dropout", "x", "d"), node("Identity", "d", "v")],
+    "average of the inside": [
+        node("AveragePool", "x", "v", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER")
+    ],
+    "local norm": [node("LRN", "x", "v", size=3, alpha=0.3, beta=0.6, bias=1.5)],
+    "instance norm": [node("InstanceNormalization", "x three pos", "v", epsilon=0.01)],
+    "lp norm": [node("LpNormalization", "x", "n", axis=1, p=1), node("GlobalLpPool", "n", "v", p=2)],
+    "sums of all kinds": [
+        node("ReduceL1", "x", "s1", axes=[1]),
+        node("ReduceMin", "x", "s2", axes=[1]),
+        node("ReduceProd", "x", "s3", axes=[1]),
+        node("ReduceSumSquare", "x", "s4", axes=[1]),
+        node("ReduceLogSumExp", "x", "s5", axes=[1]),
+        node("Mean", "s1 s2 s3 s4 s5", "v"),
+    ],
+    "waves": [node("Sin", "x", "t1"), node("Cos", "x", "t2"), node("Sub", "t1 t2", "d"), node("Sign", "d", "v")],
+    "thresholds": [
+        node("ThresholdedRelu", "x", "t1", alpha=0.4),
+        node("Softsign", "t1", "t2"),
+        node("Celu", "t2", "t3", alpha=0.7),
+        node("Round", "x", "r"),
+        node("Mul", "t3 r", "v"),
+    ],
+    "triangle": [node("Trilu", "x", "v", upper=0)],
+    "einsum": [node("Einsum", "x x", "v", equation="nchw,nchv->ncwv")],
+    "pixels to channels": [
+        node("SpaceToDepth", "x", "d1", blocksize=2),
+        node("DepthToSpace", "d1", "d2", blocksize=2, mode="CRD"),
+        node("SpaceToDepth", "d2", "d3", blocksize=2),
+        node("DepthToSpace", "d3", "v", blocksize=2),
+    ],
+    "enlarged": [node("Resize", "x - scales", "v", mode="nearest")],
+    "resized": [node("Resize", "x - - sizes", "v", mode="linear", coordinate_transformation_mode="align_corners")],
+    "rounded": [node("QuantizeLinear", "x step shift", "q"), node("DequantizeLinear", "q step shift", "v")],
+    "rounded by channel": [
+        node("QuantizeLinear", "x steps shifts", "q", axis=1),
+        node("MaxPool", "q", "m", kernel_shape=[2, 2]),
+        node("DequantizeLinear", "m steps shifts", "v", axis=1),
+    ],
+    "weights in bytes": [
+        node("DequantizeLinear", "kernel_bytes kernel_steps kernel_shifts", "kk", axis=0),
+        node("Conv", "x kk c", "v"),
+    ],
+    "on bytes alone": [
+        node("QuantizeLinear", "x step shift", "q"),
+        node("QLinearConv", "q step shift kernel_bytes kernel_steps kernel_shifts big_step shift c_int", "r"),
+        node("DequantizeLinear", "r big_step shift", "v"),
+    ],
+    "products of bytes": [
+        node("QuantizeLinear", "x step shift", "q"),
+        node("QLinearMatMul", "q step shift square_bytes step shift_signed big_step shift", "r"),
+        node("DequantizeLinear", "r big_step shift", "v"),
+    ],
+    "whole numbers": [
+        node("QuantizeLinear", "x step shift", "q"),
+        node("ConvInteger", "q kernel_bytes shift", "r", pads=[1, 1, 1, 1]),
+        node("Cast", "r", "f", to=TensorProto.FLOAT),
+        node("Mul", "f step", "v"),
+    ],
 }
 ARRAYS = {
     **CONV,
@@ -261,6 +322,19 @@ ARRAYS = {
     "flat": np.array([0, -1]),
     "three_axes": np.array([2, 3]),
     "like": np.array([1, 3, 1, 1]),
+    "scales": np.array([1, 1, 2, 3], np.float32),
+    "sizes": np.array([2, 3, 20, 9]),
+    "step": np.float32(0.03),
+    "big_step": np.float32(0.05),
+    "shift": np.uint8(7),
+    "shift_signed": np.int8(-3),
+    "steps": np.array([0.01, 0.02, 0.04], np.float32),
+    "shifts": np.array([0, 30, 60], np.uint8),
+    "kernel_bytes": (100 * draw(4, 3, 3, 3)).astype(np.int8),
+    "kernel_steps": np.array([0.01, 0.02, 0.01, 0.005], np.float32),
+    "kernel_shifts": np.zeros(4, np.int8),
+    "square_bytes": (100 * draw(16, 16)).astype(np.int8),
+    "c_int": np.array([5, -100, 20, 0], np.int32),
 }
 
 
@@ -272,7 +346,148 @@ def test_operators_compute_what_onnx_says(tmp_path: Path, name: str) -> None:
     path = write(tmp_path / "a.onnx", nodes, arrays)
     rebuilt = rebuild(path)
     assert rebuilt.tensors_used == rebuilt.tensors_total == len(arrays)
-    assert torch.allclose(rebuilt.net(images()), said_by_onnxruntime(path, images()), atol=1e-5)
+    equal = torch.isclose(rebuilt.net(images()), said_by_onnxruntime(path, images()), atol=1e-5)
+    assert float(equal.float().mean()) >= (0.995 if name in ROUNDED else 1)  # halves may be rounded either way
+
+
+ROUNDED = ("rounded", "rounded by channel", "on bytes alone", "products of bytes", "whole numbers")
+
+
+@pytest.mark.parametrize("name", ROUNDED)
+def test_a_gradient_goes_through_what_is_rounded(tmp_path: Path, name: str) -> None:
+    nodes = [*OPERATORS[name], node("Flatten", "v", "y")]
+    arrays = {key: np.asarray(array) for key, array in ARRAYS.items() if key in {i for n in nodes for i in n.input}}
+    pixels = images().requires_grad_()
+    rebuild(write(tmp_path / "a.onnx", nodes, arrays)).net(pixels).sum().backward()
+    assert pixels.grad is not None
+    assert float((pixels.grad != 0).float().mean()) > 0.25  # of pools, the largest
+
+
+def test_weights_rounded_as_the_net_runs(tmp_path: Path) -> None:
+    """What dynamic quantisation writes: the range of each image is its own, so no image changes another's answer."""
+    nodes = [
+        node("Flatten", "x", "f"),
+        node("DynamicQuantizeLinear", "f", "q s z"),
+        node("MatMulInteger", "q square_bytes z", "m"),
+        node("Cast", "m", "c", to=TensorProto.FLOAT),
+        node("Mul", "s step", "both"),
+        node("Mul", "c both", "p"),
+        node("Add", "p bias", "y"),
+    ]
+    arrays: dict[str, np.ndarray] = {
+        "square_bytes": (100 * draw(768, 5)).astype(np.int8),
+        "step": np.array([0.02], np.float32),
+        "bias": draw(5),
+    }
+    path = write(tmp_path / "a.onnx", nodes, arrays)
+    net, pixels = rebuild(path).net, torch.cat([images(1), 0.1 * images(1)])
+    alone = torch.cat([said_by_onnxruntime(path, pixels[i : i + 1]) for i in range(2)])
+    assert torch.allclose(net(pixels), alone, atol=1e-4)
+
+
+FLAT = [node("Gemm", "x w b", "h"), node("Relu", "h", "r"), node("Gemm", "r v", "y")]
+
+
+@pytest.mark.parametrize(
+    ("dims", "shape", "orders"),
+    [
+        (("n", 64), (1, 8, 8), 0),
+        (("n", 192), (3, 8, 8), 2),
+        (("n", 8, 8), (1, 8, 8), 0),
+        ((1, 64), (1, 8, 8), 0),
+        (("n", 60), None, 2),
+    ],
+)
+def test_images_without_axes_of_their_own(
+    tmp_path: Path, dims: Dims, shape: tuple[int, int, int] | None, orders: int
+) -> None:
+    numbers = int(np.prod([n for n in dims[1:] if isinstance(n, int)]))
+    flat = [node("Flatten", "x", "row"), node("Gemm", "row w b", "h"), *FLAT[1:]] if len(dims) == 3 else FLAT
+    path = write(tmp_path / "a.onnx", flat, {"w": draw(numbers, 6), "b": draw(6), "v": draw(6, 5)}, dims=dims)
+    rebuilt = rebuild(path)
+    assert (rebuilt.shape, len(rebuilt.variants)) == (shape, orders)
+    pixels = images(1, shape or (3, 4, 5))
+    placed = pixels[:, 0] if len(dims) == 3 else pixels.flatten(1)
+    assert torch.allclose(rebuilt.net(pixels), said_by_onnxruntime(path, placed), atol=1e-5)
+    if orders:
+        row = pixels.permute(0, 2, 3, 1).flatten(1)
+        assert torch.allclose(rebuilt.variants[1][1](pixels), said_by_onnxruntime(path, row), atol=1e-5)
+
+
+def test_the_order_in_a_row_is_told_by_the_images(tmp_path: Path) -> None:
+    w = draw(192, 6)
+    path = write(tmp_path / "a.onnx", FLAT, {"w": w, "b": -w.sum(0) / 2, "v": draw(6, 5)}, dims=("n", 192))
+    pixels = (255 * images(100, (3, 8, 8))).byte().float() / 255
+    labels = torch.cat([said_by_onnxruntime(path, row) for row in pixels.permute(0, 2, 3, 1).flatten(1)[:, None]])
+    drawn = (255 * pixels).round().byte().permute(0, 2, 3, 1).numpy()
+    np.savez(tmp_path / "images.npz", images=drawn, labels=labels.argmax(1).numpy())
+    loaded = load(survey(path), images=open_images(str(tmp_path / "images.npz")), normalize="none")
+    assert loaded.clean_accuracy == 1
+    assert "one pixel after the other" in loaded.arch
+    assert "one channel after the other" in load(survey(path), normalize="none").doubts[0]
+
+
+@pytest.mark.parametrize("form", ["bytes", "divided", "shifted"])
+def test_a_graph_that_takes_bytes_is_given_them(tmp_path: Path, form: str) -> None:
+    first = {
+        "bytes": [node("Cast", "x", "f", to=TensorProto.FLOAT), node("Mul", "f small", "s")],
+        "divided": [node("Div", "x large", "s")],
+        "shifted": [node("Sub", "x large", "t"), node("Mul", "t small", "s")],
+    }[form]
+    nodes = [*first, node("Conv", "s k c", "a"), node("GlobalAveragePool", "a", "p"), node("Flatten", "p", "y")]
+    numbers = {"small": np.float32(1 / 255), "large": np.float32(127.5), **CONV}
+    arrays = {key: np.asarray(array) for key, array in numbers.items() if key in {i for n in nodes for i in n.input}}
+    kind = TensorProto.UINT8 if form == "bytes" else TensorProto.FLOAT
+    rebuilt = rebuild(write(tmp_path / "a.onnx", nodes, arrays, kind=kind))
+    raw = (255 * images()).byte()
+    expected = said_by_onnxruntime(tmp_path / "a.onnx", raw if form == "bytes" else raw.float())
+    assert rebuilt.normalised
+    assert torch.allclose(rebuilt.net(raw.float() / 255), expected, atol=1e-4)
+
+
+def test_what_keras_exports(tmp_path: Path) -> None:
+    """Channels last, a batch without a number, norms as products and sums, squeezed axes, names with slashes."""
+    nodes = [
+        node("Transpose", "x", "m/t:0", perm=[0, 3, 1, 2], name="m/conv2d/Conv2D__6"),
+        node("Conv", "m/t:0 k c", "m/c:0", auto_pad="SAME_UPPER", strides=[2, 2], name="m/conv2d/BiasAdd"),
+        node("Relu", "m/c:0", "m/r:0"),
+        node("Mul", "m/r:0 scale", "m/b:0"),
+        node("Add", "m/b:0 shift", "m/n:0"),
+        node("AveragePool", "m/n:0", "m/a:0", kernel_shape=[3, 3], strides=[2, 2], auto_pad="SAME_UPPER"),
+        node("Transpose", "m/a:0", "m/u:0", perm=[0, 2, 3, 1]),
+        node("Reshape", "m/u:0 row", "m/f:0"),
+        node("MatMul", "m/f:0 v", "m/d:0", name="m/dense/MatMul"),
+        node("Add", "m/d:0 b", "m/z:0", name="m/dense/BiasAdd"),
+        node("Softmax", "m/z:0", "y"),
+    ]
+    arrays = {
+        **CONV,
+        "scale": draw(1, 4, 1, 1),
+        "shift": draw(1, 4, 1, 1, seed=3),
+        "row": np.array([-1, 64]),
+        "v": draw(64, 5),
+        "b": draw(5),
+    }
+    path = write(tmp_path / "a.onnx", nodes, arrays, dims=("unk__7", 16, 16, 3))
+    rebuilt = rebuild(path)
+    expected = said_by_onnxruntime(path, images().permute(0, 2, 3, 1).contiguous())
+    assert rebuilt.shape == SHAPE
+    assert torch.allclose(rebuilt.net(images()).softmax(1), expected, atol=1e-5)
+    assert torch.equal(rebuilt.net.get_submodule("m_dense_MatMul").bias, torch.from_numpy(draw(5)))  # type: ignore[arg-type]
+
+
+def test_labels_and_tables_at_the_end_are_left_out(tmp_path: Path) -> None:
+    nodes = [
+        node("GlobalAveragePool", "x", "p"),
+        node("Flatten", "p", "f"),
+        node("Gemm", "f w", "z"),
+        node("Softmax", "z", "s"),
+        node("ArgMax", "s", "l", axis=1, keepdims=0),
+        node("Cast", "l", "y", to=TensorProto.INT64),
+    ]
+    rebuilt = rebuild(write(tmp_path / "a.onnx", nodes, {"w": draw(3, 5)}))
+    assert rebuilt.net(images()).shape == (2, 5)
+    assert "left out" in rebuilt.notes[0]
 
 
 @pytest.mark.parametrize("opset", [9, 11])
@@ -488,9 +703,11 @@ def test_malformed_graphs_are_problems(tmp_path: Path, name: str) -> None:
         rebuild(write(tmp_path / "a.onnx", MALFORMED[name], arrays))
 
 
-def test_bytes_in_and_old_opsets_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(Problem, match="floating-point"):
-        rebuild(small(tmp_path / "a.onnx", kind=TensorProto.UINT8))
+def test_other_inputs_than_images_and_old_opsets_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(Problem, match="floating-point images nor bytes"):
+        rebuild(small(tmp_path / "a.onnx", kind=TensorProto.BOOL))
+    with pytest.raises(Problem, match="5 dimensions"):
+        rebuild(small(tmp_path / "a.onnx", dims=(1, 1, *SHAPE)))
     with pytest.raises(Problem, match="too old"):
         rebuild(small(tmp_path / "a.onnx", opset=6))
 

@@ -115,5 +115,7 @@ def _graph(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path)
     old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
     weight_map = onnx_weights.WeightMap.find(contents.weights, loaded.suspect.net.net)
     rounding = weight_map.save(place, new, old, contents.sha256)
-    reread.compare(rebuild(place).net, cleaned, rounding)
+    net = rebuild(place).net
+    net.entry = cleaned.net.net.entry  # what the file leaves open is as it was found to be
+    reread.compare(net, cleaned, rounding)
     return list(weight_map.notes)

@@ -38,6 +38,7 @@ class _FileContents:
     total: int
     metadata: Mapping[str, object] = field(default_factory=dict)
     shape: tuple[int, int, int] | None = None  # stated by the file's own graph
+    normalised: bool = False  # by that graph
     notes: tuple[str, ...] = ()
     doubts: tuple[str, ...] = ()
     wrapper: str | None = None
@@ -65,7 +66,7 @@ def load(
     names = class_names.stated(contents.config, parts.metadata, count)
     names = class_names.read(classes, count) if classes else names
     clean = _load_clean(images, shape, names, count)
-    is_stated, norms = _norms(normalize, contents, parts.metadata, shape, count)
+    is_stated, norms = _norms(normalize, contents, parts, shape, count)
     options = [Option(filled, norm) for filled in parts.nets for norm in norms]
     choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
     doubts = (*parts.doubts, *choice.doubts)
@@ -138,11 +139,12 @@ def _graph(contents: Contents, spec: str) -> _FileContents:
         name=rebuilt.name, build=lambda: rebuilt.net, sizes=rebuilt.sizes, fixed_size=rebuilt.shape is not None
     )
     return _FileContents(
-        [FilledNet(rebuilt.net, candidate)],
+        [FilledNet(net, replace(candidate, variant=what)) for what, net in rebuilt.variants or (("", rebuilt.net),)],
         rebuilt.tensors_used,
         rebuilt.tensors_total,
         shape=rebuilt.shape,
         notes=rebuilt.notes,
+        normalised=rebuilt.normalised,
     )
 
 
@@ -212,12 +214,14 @@ def _load_clean(
 
 
 def _norms(
-    spec: str, contents: Contents, metadata: Mapping[str, object], shape: tuple[int, int, int], count: int
+    spec: str, contents: Contents, parts: _FileContents, shape: tuple[int, int, int], count: int
 ) -> tuple[bool, list[normalize.Norm]]:
     """Whether somebody states it, and all that it can be."""
+    if parts.normalised and spec == "auto":
+        spec = "none"
     if spec != "auto":
         return True, [normalize.parse(spec, shape[0])]
-    stated = normalize.stated(contents.path, contents.config, metadata, shape[0])
+    stated = normalize.stated(contents.path, contents.config, parts.metadata, shape[0])
     return (True, [stated]) if stated else (False, normalize.candidates(shape[0], count, shape[1]))
 
 

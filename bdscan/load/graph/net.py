@@ -24,12 +24,27 @@ class Step:
     last_use: tuple[str, ...] = ()  # what nobody needs afterwards
 
 
+@dataclass(frozen=True)
+class Entry:
+    """How images (N x C x H x W, between 0 and 1) become what a graph takes."""
+
+    channels_last: bool = False
+    axes: int = 4  # 2: the numbers of an image in one row; 3: no axis for channels
+    scale: float = 1.0  # 255 where it takes bytes
+
+    def __call__(self, pixels: Tensor) -> Tensor:
+        placed = pixels.permute(0, 2, 3, 1) if self.channels_last else pixels
+        if self.axes < 4:
+            placed = placed.flatten(1) if self.axes == 2 else placed.reshape(len(placed), *pixels.shape[2:])
+        return placed if self.scale == 1.0 else placed * self.scale
+
+
 class StepNet(nn.Module):
     """Runs its steps one after another."""
 
-    def __init__(self, image: str, answer: str, *, channels_last: bool = False) -> None:
+    def __init__(self, image: str, answer: str, entry: Entry = Entry()) -> None:
         super().__init__()
-        self.image, self.answer, self.channels_last = image, answer, channels_last
+        self.image, self.answer, self.entry = image, answer, entry
         self.steps: list[Step] = []
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -40,7 +55,7 @@ class StepNet(nn.Module):
         return answer
 
     def begin(self, pixels: Tensor) -> dict[str, Value]:
-        return {self.image: pixels.permute(0, 2, 3, 1) if self.channels_last else pixels}
+        return {self.image: self.entry(pixels)}
 
     def advance(self, values: dict[str, Value], step: Step) -> None:
         arguments = [values[name] for name in step.inputs]

@@ -18,3 +18,5 @@ class Rebuilt:
     shape: tuple[int, int, int] | None = None  # channels, height and width of the images, where the file states them
     sizes: tuple[int, ...] = (32, 224, 28, 64, 299)  # sides to try where it does not
     notes: tuple[str, ...] = ()
+    normalised: bool = False  # whether all that is done to the pixels stands in the graph
+    variants: tuple[tuple[str, nn.Module], ...] = ()  # where the file leaves something open: what, and the net then

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,7 +14,8 @@ from bdscan.facts.problem import Problem
 from bdscan.load.arch.bounded import Bounded, OutOfProportion, largest_tensor
 from bdscan.load.graph.net import StepNet
 from bdscan.load.graph.rebuilt import Rebuilt
-from bdscan.load.onnx.graph import first_line, graph_of, parse
+from bdscan.load.onnx.entry import rows_last, shape_of
+from bdscan.load.onnx.graph import Graph, first_line, graph_of, parse
 from bdscan.load.onnx.net import Operator, build, without_softmax
 from bdscan.load.onnx.shapes import reshape
 
@@ -35,7 +37,7 @@ def rebuild(path: Path) -> Rebuilt:
     except _MALFORMED as error:
         raise Problem(f"`{path}` cannot be rebuilt, its graph is malformed: {first_line(error)}") from error
     net.eval()
-    shape = _shape(graph.dims, net.channels_last)
+    shape = shape_of(graph, net.entry)
     if shape is not None:
         _check_batching(net, shape, graph.dims[0] or 1, path)
     return Rebuilt(
@@ -45,14 +47,19 @@ def rebuild(path: Path) -> Rebuilt:
         tensors_total=graph.tensors,
         shape=shape,
         notes=(*graph.notes, *([note] if note else [])),
+        normalised=net.entry.scale != 1,
+        variants=tuple(_orders(net, graph)),
     )
 
 
-def _shape(dims: tuple[int | None, ...], channels_last: bool) -> tuple[int, int, int] | None:
-    _, first, second, third = dims
-    if first is None or second is None or third is None:
-        return None
-    return (third, first, second) if channels_last else (first, second, third)
+def _orders(net: StepNet, graph: Graph) -> Iterator[tuple[str, StepNet]]:
+    """The orders in which it may take the numbers of an image, where it takes them in one row."""
+    other = rows_last(graph, net.entry)
+    if other is not None:
+        last = copy.copy(net)
+        last.entry = other
+        yield "one channel after the other in its row", net
+        yield "one pixel after the other in its row", last
 
 
 def _check_batching(net: StepNet, shape: tuple[int, int, int], batch: int, path: Path) -> None:

@@ -19,6 +19,8 @@ from bdscan.load.onnx.functions import inlined
 _MAX_BYTES = 2**31 - 1  # bytes: protobuf's own bound on one message, and ours on the tensors beside it
 _MAX_AXES = 64  # numpy's
 _MIN_OPSET = 7  # before it, sums and products broadcast by other rules
+_AXES = (2, 3, 4)  # of a batch of images: their numbers in one row, without channels, with them
+MADE_HERE = "\udc80"  # in the names of values that stand in no file: none is of valid Unicode there
 
 
 @dataclass(frozen=True)
@@ -41,6 +43,7 @@ class Graph:
     input: str
     output: str
     dims: tuple[int | None, ...]  # of the input, batch first; None: not stated
+    integers: bool  # whether the input takes whole numbers
     tensors: int  # in the file
     used: int  # of these
     notes: tuple[str, ...] = field(default=())
@@ -69,8 +72,8 @@ def graph_of(model: Any, path: Path) -> Graph:
         else ()
     )
     constants = {name: tensors.read(tensor) for name, tensor in initial.items() if name in needed}
-    dims = _dims(images[0], path)
-    return Graph(nodes, constants, images[0].name, output, dims, len(initial), len(constants), notes)
+    dims, integers = _dims(images[0], path)
+    return Graph(nodes, constants, images[0].name, output, dims, integers, len(initial), len(constants), notes)
 
 
 def parse(path: Path) -> Any:
@@ -145,17 +148,18 @@ def _leading_to(output: str, nodes: list[Node]) -> tuple[Node, ...]:
     return tuple(reversed(kept))
 
 
-def _dims(value: Any, path: Path) -> tuple[int | None, ...]:
-    from onnx import TensorProto
+def _dims(value: Any, path: Path) -> tuple[tuple[int | None, ...], bool]:
+    """Of the images, and whether they are whole numbers."""
+    from onnx import TensorProto as Types
 
-    kind = value.type.tensor_type
-    if kind.elem_type not in (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE):
-        message = f"the input `{plain(value.name)}` of `{path}` does not take floating-point images"
-        raise Problem(message, hint="export the net without the conversion from bytes")
+    kind, name = value.type.tensor_type, plain(value.name)
+    integers = kind.elem_type in (Types.UINT8, Types.INT32, Types.INT64)
+    if not integers and kind.elem_type not in (Types.FLOAT, Types.FLOAT16, Types.BFLOAT16, Types.DOUBLE):
+        raise Problem(f"the input `{name}` of `{path}` takes neither floating-point images nor bytes")
     dims = tuple(d.dim_value if d.HasField("dim_value") and d.dim_value > 0 else None for d in kind.shape.dim)
-    if dims and len(dims) != 4:
-        raise Problem(f"the input `{plain(value.name)}` of `{path}` has {len(dims)} dimensions, images have 4")
-    return dims or (None,) * 4
+    if dims and len(dims) not in _AXES:
+        raise Problem(f"the input `{name}` of `{path}` has {len(dims)} dimensions, a batch of images has 2 to 4")
+    return dims or (None,) * 4, integers
 
 
 class _TensorReader:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from bdscan.load.onnx.graph import Node
 from bdscan.load.onnx.operators import bounds
-from bdscan.load.onnx.padding import int_list, padding
+from bdscan.load.onnx.padding import InnerAveragePool, int_list, padding
 
 Constants = Sequence[Tensor | None]  # one for each input of the node; None: only known when the net runs
 LayerFactory = Callable[[Node, Constants], nn.Module | None]  # None: no such layer with these arguments
@@ -100,17 +100,41 @@ def max_pool(node: Node, _: Constants) -> nn.Module | None:
 
 def average_pool(node: Node, _: Constants) -> nn.Module | None:
     kernel, counted = node.attributes["kernel_shape"], bool(node.attributes.get("count_include_pad"))
-    even = padding(node, kernel)
-    if len(kernel) != 2 or any(i != 1 for i in int_list(node, "dilations", 1, 2)) or (even is None and not counted):
+    even, ceiling = padding(node, kernel), bool(node.attributes.get("ceil_mode"))
+    if len(kernel) != 2 or any(i != 1 for i in int_list(node, "dilations", 1, 2)):
         return None
+    if even is None and not counted:
+        return None if ceiling else InnerAveragePool(node, kernel)
     (down, right), (top, left) = int_list(node, "strides", 1, 2), even or (0, 0)
     return nn.AvgPool2d(
-        tuple(kernel),
-        stride=(down, right),
-        padding=(top, left),
-        ceil_mode=bool(node.attributes.get("ceil_mode")),
-        count_include_pad=counted,
+        tuple(kernel), stride=(down, right), padding=(top, left), ceil_mode=ceiling, count_include_pad=counted
     )
+
+
+def instance_norm(node: Node, constants: Constants) -> nn.Module | None:
+    scale, bias = constants[1:3]
+    if scale is None or bias is None:
+        return None
+    layer = nn.InstanceNorm2d(len(scale), eps=node.attributes.get("epsilon", 1e-5), affine=True)
+    _fill_in(layer, weight=scale, bias=bias)
+    return layer
+
+
+def group_norm(node: Node, constants: Constants) -> nn.Module | None:
+    scale, bias = constants[1:3]
+    groups = int(node.attributes["num_groups"])
+    if scale is None or bias is None or (node.attributes["opset"] < 21 and len(scale) == groups):
+        return None  # first one number a group; each channel its own only where that is the same
+    layer = nn.GroupNorm(groups, len(scale), eps=node.attributes.get("epsilon", 1e-5))
+    _fill_in(layer, weight=scale, bias=bias)
+    return layer
+
+
+def local_norm(node: Node, _: Constants) -> nn.Module | None:
+    a = node.attributes
+    if a["size"] % 2 == 0:  # of which torch puts the odd one on the other side
+        return None
+    return nn.LocalResponseNorm(a["size"], a.get("alpha", 1e-4), a.get("beta", 0.75), a.get("bias", 1.0))
 
 
 def clip(node: Node, constants: Constants) -> nn.Module | None:
@@ -149,6 +173,7 @@ def _fill_in(module: nn.Module, **tensors: Tensor | None) -> None:
 LAYERS: Mapping[str, LayerFactory] = {
     "AveragePool": average_pool,
     "BatchNormalization": batch_norm,
+    "Celu": lambda node, _: nn.CELU(node.attributes.get("alpha", 1.0)),
     "Clip": clip,
     "Conv": conv,
     "Dropout": dropout,
@@ -158,9 +183,12 @@ LAYERS: Mapping[str, LayerFactory] = {
     "Gemm": gemm,
     "GlobalAveragePool": lambda *_: nn.AdaptiveAvgPool2d(1),
     "GlobalMaxPool": lambda *_: nn.AdaptiveMaxPool2d(1),
+    "GroupNormalization": group_norm,
     "HardSigmoid": hard_sigmoid,
     "HardSwish": lambda *_: nn.Hardswish(),
     "Identity": lambda *_: nn.Identity(),
+    "InstanceNormalization": instance_norm,
+    "LRN": local_norm,
     "LayerNormalization": layer_norm,
     "LeakyRelu": lambda node, _: nn.LeakyReLU(node.attributes.get("alpha", 0.01)),
     "MatMul": matmul,
@@ -170,6 +198,9 @@ LAYERS: Mapping[str, LayerFactory] = {
     "Selu": lambda *_: nn.SELU(),
     "Sigmoid": lambda *_: nn.Sigmoid(),
     "Softplus": lambda *_: nn.Softplus(),
+    "Softsign": lambda *_: nn.Softsign(),
     "Swish": lambda node, _: nn.SiLU() if node.attributes.get("alpha", 1.0) == 1.0 else None,
     "Tanh": lambda *_: nn.Tanh(),
+    "ThresholdedRelu": lambda node, _: nn.Threshold(node.attributes.get("alpha", 1.0), 0.0),
+    "com.microsoft.Gelu": lambda *_: nn.GELU(),
 }

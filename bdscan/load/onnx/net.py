@@ -12,16 +12,20 @@ from torch import Tensor, nn
 from bdscan.facts.problem import Problem, plain
 from bdscan.load.arch.bounded import Bounded
 from bdscan.load.graph.net import Step, StepNet
-from bdscan.load.onnx.graph import Graph, Node, as_float32
+from bdscan.load.onnx.entry import entry_of
+from bdscan.load.onnx.graph import MADE_HERE, Graph, Node, as_float32
 from bdscan.load.onnx.layers import LAYERS, linear
 from bdscan.load.onnx.operators import OPERATORS
-from bdscan.load.onnx.padding import PADDED, Padded, padding
+from bdscan.load.onnx.padding import PADDED, InnerAveragePool, Padded, padding
+from bdscan.load.onnx.quantised import written_out
 
+_LAST = ("Softmax", "LogSoftmax", "Sigmoid", "ArgMax", "Hardmax", "ai.onnx.ml.ZipMap")  # the order of logits stays
+_SILENT = ("Identity", "Cast", "QuantizeLinear", "DequantizeLinear")  # nothing to tell of
 _MAX_SHOWN = 20  # operators in one sentence
 _ALWAYS_ALLOWED = 1 << 24  # numbers that may be made out of constants, however few the file has
 _MAX_GROWTH = 8  # times the numbers in the file: a weight is copied up to four times on its way into its layer
 # Whose inputs from this place on say how large the result is.
-_SIZED = {"ConstantOfShape": 0, "Range": 0} | dict.fromkeys(
+_SIZED = {"ConstantOfShape": 0, "Range": 0, "Resize": 1, "Upsample": 1} | dict.fromkeys(
     ("Expand", "Pad", "Reshape", "Slice", "Split", "Squeeze", "Tile", "Unsqueeze"), 1
 )
 
@@ -60,6 +64,7 @@ class Operator(nn.Module):
 
 def build(graph: Graph) -> StepNet:
     """The net, or one problem that names every operator that stands in the way."""
+    graph = replace(graph, nodes=tuple(written_out(graph.nodes)))
     unknown = sorted({node.op for node in graph.nodes if node.op not in OPERATORS and node.op not in LAYERS})
     if not unknown:
         numbers = sum(math.prod(constant.shape) for constant in graph.constants.values())
@@ -82,9 +87,7 @@ def build(graph: Graph) -> StepNet:
 class _Builder:
     def __init__(self, graph: Graph) -> None:
         self.constants = dict(graph.constants)
-        channels, *_, trailing = graph.dims[1:]
-        channels_last = trailing in (1, 3) and channels not in (1, 3)
-        self.net = StepNet(graph.input, graph.output, channels_last=channels_last)
+        self.net = StepNet(graph.input, graph.output, entry_of(graph))
         self.unknown: set[str] = set()
         self.shape_values: set[str] = set()  # values computed from shapes alone
         self.merged: set[str] = set()  # outputs that an earlier step gives already
@@ -127,11 +130,11 @@ class _Builder:
         if module is None:
             return False
         source = node.inputs[0]
-        if node.op in PADDED:
+        if node.op in PADDED and not isinstance(module, InnerAveragePool):
             weight = constants[1] if node.op == "Conv" else None
             kernel = list(weight.shape[2:]) if weight is not None else node.attributes["kernel_shape"]
             if padding(node, kernel) is None:
-                source = f"{node.outputs[0]} padded"
+                source = f"{node.outputs[0]}{MADE_HERE}padded"
                 self.net.add(f"{node.name}_pad", Padded(node, kernel, PADDED[node.op]), node.inputs[:1], (source,))
         self.net.add(node.name, module, (source,), node.outputs)
         return True
@@ -157,12 +160,27 @@ class _Builder:
 
 
 def without_softmax(graph: Graph) -> tuple[Graph, str]:
-    """The graph up to its logits, and what was left out."""
+    """The graph up to its logits, and what was left out: what keeps their order, and what makes names of them."""
     nodes, note = list(graph.nodes), ""
-    while nodes and nodes[-1].op in ("Softmax", "LogSoftmax", "Identity") and nodes[-1].inputs[0] != graph.input:
-        if nodes[-1].op != "Identity":
-            note = f"the net's last `{nodes[-1].op}` was left out: bdscan works on logits"
-        output = nodes.pop().inputs[0]
+    while nodes and (count := _after_logits(nodes, graph.input)):
+        for node in nodes[-count:]:
+            note = note if node.op in _SILENT else f"the net's last `{node.op}` was left out: bdscan works on logits"
+        output = nodes[-count].inputs[0]
+        nodes = nodes[:-count]
         place = next((i for i, node in enumerate(nodes) if output in node.outputs), len(nodes) - 1)
         graph, nodes = replace(graph, nodes=tuple(nodes[: place + 1]), output=output), nodes[: place + 1]
     return graph, note
+
+
+def _after_logits(nodes: Sequence[Node], image: str) -> int:
+    """How many nodes at the end only say the answer otherwise."""
+    *before, last = nodes
+    if not last.inputs or last.inputs[0] == image:
+        return 0
+    if last.op in (*_LAST, "Identity"):
+        return 1
+    behind = before[-1] if before else last
+    if last.op == "Cast":  # of the number of a class, or of what is left out itself
+        return int(behind.op in _LAST and last.inputs[0] == behind.outputs[0])
+    rounded = [node.op for node in nodes[-3:]][1:] == ["QuantizeLinear", "DequantizeLinear"]
+    return 2 if rounded and nodes[-3].op in _LAST and nodes[-2].inputs[0] == nodes[-3].outputs[0] else 0

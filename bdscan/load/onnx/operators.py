@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from functools import reduce
 from itertools import zip_longest
@@ -9,7 +10,7 @@ from itertools import zip_longest
 import torch
 from torch import Tensor
 
-from bdscan.load.onnx import shapes
+from bdscan.load.onnx import quantised, resize, shapes
 from bdscan.load.onnx.shapes import Attributes, ints
 
 Result = Tensor | tuple[Tensor, ...]
@@ -81,6 +82,29 @@ def _constant(a: Attributes) -> Tensor:
     return torch.tensor(a[name], dtype=torch.float32 if "float" in name else torch.int64)
 
 
+def rms_norm(a: Attributes, x: Tensor, scale: Tensor) -> Tensor:
+    axes = tuple(range(a.get("axis", -1) % x.dim(), x.dim()))
+    return x * (x.square().mean(axes, keepdim=True) + a.get("epsilon", 1e-5)).rsqrt() * scale
+
+
+def einsum(a: Attributes, *values: Tensor) -> Tensor:
+    equation: str = a["equation"].replace(" ", "")
+    if not re.fullmatch(r"[a-zA-Z,.>-]{1,100}", equation):
+        raise ValueError("an equation of other signs than letters")
+    result: Tensor = torch.einsum(equation, *values)
+    return result
+
+
+def _product(x: Tensor, axes: list[int], keep: bool) -> Tensor:
+    for axis in sorted((axis % x.dim() for axis in axes), reverse=True):
+        x = x.prod(axis, keepdim=keep)
+    return x
+
+
+def trilu(a: Attributes, x: Tensor, k: Tensor | None = None) -> Tensor:
+    return (torch.triu if a.get("upper", 1) else torch.tril)(x, int(k.item()) if k is not None else 0)
+
+
 OPERATORS: Mapping[str, Function] = {
     "Abs": _each(torch.abs),
     "Add": _together(torch.add),
@@ -92,7 +116,12 @@ OPERATORS: Mapping[str, Function] = {
     "Concat": shapes.concat,
     "Constant": _constant,
     "ConstantOfShape": shapes.constant_of_shape,
+    "Cos": _each(torch.cos),
+    "DepthToSpace": resize.depth_to_space,
+    "DequantizeLinear": quantised.dequantize,
     "Div": _together(_divide),
+    "DynamicQuantizeLinear": quantised.dynamic,
+    "Einsum": einsum,
     "Equal": _together(torch.eq),
     "Erf": _each(torch.erf),
     "Exp": _each(torch.exp),
@@ -100,32 +129,54 @@ OPERATORS: Mapping[str, Function] = {
     "Flatten": shapes.flatten,
     "Floor": _each(torch.floor),
     "Gather": shapes.gather,
+    "GlobalLpPool": lambda a, x: torch.linalg.vector_norm(x, a.get("p", 2), tuple(range(2, x.dim())), keepdim=True),
     "Greater": _together(torch.gt),
+    "GreaterOrEqual": _together(torch.ge),
     "HardSigmoid": lambda a, x: (a.get("alpha", 0.2) * x + a.get("beta", 0.5)).clamp(0, 1),
     "Identity": _each(lambda x: x),
+    "IsNaN": _each(torch.isnan),
     "Less": _together(torch.lt),
+    "LessOrEqual": _together(torch.le),
     "Log": _each(torch.log),
     "LogSoftmax": lambda a, x: softmax(a, x).log(),
+    "LpNormalization": lambda a, x: x / torch.linalg.vector_norm(x, a.get("p", 2), a.get("axis", -1), keepdim=True),
     "MatMul": _together(torch.matmul),
     "Max": _fold(torch.maximum),
+    "Mean": lambda _, *values: reduce(torch.add, values) / len(values),
     "Min": _fold(torch.minimum),
     "Mod": lambda a, x, y: torch.fmod(x, y) if a.get("fmod") else torch.remainder(x, y),
     "Mul": _together(torch.mul),
     "Neg": _each(torch.neg),
     "Not": _each(torch.logical_not),
+    "Or": _together(torch.logical_or),
     "PRelu": _together(lambda x, slope: torch.where(x < 0, x * slope, x)),
     "Pad": shapes.pad,
     "Pow": _together(lambda a, b: torch.pow(a, b).to(a.dtype)),
+    "QuantizeLinear": quantised.quantize,
+    "RMSNormalization": rms_norm,
     "Range": shapes.range_,
     "Reciprocal": _each(torch.reciprocal),
+    "ReduceL1": _reduced(lambda x, axes, keep: x.abs().sum(axes, keep)),
     "ReduceL2": _reduced(lambda x, axes, keep: torch.linalg.vector_norm(x, dim=axes, keepdim=keep)),
+    "ReduceLogSum": _reduced(lambda x, axes, keep: x.sum(axes, keep).log()),
+    "ReduceLogSumExp": _reduced(lambda x, axes, keep: x.logsumexp(axes, keep)),
     "ReduceMax": _reduced(lambda x, axes, keep: x.amax(axes, keep)),
     "ReduceMean": _reduced(lambda x, axes, keep: x.mean(axes, keep)),
+    "ReduceMin": _reduced(lambda x, axes, keep: x.amin(axes, keep)),
+    "ReduceProd": _reduced(_product),
     "ReduceSum": _reduced(lambda x, axes, keep: x.sum(axes, keep)),
+    "ReduceSumSquare": _reduced(lambda x, axes, keep: x.square().sum(axes, keep)),
     "Reshape": shapes.reshape,
+    "Resize": resize.resize,
+    "Round": _each(torch.round),
     "Shape": shapes.shape,
+    "Shrink": lambda a, x: torch.where(x.abs() > a.get("lambd", 0.5), x - x.sign() * a.get("bias", 0.0), 0.0 * x),
+    "Sign": _each(torch.sign),
+    "Sin": _each(torch.sin),
+    "Size": lambda _, x: torch.tensor(x.numel()),
     "Slice": shapes.slice_,
     "Softmax": softmax,
+    "SpaceToDepth": resize.space_to_depth,
     "Split": shapes.split,
     "Sqrt": _each(torch.sqrt),
     "Squeeze": shapes.squeeze,
@@ -133,6 +184,12 @@ OPERATORS: Mapping[str, Function] = {
     "Sum": _fold(torch.add),
     "Tile": shapes.tile,
     "Transpose": shapes.transpose,
+    "Trilu": trilu,
     "Unsqueeze": shapes.unsqueeze,
+    "Upsample": resize.upsample,
     "Where": _together(torch.where),
+    "WithoutZero": quantised.without_zero,
+    "Xor": _together(torch.logical_xor),
+    "com.microsoft.DequantizeLinear": quantised.dequantize,
+    "com.microsoft.QuantizeLinear": quantised.quantize,
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -36,6 +37,19 @@ class Padded(nn.Module):
         total = max(0, (-(-size // stride) - 1) * stride + self.dilations[i] * (self.kernel[i] - 1) + 1 - size)
         small = total // 2
         return (total - small, small) if self.auto == "SAME_LOWER" else (small, total - small)
+
+
+class InnerAveragePool(nn.Module):
+    """The mean of those numbers of a window that lie inside the image, however it is padded."""
+
+    def __init__(self, node: Node, kernel: Sequence[int]) -> None:
+        super().__init__()
+        self.kernel, self.strides = tuple(kernel), tuple(int_list(node, "strides", 1, len(kernel)))
+        self.pad = Padded(node, kernel, 0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        inside = F.avg_pool2d(self.pad(torch.ones_like(x[:1, :1])), self.kernel, self.strides)
+        return F.avg_pool2d(self.pad(x), self.kernel, self.strides) / inside
 
 
 def padding(node: Node, kernel: Sequence[int]) -> tuple[int, ...] | None:

@@ -72,7 +72,7 @@ def pad(
         zip((i % x.dim() for i in ints(axes, range(half))), zip(amounts, amounts[half:], strict=False), strict=True)
     )
     flat = [side for axis in reversed(range(x.dim())) for side in pairs.get(axis, (0, 0))]
-    _check_size([1, *(size + sum(pairs.get(axis, (0, 0))) for axis, size in enumerate(x.shape[1:], 1))])
+    check_size([1, *(size + sum(pairs.get(axis, (0, 0))) for axis, size in enumerate(x.shape[1:], 1))])
     mode = a.get("mode", "constant")
     if mode == "constant":
         return F.pad(x, flat, value=value.item() if value is not None and value.numel() else a.get("value", 0.0))
@@ -122,26 +122,26 @@ def shape(a: Attributes, x: Tensor) -> Tensor:
 
 def expand(_: Attributes, x: Tensor, size: Tensor) -> Tensor:
     target = torch.broadcast_shapes(x.shape, tuple(ints(size)))
-    _check_size(target)
+    check_size(target)
     return x.expand(target)
 
 
 def constant_of_shape(a: Attributes, size: Tensor) -> Tensor:
-    _check_size(ints(size))
+    check_size(ints(size))
     value: Tensor = a.get("value", torch.zeros(1))
     return value.reshape(()).expand(ints(size)).clone()
 
 
 def range_(_: Attributes, start: Tensor, stop: Tensor, step: Tensor) -> Tensor:
-    _check_size([math.ceil((stop.item() - start.item()) / step.item())])
+    check_size([math.ceil((stop.item() - start.item()) / step.item())])
     return torch.arange(start.item(), stop.item(), step.item(), dtype=start.dtype)
 
 
 def tile(_: Attributes, x: Tensor, times: Tensor) -> Tensor:
-    _check_size([x.numel(), *ints(times)])
+    check_size([x.numel(), *ints(times)])
     return x.repeat(ints(times))
 
 
-def _check_size(size: Sequence[int]) -> None:
+def check_size(size: Sequence[int]) -> None:
     if math.prod(size) > _MAX_NUMBERS:
         raise ValueError(f"a tensor of {tuple(size)} is out of proportion")
