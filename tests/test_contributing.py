@@ -14,7 +14,6 @@ from conftest import ROOT
 from test_readme import EXAMPLE, shown
 from test_readme import EXAMPLE_FILE as FILE
 
-
 (SOURCE,) = re.findall(r"```python\n(.*?)```", EXAMPLE, re.DOTALL)
 NAME = Path(FILE).stem
 
