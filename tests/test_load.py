@@ -29,6 +29,7 @@ from bdscan.load.assembly.choose import Option, _spread, choose, relabelled
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.normalize import Norm
 from bdscan.load.contents import survey
+from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.load.nets.candidate import Candidate
 
 CLASSES = 4
@@ -256,7 +257,9 @@ def test_a_net_that_answers_with_a_tuple_is_refused(tmp_path: Path) -> None:
 
 def test_an_onnx_graph_is_its_own_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: Path) -> None:
     inner = find("auto", STATE, None, {}, "")[0].net
-    rebuild = types.SimpleNamespace(rebuild=lambda path: (inner, 7, 7, (3, 40, 40)))
+    rebuild = types.SimpleNamespace(
+        rebuild=lambda path: Rebuilt(net=inner, name="onnx graph", tensors_used=7, tensors_total=7, shape=(3, 40, 40))
+    )
     monkeypatch.setitem(sys.modules, "bdscan.load.onnx", rebuild)
     contents = survey(net)
     object.__setattr__(contents, "format", "onnx")

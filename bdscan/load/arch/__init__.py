@@ -9,18 +9,37 @@ from torch import Tensor
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem, unusable
 from bdscan.load import nets
-from bdscan.load.arch import from_file, from_timm, from_torchvision, from_transformers
+from bdscan.load.arch import from_file, from_module, from_timm, from_torchvision, from_transformers
 from bdscan.load.arch.match import Difference, FilledNet, fit, no_match
+from bdscan.load.module.layers import NotVouched
 from bdscan.load.nets import families
 from bdscan.load.nets.candidate import Candidate, outline_of
+from bdscan.load.pickle.records import CallRecord
 
 Facts = Mapping[str, object]  # what the file or the `config.json` beside it says of itself
 
 
-def find(spec: str, tensors: dict[str, Tensor], config: Facts | None, metadata: Facts, path: str) -> list[FilledNet]:
-    """Every net into which all tensors go; more than one where they leave something open, the commonest first."""
+def find(
+    spec: str,
+    tensors: dict[str, Tensor],
+    config: Facts | None,
+    metadata: Facts,
+    path: str,
+    module: CallRecord | None = None,
+    prefix: str = "",
+) -> list[FilledNet]:
+    """Every net into which all tensors go; more than one where they leave something open, the commonest first.
+
+    `module` is what the file holds besides its tensors, `prefix` what was taken off their names.
+    """
     if spec == "auto":
-        return _recognise(tensors, config, metadata, path)
+        modules, obstacle = _of_module(module, prefix)
+        last = bool(modules and module is not None and from_module.known_elsewhere(module))
+        try:
+            return _recognise(tensors, config, metadata, path, modules if not last else [], modules if last else [])
+        except Problem as problem:
+            message = f"{problem.message}; as a pickled module it cannot be read: {obstacle}" if obstacle else ""
+            raise Problem(message or problem.message, hint=problem.hint, status=problem.status) from None
     candidates = _named_candidates(spec, tensors, config, metadata)
     fitting, misfits = _try(candidates, tensors, first=spec.partition(":")[0] not in ("torchvision", "timm"))
     if fitting:
@@ -50,7 +69,23 @@ def _named_candidates(
     raise unusable(message, "auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory")
 
 
-def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts, path: str) -> list[FilledNet]:
+def _of_module(module: CallRecord | None, prefix: str) -> tuple[list[Candidate], str]:
+    """The nets that it may be, and what stands in the way where it can be none."""
+    try:
+        return (list(from_module.candidates(module, prefix)) if module is not None else []), ""
+    except NotVouched as obstacle:
+        return [], str(obstacle)
+
+
+def _recognise(
+    tensors: dict[str, Tensor],
+    config: Facts | None,
+    metadata: Facts,
+    path: str,
+    first: list[Candidate],
+    last: list[Candidate],
+) -> list[FilledNet]:
+    """`first` and `last`: nets that a pickled module may be, tried before those that its tensors may be or after."""
     outline = outline_of(tensors)
     if config and "architecture" in config:
         sources = [from_timm.from_config(config, outline)]
@@ -61,10 +96,11 @@ def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts
             nets.candidates(outline),
             from_torchvision.candidates(outline),
             from_timm.candidates(outline, _stated_name(metadata)),
+            iter(last),
             from_torchvision.near(outline),
         ]
     misfits: list[tuple[Candidate, Difference]] = []
-    for source in sources:
+    for source in (iter(first), *sources):
         fitting, failed = _try(source, tensors)
         if fitting:
             return fitting
