@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.load import nets
-from bdscan.load.arch import find, from_torchvision
+from bdscan.load.arch import find, from_torchvision, library_index
 from bdscan.load.arch.fresh import fresh
 from bdscan.load.arch.match import without_memory
 from bdscan.load.nets.candidate import Candidate, outline_of
@@ -367,17 +368,17 @@ def test_torchvisions_nets_are_recognised(name: str) -> None:
         same(first.net.eval(), original(images), images)
 
 
-@pytest.mark.slow
-def test_the_table_of_tensor_counts_covers_torchvision() -> None:
+@pytest.mark.parametrize("name", ["alexnet", "shufflenet_v2_x1_0", pytest.param("swin_t", marks=pytest.mark.slow)])
+def test_the_index_has_torchvisions_nets_as_they_are(name: str) -> None:
     library = from_torchvision.models()
-    listed = {name: count for count, names in from_torchvision.TENSORS.items() for name in names.split()}
-    for name in library.list_models(module=library):
-        if name.startswith(("resnet", "resnext", "wide_resnet", "vgg")):
-            assert name not in listed
-            continue
-        made = Candidate(name=name, build=lambda name=name: from_torchvision._build(name, {}, {}))  # type: ignore[misc]
-        if name not in ("googlenet", "inception_v3"):
-            assert listed[name] == len(outline_of(without_memory(made, 2000).state_dict())), name
+    net = without_memory(Candidate(name=name, build=lambda: library.get_model(name, weights=None)), 2000)
+    assert library_index.sketch(outline_of(net.state_dict())) in json.loads(library_index.INDEX.read_text())
+
+
+def test_the_index_covers_torchvision() -> None:
+    library = from_torchvision.models()
+    listed = {name for names in json.loads(library_index.INDEX.read_text()).values() for name in names.split()}
+    assert listed >= {f"torchvision:{name}" for name in library.list_models(module=library)}
 
 
 def test_inplace_activations_are_made_harmless() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Mapping
 
 from torch import Tensor
@@ -9,12 +10,24 @@ from torch import Tensor
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem, unusable
 from bdscan.load import nets
-from bdscan.load.arch import from_file, from_module, from_timm, from_torchvision, from_transformers
-from bdscan.load.arch.match import Difference, FilledNet, fit, no_match
+from bdscan.load.arch import (
+    from_file,
+    from_module,
+    from_timm,
+    from_torchvision,
+    from_transformers,
+    heads,
+    library_index,
+)
+from bdscan.load.arch.match import Difference, FilledNet, fit, no_match, told_apart
+from bdscan.load.arch.readings import Reading, readings
 from bdscan.load.module.layers import NotVouched
 from bdscan.load.nets import families
-from bdscan.load.nets.candidate import Candidate, outline_of
+from bdscan.load.nets.candidate import Candidate, Outline, outline_of
 from bdscan.load.pickle.records import CallRecord
+
+_LEAST_LIKE = 0.5  # of the tensors of net and file together: a small net whose whole head was replaced keeps so much
+_MOST_TRIED = 12  # nets of the libraries that are built to see: some have a dozen with the same tensors
 
 Facts = Mapping[str, object]  # what the file or the `config.json` beside it says of itself
 
@@ -40,21 +53,26 @@ def find(
         except Problem as problem:
             message = f"{problem.message}; as a pickled module it cannot be read: {obstacle}" if obstacle else ""
             raise Problem(message or problem.message, hint=problem.hint, status=problem.status) from None
-    candidates = _named_candidates(spec, tensors, config, metadata)
-    fitting, misfits = _try(candidates, tensors, first=spec.partition(":")[0] not in ("torchvision", "timm"))
-    if fitting:
-        return fitting
+    misfits: list[tuple[Candidate, Difference]] = []
+    for reading in _readings(spec, tensors):
+        candidates = map(reading.applied, _named_candidates(spec, reading.outline, config, metadata))
+        fitting, failed = _try(candidates, tensors, first=".py:" in spec)
+        if fitting:
+            return fitting
+        misfits += failed
     if not misfits:
         raise Problem(f"the tensors in `{path}` are not those of {spec}", hint="`--arch auto` says what they look like")
-    candidate, difference = min(misfits, key=lambda pair: len(pair[1]))
+    candidate, difference = max(misfits, key=lambda pair: pair[1].likeness)
     message = f"the tensors in `{path}` are not those of {candidate.name}: {difference.described}"
     raise Problem(message, hint="a net is loaded whole or not at all: check the file and `--arch`")
 
 
-def _named_candidates(
-    spec: str, tensors: dict[str, Tensor], config: Facts | None, metadata: Facts
-) -> Iterator[Candidate]:
-    outline = outline_of(tensors)
+def _readings(spec: str, tensors: dict[str, Tensor]) -> Iterator[Reading]:
+    every = readings(outline_of(tensors))
+    return itertools.islice(every, 1) if ".py:" in spec else every  # a user's own net has its own names
+
+
+def _named_candidates(spec: str, outline: Outline, config: Facts | None, metadata: Facts) -> Iterator[Candidate]:
     kind, colon, name = spec.partition(":")
     if kind == "torchvision" and colon:
         return from_torchvision.named(name, outline)
@@ -88,24 +106,43 @@ def _recognise(
     """`first` and `last`: nets that a pickled module may be, tried before those that its tensors may be or after."""
     outline = outline_of(tensors)
     if config and "architecture" in config:
-        sources = [from_timm.from_config(config, outline)]
+        sources = iter([from_timm.from_config(config, outline)])
     elif config and "architectures" in config:
-        sources = [from_transformers.candidates(config, tensors)]
+        sources = iter([from_transformers.candidates(config, tensors)])
     else:
-        sources = [
-            nets.candidates(outline),
-            from_torchvision.candidates(outline),
-            from_timm.candidates(outline, _stated_name(metadata)),
-            iter(last),
-            from_torchvision.near(outline),
-        ]
+        sources = _sources(outline, metadata)
     misfits: list[tuple[Candidate, Difference]] = []
-    for source in (iter(first), *sources):
+    for source in itertools.chain([iter(first)], sources, [iter(last)]):
         fitting, failed = _try(source, tensors)
         if fitting:
-            return fitting
+            return told_apart(fitting)
         misfits += failed
     raise no_match(misfits, outline, path)
+
+
+def _sources(outline: Outline, metadata: Facts) -> Iterator[Iterator[Candidate]]:
+    """Where to look, the likeliest first: each reading of the names among our own nets, then the libraries'."""
+    for reading in readings(outline):
+        sources = (
+            nets.candidates(reading.outline),
+            from_timm.stated(_stated_name(metadata), reading.outline),
+            _of_libraries(reading.outline),
+        )
+        for source in sources:
+            yield map(reading.applied, source)
+
+
+def _of_libraries(outline: Outline) -> Iterator[Candidate]:
+    """The nets of torchvision and timm whose tensors are most like these."""
+    found = [name.split(":") for _, name in library_index.nearest(outline, _LEAST_LIKE)]
+    usable = [pair for pair in found if pair[0] == "torchvision" or from_timm.installed()]
+    for library, name in usable[:_MOST_TRIED]:
+        try:
+            yield from (
+                from_torchvision.named(name, outline) if library == "torchvision" else [from_timm.named(name, outline)]
+            )
+        except Problem:  # another release of it, or none that works
+            continue
 
 
 def _try(
@@ -117,13 +154,24 @@ def _try(
     for candidate in candidates:
         check_time()
         result = fit(candidate, tensors)
-        if isinstance(result, Difference):
-            failed.append((candidate, result))
-        elif result:
+        if isinstance(result, FilledNet):
             fitting.append(result)
+        elif result and (changed := _changed(candidate, result, tensors)):
+            fitting += changed
+        elif result:
+            failed.append((candidate, result))
         if fitting and first:
             break
     return fitting, failed
+
+
+def _changed(candidate: Candidate, difference: Difference, tensors: dict[str, Tensor]) -> list[FilledNet]:
+    """The same net with another head."""
+    if candidate.needs_real_tensors:  # the user's own code says what the head is
+        return []
+    converted = candidate.convert(tensors) if candidate.convert else tensors
+    results = (fit(other, tensors) for other in heads.changed(candidate, difference.net, outline_of(converted)))
+    return [result for result in results if isinstance(result, FilledNet)]
 
 
 def _stated_classes(facts: Facts) -> int | None:

@@ -16,12 +16,10 @@ from bdscan.load.arch.match import resized
 from bdscan.load.nets.candidate import NOT_SUCH_A_NET, Candidate, Outline
 from bdscan.load.pickle.effects import quoted
 
-_WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}  # of the vision transformers
 # What `create_model` takes for itself: a `config.json` must not lead it to other files or to another kind of net.
 _NOT_OF_THE_NET = re.compile(
     r"pretrained\w*|checkpoint_path|cache_dir|model_name|scriptable|exportable|no_jit|\w*features\w*|\w*filter\w*"
 )
-_CONVNEXTS = {40: "atto", 48: "femto", 64: "pico", 80: "nano", 96: "tiny", 128: "base", 192: "large", 256: "xlarge"}
 
 
 def library() -> ModuleType:
@@ -43,14 +41,10 @@ def installed() -> bool:
     return importlib.util.find_spec("timm") is not None
 
 
-def candidates(outline: Outline, stated_name: str | None) -> Iterator[Candidate]:
-    """The net that the file names, and those whose widths and depths the shapes give away."""
-    names = [stated_name] if stated_name else []
-    names += _transformers(outline) + _convnexts(outline)
-    if names and installed():
-        for name in dict.fromkeys(names):
-            if library().is_model(name):
-                yield named(name, outline)
+def stated(name: str | None, outline: Outline) -> Iterator[Candidate]:
+    """The net that the file names."""
+    if name and installed() and library().is_model(name):
+        yield named(name, outline)
 
 
 def named(name: str, outline: Outline, settings: Mapping[str, Any] | None = None) -> Candidate:
@@ -99,21 +93,3 @@ def _side(outline: Outline) -> int | None:
         return None
     tokens = sum(name in outline for name in ("cls_token", "dist_token"))
     return math.isqrt(max(0, positions[1] - tokens)) * patches[-1]
-
-
-def _transformers(outline: Outline) -> list[str]:
-    patches = outline.get("patch_embed.proj.weight", ())
-    if "blocks.0.attn.qkv.weight" not in outline or len(patches) != 4 or patches[0] not in _WIDTHS:
-        return []
-    kind, patch = _WIDTHS[patches[0]], patches[-1]
-    distilled = ["deit_{}_distilled_patch{}_224"] if "dist_token" in outline else []
-    names = [*distilled, "vit_{}_patch{}_224", "vit_{}_patch{}_384", "deit3_{}_patch{}_224", "vit_{}_patch{}_clip_224"]
-    return [name.format(kind, patch) for name in names]
-
-
-def _convnexts(outline: Outline) -> list[str]:
-    stem = outline.get("stem.0.weight", ())
-    if "stages.0.blocks.0.conv_dw.weight" not in outline or not stem or stem[0] not in _CONVNEXTS:
-        return []
-    kinds = ["tiny", "small"] if stem[0] == 96 else [_CONVNEXTS[stem[0]]]
-    return [f"{family}_{kind}" for kind in kinds for family in ("convnext", "convnextv2")]

@@ -13,57 +13,6 @@ from bdscan.facts.problem import Problem, unusable
 from bdscan.load.arch.match import resized
 from bdscan.load.nets.candidate import Candidate, Outline
 
-# How many tensors each has, without BatchNorm's counters: a few nets to build rather than eighty. ResNets and VGGs are
-# recognised by our own families. With and without the auxiliary heads: GoogLeNet and Inception.
-TENSORS: dict[int, str] = {
-    16: "alexnet",
-    52: "squeezenet1_0 squeezenet1_1",
-    152: "vit_b_16 vit_b_32",
-    182: "convnext_tiny",
-    185: "swin_t",
-    210: "mobilenet_v3_small",
-    233: "swin_v2_t",
-    262: "mobilenet_v2 mnasnet1_0 mnasnet0_5 mnasnet0_75 mnasnet1_3",
-    266: "mobilenet_v3_large",
-    267: "regnet_x_800mf",
-    282: "shufflenet_v2_x1_0 shufflenet_v2_x0_5 shufflenet_v2_x1_5 shufflenet_v2_x2_0",
-    287: "googlenet",
-    293: "regnet_y_800mf",
-    296: "vit_l_16 vit_l_32",
-    297: "regnet_x_1_6gf",
-    305: "googlenet",
-    311: "efficientnet_b0",
-    331: "regnet_y_400mf",
-    344: "convnext_small convnext_base convnext_large",
-    350: "regnet_y_8gf",
-    353: "swin_s swin_b",
-    357: "regnet_x_400mf regnet_x_16gf",
-    369: "regnet_y_16gf",
-    372: "regnet_x_8gf regnet_x_32gf",
-    392: "vit_h_14",
-    402: "regnet_x_3_2gf",
-    407: "regnet_y_32gf",
-    426: "regnet_y_3_2gf",
-    439: "efficientnet_b1 efficientnet_b2",
-    449: "swin_v2_s swin_v2_b",
-    472: "inception_v3",
-    484: "inception_v3",
-    496: "efficientnet_b3",
-    540: "regnet_y_1_6gf regnet_y_128gf",
-    548: "maxvit_t",
-    606: "densenet121",
-    610: "efficientnet_b4",
-    672: "efficientnet_v2_s",
-    738: "efficientnet_b5",
-    806: "densenet161",
-    846: "densenet169",
-    852: "efficientnet_b6",
-    963: "efficientnet_v2_m",
-    1006: "densenet201",
-    1037: "efficientnet_b7",
-    1331: "efficientnet_v2_l",
-}
-
 
 def models() -> ModuleType:
     """`torchvision.models`, or a sentence on why not."""
@@ -78,22 +27,6 @@ def models() -> ModuleType:
             "--index-url https://download.pytorch.org/whl/cpu`",
         ) from None
     return models  # type: ignore[no-any-return]
-
-
-def candidates(outline: Outline) -> Iterator[Candidate]:
-    """The nets with so many tensors."""
-    for name in TENSORS.get(len(outline), "").split():
-        yield from named(name, outline)
-
-
-def near(outline: Outline) -> Iterator[Candidate]:
-    """The net whose number of tensors is closest: for telling what is wrong."""
-    count = min(TENSORS, key=lambda count: abs(count - len(outline)))
-    if count != len(outline) and abs(count - len(outline)) < count / 10:
-        try:
-            yield from named(TENSORS[count].split()[0], outline)
-        except Problem:  # without torchvision there is less to tell, but still something
-            return
 
 
 def named(name: str, outline: Outline) -> Iterator[Candidate]:

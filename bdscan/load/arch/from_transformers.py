@@ -1,4 +1,4 @@
-"""Folders as Hugging Face's transformers writes them, where the net is one of ours or torchvision's, renamed."""
+"""Folders as Hugging Face's transformers writes them: nets of ours or torchvision's, renamed, or of the library."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
 from bdscan.load import nets
-from bdscan.load.arch import from_torchvision
+from bdscan.load.arch import from_torchvision, transformers_library
 from bdscan.load.arch.match import resized
 from bdscan.load.nets.candidate import NOT_SUCH_A_NET, Candidate, Outline, count_numbered, outline_of
 from bdscan.load.pickle.effects import quoted
@@ -25,12 +25,12 @@ def candidates(config: Mapping[str, object], tensors: Tensors) -> Iterator[Candi
     """The net that the folder's `config.json` describes; whatever cannot be rebuilt exactly is refused."""
     listed = config.get("architectures")
     kind = str(listed[0]) if isinstance(listed, list) and listed else "nothing"
-    if kind not in _CONVERSIONS or "auto_map" in config:
-        raise Problem(
-            f"`config.json` asks for {quoted(kind)}, which only the transformers package and its code can build",
-            hint="bdscan rebuilds ResNetForImageClassification and ViTForImageClassification; "
-            "for others export the net to ONNX",
-        )
+    if "auto_map" in config:
+        message = f"`config.json` asks for {quoted(kind)} by code of its own, which is never run"
+        raise Problem(message, hint="export the net to ONNX")
+    if kind not in _CONVERSIONS:
+        yield transformers_library.candidate(kind, config)
+        return
     convert, find = _CONVERSIONS[kind]
     try:
         renamed = convert(tensors)

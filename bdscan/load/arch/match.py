@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,10 +13,12 @@ from torch.overrides import TorchFunctionMode
 
 from bdscan.facts.problem import Problem, plain
 from bdscan.load.arch.bounded import Bounded, OutOfProportion, largest_tensor
+from bdscan.load.arch.kinds import other_kind
 from bdscan.load.nets.candidate import BATCH_COUNTER, NOT_SUCH_A_NET, Candidate, Outline, outline_of
 
 _MAX_NAMES = 3  # names a sentence can hold
 _MAX_EXTRA = 1000  # tensors that a net may have beyond the file's while it is still of interest which they are
+_LEAST_LIKENESS = 0.1  # share of tensors in common below which a net is not worth naming as the nearest
 _MAX_TABLE = 1 << 26  # numbers in what a net works out while it is built
 
 
@@ -43,13 +45,20 @@ class _WithoutMemory(TorchFunctionMode):
         return func(*args, **arguments)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Difference:
     """What stands between a net and a file."""
 
     missing: tuple[str, ...]  # the net has them, the file does not
     unknown: tuple[str, ...]  # the file has them, the net does not
     shapes: tuple[str, ...]  # both have them, in other shapes
+    alike: int  # tensors that are the same in both
+    net: nn.Module
+
+    @property
+    def likeness(self) -> float:
+        """Share of all tensors that are the same."""
+        return self.alike / max(1, self.alike + len(self))
 
     def __len__(self) -> int:
         return len(self.missing) + len(self.unknown) + len(self.shapes)
@@ -86,10 +95,14 @@ def without_memory(candidate: Candidate, most: int) -> nn.Module:
 def compare(net: nn.Module, outline: Outline) -> Difference:
     expected = outline_of(net.state_dict())
     shared = [name for name in expected if name in outline and expected[name] != outline[name]]
+    worked_out = dict(net.named_buffers())  # some releases of a library save the tables that others work out anew
+    missing = tuple(name for name in expected if name not in outline)
     return Difference(
-        missing=tuple(name for name in expected if name not in outline),
-        unknown=tuple(name for name in outline if name not in expected),
+        missing=missing,
+        unknown=tuple(name for name in outline if name not in expected and name not in worked_out),
         shapes=tuple(f"{name} ({_sides(outline[name])}, not {_sides(expected[name])})" for name in shared),
+        alike=len(expected) - len(missing) - len(shared),
+        net=net,
     )
 
 
@@ -104,6 +117,7 @@ def fit(candidate: Candidate, tensors: dict[str, Tensor]) -> FilledNet | Differe
     if len(difference):
         return difference
     _check_kinds(net, converted)
+    _check_tables(net, converted)
     _fill_in(net, converted)
     if any(part.is_meta for part in (*net.parameters(), *net.buffers())):  # something is not in the state dict
         with torch.random.fork_rng(devices=[]):
@@ -122,6 +136,20 @@ def _check_kinds(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
             raise Problem(message, hint="save the net with plain float tensors")
 
 
+def _check_tables(net: nn.Module, tensors: Mapping[str, Tensor]) -> None:
+    """What the net works out by itself must be what the file says it is."""
+    saved = net.state_dict().keys()
+    for name, table in net.named_buffers():
+        theirs = tensors.get(name)
+        if theirs is not None and name not in saved and (table.is_meta or not _same_values(table, theirs)):
+            message = f"the file's table `{plain(name)}` is not the one that {type(net).__name__} works out"
+            raise Problem(message, hint="give the net's own code with `--arch FILE.py:factory`")
+
+
+def _same_values(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.allclose(one.double(), other.double(), rtol=1e-3, atol=1e-5)
+
+
 def keep_maps(net: nn.Module) -> None:
     """No layer works in place: it would overwrite the maps that probes look at."""
     for module in net.modules():
@@ -129,13 +157,50 @@ def keep_maps(net: nn.Module) -> None:
             module.inplace = False  # type: ignore[assignment]
 
 
+def told_apart(fitting: list[FilledNet]) -> list[FilledNet]:
+    """Without those that are the same net under another name; where several are left, each says which it is."""
+    different: dict[object, FilledNet] = {}
+    for filled in fitting:
+        different.setdefault(_signature(filled.net), filled)
+    names = {filled.candidate.name for filled in different.values()}
+    return [
+        filled if len(names) == 1 else replace(filled, candidate=_as_itself(filled.candidate))
+        for filled in different.values()
+    ]
+
+
+def _as_itself(candidate: Candidate) -> Candidate:
+    variant = ", ".join(filter(None, (f"read as {candidate.name}", candidate.variant)))
+    return replace(candidate, variant=variant)
+
+
+def _signature(net: nn.Module) -> tuple[tuple[str, str, str], ...]:
+    """All that its layers are and are set to."""
+    return tuple(
+        (name, type(part).__qualname__, repr([(key, _setting(value)) for key, value in sorted(vars(part).items())]))
+        for name, part in net.named_modules()
+    )
+
+
+def _setting(value: object) -> object:
+    """What can be compared of an attribute; nothing of tables of children and tensors."""
+    if value is None or isinstance(value, str | int | float):
+        return value
+    if isinstance(value, tuple | list):
+        return [_setting(part) for part in value]
+    return getattr(value, "__qualname__", "")
+
+
 def no_match(misfits: list[tuple[Candidate, Difference]], outline: Outline, path: str) -> Problem:
-    """Nothing fits: what came closest, and what to do."""
+    """Nothing fits: what it is, if it is no classifier; what came closest; and what to do."""
+    if kind := other_kind(outline):
+        message = f"the tensors in `{path}` are those of {kind}: bdscan judges image classifiers"
+        return Problem(message, hint="a classifier built on it can be judged with `--arch FILE.py:factory`")
     hint = "give the net's own code with `--arch FILE.py:factory`, or name it: `torchvision:NAME`, `timm:NAME`"
-    if not misfits:
+    candidate, difference = max(misfits, key=lambda pair: pair[1].likeness, default=(None, None))
+    if candidate is None or difference is None or difference.likeness < _LEAST_LIKENESS:
         named = _listed(tuple(f"{name} ({_sides(shape)})" for name, shape in outline.items()))
         return Problem(f"the tensors in `{path}` are those of no net that bdscan knows: {named}", hint=hint)
-    candidate, difference = min(misfits, key=lambda pair: len(pair[1]))
     nearest = f"the nearest is {candidate.name}, but {difference.described}"
     return Problem(f"the tensors in `{path}` fit no net that bdscan knows; {nearest}", hint=hint)
 
@@ -145,8 +210,7 @@ def _fill_in(net: nn.Module, tensors: dict[str, Tensor]) -> None:
     values = {name: tensor.float() if tensor.is_floating_point() else tensor for name, tensor in tensors.items()}
     expected = net.state_dict()
     counters = {name: torch.tensor(0) for name in expected if name.endswith(BATCH_COUNTER)}
-    values = {name: value for name, value in values.items() if name in expected or not name.endswith(BATCH_COUNTER)}
-    state = OrderedDict(counters | values)
+    state = OrderedDict(counters | {name: value for name, value in values.items() if name in expected})
     state._metadata = expected._metadata  # type: ignore[attr-defined]  # layers refuse or convert what other versions wrote
     net.load_state_dict(state, assign=True)
 
@@ -188,18 +252,18 @@ def _differ_only_in(axis: int, one: tuple[int, ...], other: tuple[int, ...]) -> 
 
 
 def _replace(net: nn.Module, name: str, outline: Outline) -> None:
-    old, shape = net.get_submodule(name), outline[f"{name}.weight"]
-    bias = getattr(old, "bias", None) is not None
-    new: nn.Module
-    if isinstance(old, nn.Linear):
-        new = nn.Linear(shape[1], shape[0], bias)
-    elif isinstance(old, nn.Conv2d) and old.groups == 1:
-        stride, padding = old.stride, old.padding
-        new = nn.Conv2d(shape[1], shape[0], old.kernel_size, stride, padding, old.dilation, bias=bias)  # type: ignore[arg-type]
+    """The layer with parameters of another size: whatever its class does besides, it goes on doing."""
+    layer, shape = net.get_submodule(name), outline[f"{name}.weight"]
+    if isinstance(layer, nn.Linear):
+        layer.out_features, layer.in_features = shape
+    elif isinstance(layer, nn.Conv2d) and layer.groups == 1:
+        layer.out_channels, layer.in_channels = shape[:2]
     else:
         return
-    parent, _, leaf = name.rpartition(".")
-    setattr(net.get_submodule(parent), leaf, new)
+    layer.weight = nn.Parameter(torch.empty(shape))
+    if layer.bias is not None:
+        layer.bias = nn.Parameter(torch.empty(shape[:1]))
+    layer.reset_parameters()
 
 
 def count_outputs(net: nn.Module, shape: tuple[int, int, int]) -> int | None:

@@ -1,0 +1,85 @@
+"""Classifiers of images as Hugging Face's transformers builds them, where it is installed; no code from elsewhere."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from functools import partial
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bdscan.facts.problem import Problem
+from bdscan.load.nets.candidate import Candidate
+from bdscan.load.pickle.effects import quoted
+
+_FOREIGN = ("timm_wrapper", "shieldgemma2")  # nets of another library, and one that answers about text
+# What a configuration must not set: other code, other files, other arithmetic than that of the net.
+_NOT_OF_THE_NET = re.compile(
+    r"_.*|auto_map|\w*backbone\w*|\w*pretrained\w*|quantization_config|\w*attn_implementation\w*|\w*kernel_config\w*|"
+    r"use_kernels|(torch_)?dtype|return_dict|output_\w+|architectures|transformers_version"
+)
+_USUAL = 224  # pixels a side, where the configuration states none
+
+
+def candidate(kind: str, config: Mapping[str, object]) -> Candidate:
+    """The net that `config.json` describes, of a class that the library lists as a classifier of images."""
+    library = _library(kind)
+    model_type = config.get("model_type")
+    listed = _classes(library).get(str(model_type), ())
+    if not isinstance(model_type, str) or model_type in _FOREIGN or kind not in listed:
+        message = f"`config.json` asks for {quoted(kind)}, which transformers has no classifier of images of"
+        raise Problem(message, hint="export the net to ONNX")
+    sides = config.get("image_size")
+    side = max(sides) if isinstance(sides, list) and sides and all(isinstance(n, int) for n in sides) else sides
+    return Candidate(
+        name=kind,
+        build=partial(_build, library, kind, model_type, config),
+        sizes=(side if isinstance(side, int) else _USUAL,),
+        fixed_size=isinstance(side, int),
+    )
+
+
+def _library(kind: str) -> ModuleType:
+    try:
+        import transformers
+    except ImportError:
+        message = f"`config.json` asks for {quoted(kind)}, which needs transformers, and that is not installed"
+        raise Problem(message, hint='pip install "bdscan[transformers]", or export the net to ONNX') from None
+    module: ModuleType = transformers
+    return module
+
+
+def _classes(library: ModuleType) -> dict[str, tuple[str, ...]]:
+    names = library.models.auto.modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    return {key: (value,) if isinstance(value, str) else tuple(value) for key, value in names.items()}
+
+
+def _build(library: ModuleType, kind: str, model_type: str, config: Mapping[str, object]) -> nn.Module:
+    made: Any = library.CONFIG_MAPPING[model_type]
+    known = made().to_dict()
+    count = config.get("num_labels") or len(_table(config.get("id2label")))
+    settings = {key: value for key, value in config.items() if key in known and not _NOT_OF_THE_NET.fullmatch(key)} | (
+        {"num_labels": count} if count else {}
+    )
+    for names in ("id2label", "label2id"):
+        settings.pop(names, None)
+    with torch.device("cpu"):
+        net: nn.Module = _answering_with_logits(getattr(library, kind))(made(**settings))
+    return net
+
+
+def _table(value: object) -> Mapping[object, object]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _answering_with_logits(kind: Any) -> Any:
+    """The library's class, but what it answers is the logits alone."""
+
+    def forward(self: nn.Module, pixels: Tensor) -> Tensor:
+        logits: Tensor = kind.forward(self, pixel_values=pixels, return_dict=True).logits
+        return logits
+
+    return type(kind.__name__, (kind,), {"forward": forward, "__module__": __name__})
