@@ -236,7 +236,7 @@ def test_what_could_change_the_answer_is_refused_by_name(tmp_path: Path, said: s
     net = sequential()
     REFUSED[said](net)
     torch.save(net, tmp_path / "a.pt")
-    with pytest.raises(Problem, match="as a pickled module it cannot be read") as caught:
+    with pytest.raises(Problem, match="its pickled module cannot be read") as caught:
         opened(tmp_path / "a.pt")
     assert re.search(said, caught.value.message)
 

@@ -21,7 +21,7 @@ from bdscan.load.arch import (
 )
 from bdscan.load.arch.match import Difference, FilledNet, fit, no_match, told_apart
 from bdscan.load.arch.readings import Reading, readings
-from bdscan.load.module.layers import NotVouched
+from bdscan.load.module.layers import NotVouched, layer_kind
 from bdscan.load.nets import families
 from bdscan.load.nets.candidate import Candidate, Outline, outline_of
 from bdscan.load.pickle.records import CallRecord
@@ -47,11 +47,13 @@ def find(
     """
     if spec == "auto":
         modules, obstacle = _of_module(module, prefix)
+        if obstacle and module is not None and layer_kind(module) == "Sequential":  # it says what it is
+            raise Problem(f"its pickled module cannot be read: {obstacle}", hint="save its state dict alone")
         last = bool(modules and module is not None and from_module.known_elsewhere(module))
         try:
             return _recognise(tensors, config, metadata, path, modules if not last else [], modules if last else [])
         except Problem as problem:
-            message = f"{problem.message}; as a pickled module it cannot be read: {obstacle}" if obstacle else ""
+            message = f"{problem.message}; its pickled module cannot be read: {obstacle}" if obstacle else ""
             raise Problem(message or problem.message, hint=problem.hint, status=problem.status) from None
     misfits: list[tuple[Candidate, Difference]] = []
     for reading in _readings(spec, tensors):
