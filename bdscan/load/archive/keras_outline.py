@@ -29,7 +29,7 @@ class _Bytes(io.RawIOBase):
     """A part of some bytes, as a file: h5py reads only what it needs."""
 
     def __init__(self, data: bytes | mmap) -> None:
-        self._data, self._at = memoryview(data), 0
+        self._data, self._at = data, 0
 
     def readable(self) -> bool:
         return True
@@ -77,7 +77,7 @@ def config_in(file: Any) -> Json:
 
 def parsed(text: object) -> Json:
     """A configuration, within bounds."""
-    data = text.encode() if isinstance(text, str) else text
+    data = text.encode(errors="surrogateescape") if isinstance(text, str) else text
     if not isinstance(data, bytes) or len(data) > MAX_CONFIG:
         raise Problem("its description of the model is no text, or far too long")
     try:

@@ -95,11 +95,13 @@ class _Run:
         """Calls are made as soon as what they take is there: a layer may be called again and again."""
         fed = iter(inputs)
         values = {(layer.name, 0): next(fed) for layer in layers if layer.kind == "InputLayer"}
+        ends, calls = _histories(config.get("output_layers")), {layer.name: list(_calls(layer)) for layer in layers}
+        named = {source for each in calls.values() for sources, _ in each for source in (*sources, *ends)}
         waiting = [
             (layer, number, call)
             for layer in layers
             if layer.kind != "InputLayer"
-            for number, call in enumerate(_calls(layer))
+            for number, call in enumerate(calls[layer.name], _first_number(layer, len(calls[layer.name]), named))
         ]
         while waiting:
             left = []
@@ -112,7 +114,6 @@ class _Run:
             if len(left) == len(waiting):
                 raise Problem("its layers wait for one another")
             waiting = left
-        ends = _histories(config.get("output_layers"))
         if len(ends) != 1 or ends[0] not in values:
             raise refused(f"a model with {len(ends)} outputs")
         return values[ends[0]]
@@ -132,14 +133,14 @@ class _Run:
             start = f"{place.folder}/vars/"
             listed = [path for path in self.file.arrays if path.startswith(start)]
             return sorted(listed, key=lambda path: int(path.removeprefix(start)))
-        top = place.outer or layer.name
+        top, inside = f"{place.outer or layer.name}/", f"/{layer.name}/" if place.outer else "/"
         found: dict[str, str] = {}
         for path in self.file.arrays:
-            *folders, last = path.split("/")
-            if folders[:1] == [top] and (top == layer.name or layer.name in folders[1:]):
-                if last.partition(":")[0] in found:
+            if path.startswith(top) and inside in path[len(top) - 1 :]:
+                name = path.rpartition("/")[2].partition(":")[0]
+                if name in found:
                     raise Problem(f"two arrays of its layer {quoted(layer.name)} have the same name")
-                found[last.partition(":")[0]] = path
+                found[name] = path
         return found
 
     def _spots(self, layers: Sequence[Layer], place: _Place) -> Iterator[_Place]:
@@ -172,14 +173,20 @@ def _table(value: object, *, optional: bool = False) -> Mapping[str, object]:
     return value
 
 
+def _first_number(layer: Layer, count: int, named: set[tuple[str, int]]) -> int:
+    """Of its calls: Keras 2 counts a model that was made before as called once more."""
+    return int(layer.kind in _MODELS and (layer.name, count) in named)
+
+
 def _calls(layer: Layer) -> Iterator[tuple[list[tuple[str, int]], Mapping[str, object]]]:
     """Of one layer: what each takes, and what else it is given."""
     for call in layer.inbound:
         if isinstance(call, dict):
             yield _histories(call.get("args")), _table(call.get("kwargs"), optional=True)
         else:
-            extra = [part for entry in call for part in entry[3:] if isinstance(part, dict)]
-            yield [(str(entry[0]), int(entry[1])) for entry in call], extra[0] if extra else {}
+            entries = [call] if isinstance(call[0], str) else call
+            extra = [part for entry in entries for part in entry[3:] if isinstance(part, dict)]
+            yield [(str(entry[0]), int(entry[1])) for entry in entries], extra[0] if extra else {}
 
 
 def _histories(value: object) -> list[tuple[str, int]]:
