@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import unusable
+from bdscan.load import keras, onnx
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import Contents, survey
-from bdscan.load.onnx import rebuild
+from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.net.classifier import Classifier
-from bdscan.write import checkpoint, folder, onnx_export, onnx_weights, reread, tensors_file
+from bdscan.write import checkpoint, folder, keras_file, onnx_export, onnx_weights, reread, tensors_file
 from bdscan.write.file_tensors import as_in_file
-from bdscan.write.targets import card_place, check, family
+from bdscan.write.targets import card_place, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,8 +36,8 @@ class Written:
 def ready(contents: Contents, loaded: Loaded, output: Path, *, onnx: Path | None = None) -> None:
     """Raises `Problem` for everything that would keep `write` from writing there and can be known beforehand."""
     check(contents, loaded, output, onnx)
-    if contents.format == "onnx":
-        onnx_weights.WeightMap.find(contents.weights, loaded.suspect.net.net)
+    if contents.format in _GRAPHS:
+        _GRAPHS[contents.format][0](contents.weights, loaded.suspect.net.net)
 
 
 def write(
@@ -58,7 +60,7 @@ def write(
         place, in_folder = atomic.temporary(output), contents.path.is_dir()
         if in_folder:
             place.mkdir()
-        write_model = _graph if family(contents) == "onnx" else _weights
+        write_model = _graph if contents.format in _GRAPHS else _weights
         notes = write_model(contents, loaded, cleaned, place / contents.weights.name if in_folder else place)
         files = [output]
         if in_folder:
@@ -112,10 +114,18 @@ def _weights(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Pat
 
 
 def _graph(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
+    find, rebuild = _GRAPHS[contents.format]
     old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
-    weight_map = onnx_weights.WeightMap.find(contents.weights, loaded.suspect.net.net)
+    weight_map = find(contents.weights, loaded.suspect.net.net)
     rounding = weight_map.save(place, new, old, contents.sha256)
     net = rebuild(place).net
     net.entry = cleaned.net.net.entry  # what the file leaves open is as it was found to be
     reread.compare(net, cleaned, rounding)
     return list(weight_map.notes)
+
+
+_Find = Callable[[Path, nn.Module], onnx_weights.WeightMap | keras_file.KerasMap]
+_GRAPHS: Mapping[str, tuple[_Find, Callable[[Path], Rebuilt]]] = {  # what becomes of files with a graph of their own
+    "keras": (keras_file.KerasMap.find, keras.rebuild),
+    "onnx": (onnx_weights.WeightMap.find, onnx.rebuild),
+}

@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bdscan.facts.problem import Problem, unusable
+from bdscan.facts.problem import Problem
 from bdscan.load.onnx.graph import embed, graph_of, parse
 from bdscan.load.onnx.net import build, without_softmax
 from bdscan.write.tensors_file import origin
+from bdscan.write.traced import index_of, numbers, with_state
 
 _TYPES = {1: torch.float32, 10: torch.float16, 11: torch.float64, 16: torch.bfloat16}  # TensorProto's numbers
-_DIGIT = 1 << 24  # float32 counts no further; the number of a number is therefore sent in two digits
 
 
 @dataclass(frozen=True, eq=False)
@@ -33,32 +33,17 @@ class WeightMap:
 
     @classmethod
     def find(cls, path: Path, net: nn.Module) -> WeightMap:
-        """Numbered instead of weighty tensors go through the same door that the weights came in by.
-
-        However the reader transposed, joined or spread them, the numbers say where each came from.
-        """
         model = parse(path)
         notes = _only_first_output(model.graph)
         embed(model, path)
         _unshare(model.graph)
         slots = _slots(model)
-        low, high = (_numbered(model, path, digit) for digit in (0, 1))
-        flat, state = _flat(slots), net.state_dict()
-        index = {}
-        for name in low if len(flat) else ():
-            place = high[name].double() * _DIGIT + low[name].double() - 1
-            integral = (place == place.round()) & (place >= 0) & (place < len(flat))
-            if name in state and bool(integral.all()) and torch.equal(flat[place.long()], state[name].float().cpu()):
-                index[name] = place.long()
-        untraced = [name for name, value in net.named_parameters() if value.numel() > 1 and name not in index]
-        if untraced:
-            message = f"`{path}` works out its tensor `{untraced[0]}` from others, so it cannot be written back"
-            raise unusable(message, "give the PyTorch checkpoint the ONNX file was exported from")
+        index = index_of(net, _flat(slots), lambda digit: _numbered(model, path, digit), path)
         return cls(model, slots, index, tuple(notes))
 
     def save(self, place: Path, state: Mapping[str, Tensor], old: Mapping[str, Tensor], sha256: str) -> float:
         """Writes the file; gives back the coarsest rounding among the types of what was changed."""
-        flat, changed = self._flat_with_state(state, old)
+        flat, changed = with_state(_flat(self.slots), self.index, state, old)
         rounding, at = 0.0, 0
         for slot in self.slots:
             span = slice(at, at + _count(slot))
@@ -72,23 +57,6 @@ class WeightMap:
             file.write(self.model.SerializeToString(deterministic=True))
         return rounding
 
-    def _flat_with_state(self, state: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The numbers of all slots with the net's in their places, and which of them are the net's."""
-        flat = _flat(self.slots)
-        changed = torch.zeros(len(flat), dtype=torch.bool)
-        values = {name: value.detach().cpu() for name, value in state.items()}
-        for name, index in self.index.items():
-            flat[index] = values[name].float()
-            changed[index] = True
-        misplaced = [
-            name for name in values if name not in self.index and not torch.equal(values[name], old[name].cpu())
-        ]
-        if misplaced:
-            raise Problem(f"the cleaned tensor `{misplaced[0]}` has no place of its own in the ONNX file")
-        if any(not torch.equal(flat[index], values[name].float()) for name, index in self.index.items()):
-            raise Problem("one tensor of the ONNX file stands for two layers that are no longer alike")
-        return flat, changed
-
 
 def _numbered(model: Any, path: Path, digit: int) -> dict[str, Tensor]:
     """The net's tensors when each number is its own place: the lower digit of it, or the higher."""
@@ -96,10 +64,9 @@ def _numbered(model: Any, path: Path, digit: int) -> dict[str, Tensor]:
 
     other, at = copy.deepcopy(model), 0
     for slot in _slots(other):
-        places = torch.arange(at, at + _count(slot)) + 1  # zeros are made in many places
         slot.data_type = TensorProto.FLOAT
-        _fill(slot, (places // _DIGIT if digit else places % _DIGIT).float())
-        at += len(places)
+        _fill(slot, numbers(at, _count(slot), digit))
+        at += _count(slot)
     graph, _ = without_softmax(graph_of(other, path))
     return dict(build(graph).state_dict())
 

@@ -18,6 +18,8 @@ from bdscan.write.card import TAG, TAG_TRAINED
 _SUFFIXES = {  # what the tools that read a file expect of its name; torch.load goes by it too
     ".safetensors": "safetensors",
     ".onnx": "onnx",
+    ".keras": "keras",
+    **dict.fromkeys((".h5", ".hdf5"), "hdf5"),
     **dict.fromkeys((".pt", ".pth", ".th", ".bin", ".ckpt", ".tar"), "pytorch"),
 }
 NO_EXPORTER, EXPORTER = "writing ONNX needs onnxscript, which is not installed", 'pip install "bdscan[onnx]"'
@@ -26,7 +28,10 @@ _CARD_HEAD = 2000  # characters in which one of our cards says that it is one
 
 
 def family(contents: Contents) -> str:
-    """The form the cleaned model takes: `pytorch`, `safetensors` or `onnx`."""
+    """The form the cleaned model takes: `pytorch`, `safetensors`, `onnx`, `keras` (a zip) or `hdf5`."""
+    if contents.format == "keras":
+        with contents.weights.open("rb") as file:
+            return "keras" if file.read(2) == b"PK" else "hdf5"
     return contents.format if contents.format in ("safetensors", "onnx") else "pytorch"
 
 

@@ -10,11 +10,21 @@ from torch import Tensor
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem, unusable
 from bdscan.load import nets
-from bdscan.load.arch import from_file, from_timm, from_torchvision, from_transformers, heads, library_index
+from bdscan.load.arch import (
+    from_file,
+    from_module,
+    from_timm,
+    from_torchvision,
+    from_transformers,
+    heads,
+    library_index,
+)
 from bdscan.load.arch.match import Difference, FilledNet, fit, no_match, told_apart
 from bdscan.load.arch.readings import Reading, readings
+from bdscan.load.module.layers import NotVouched, layer_kind
 from bdscan.load.nets import families
 from bdscan.load.nets.candidate import Candidate, Outline, outline_of
+from bdscan.load.pickle.records import CallRecord
 
 _LEAST_LIKE = 0.5  # of the tensors of net and file together: a small net whose whole head was replaced keeps so much
 _MOST_TRIED = 12  # nets of the libraries that are built to see: some have a dozen with the same tensors
@@ -22,10 +32,29 @@ _MOST_TRIED = 12  # nets of the libraries that are built to see: some have a doz
 Facts = Mapping[str, object]  # what the file or the `config.json` beside it says of itself
 
 
-def find(spec: str, tensors: dict[str, Tensor], config: Facts | None, metadata: Facts, path: str) -> list[FilledNet]:
-    """Every net into which all tensors go; more than one where they leave something open, the commonest first."""
+def find(
+    spec: str,
+    tensors: dict[str, Tensor],
+    config: Facts | None,
+    metadata: Facts,
+    path: str,
+    module: CallRecord | None = None,
+    prefix: str = "",
+) -> list[FilledNet]:
+    """Every net into which all tensors go; more than one where they leave something open, the commonest first.
+
+    `module` is what the file holds besides its tensors, `prefix` what was taken off their names.
+    """
     if spec == "auto":
-        return _recognise(tensors, config, metadata, path)
+        modules, obstacle = _of_module(module, prefix)
+        if obstacle and module is not None and layer_kind(module) == "Sequential":  # it says what it is
+            raise Problem(f"its pickled module cannot be read: {obstacle}", hint="save its state dict alone")
+        last = bool(modules and module is not None and from_module.known_elsewhere(module))
+        try:
+            return _recognise(tensors, config, metadata, path, modules if not last else [], modules if last else [])
+        except Problem as problem:
+            message = f"{problem.message}; its pickled module cannot be read: {obstacle}" if obstacle else ""
+            raise Problem(message or problem.message, hint=problem.hint, status=problem.status) from None
     misfits: list[tuple[Candidate, Difference]] = []
     for reading in _readings(spec, tensors):
         candidates = map(reading.applied, _named_candidates(spec, reading.outline, config, metadata))
@@ -60,7 +89,23 @@ def _named_candidates(spec: str, outline: Outline, config: Facts | None, metadat
     raise unusable(message, "auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory")
 
 
-def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts, path: str) -> list[FilledNet]:
+def _of_module(module: CallRecord | None, prefix: str) -> tuple[list[Candidate], str]:
+    """The nets that it may be, and what stands in the way where it can be none."""
+    try:
+        return (list(from_module.candidates(module, prefix)) if module is not None else []), ""
+    except NotVouched as obstacle:
+        return [], str(obstacle)
+
+
+def _recognise(
+    tensors: dict[str, Tensor],
+    config: Facts | None,
+    metadata: Facts,
+    path: str,
+    first: list[Candidate],
+    last: list[Candidate],
+) -> list[FilledNet]:
+    """`first` and `last`: nets that a pickled module may be, tried before those that its tensors may be or after."""
     outline = outline_of(tensors)
     if config and "architecture" in config:
         sources = iter([from_timm.from_config(config, outline)])
@@ -69,7 +114,7 @@ def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts
     else:
         sources = _sources(outline, metadata)
     misfits: list[tuple[Candidate, Difference]] = []
-    for source in sources:
+    for source in itertools.chain([iter(first)], sources, [iter(last)]):
         fitting, failed = _try(source, tensors)
         if fitting:
             return told_apart(fitting)

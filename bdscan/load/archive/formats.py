@@ -9,7 +9,7 @@ from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
-from bdscan.load.archive import onnx_outline, packed, safetensors_header, torch_zip, zip_directory
+from bdscan.load.archive import keras_outline, onnx_outline, packed, safetensors_header, torch_zip, zip_directory
 from bdscan.load.archive.search import TAIL, Place, Search
 from bdscan.load.archive.zips import LOCAL, Archive, trailing
 from bdscan.load.danger import Danger, FileExamination
@@ -20,7 +20,6 @@ LFS = b"version https://git-lfs.github.com/spec/"
 _OTHER_FORMATS = (  # what users hand over by mistake
     (b"7z\xbc\xaf", "a 7z archive", "unpack it and name the model file"),
     (b"Rar!", "a RAR archive", "unpack it and name the model file"),
-    (b"\x89HDF", "an HDF5 file, as Keras writes it", "export the net to ONNX"),
     (b"GGUF", "a GGUF file, which holds no image classifier", ""),
     (b"\x7fELF", "a program", ""),
     (b"MZ", "a Windows program", ""),
@@ -165,6 +164,13 @@ def _onnx(data: Bytes) -> FileExamination | None:
     return FileExamination("onnx") if onnx_outline.is_onnx(data) else None
 
 
+def _keras(data: Bytes) -> FileExamination | None:
+    if not keras_outline.is_hdf5(data):
+        return None
+    with keras_outline.opened(data) as file:
+        return FileExamination("keras", tuple(keras_outline.dangers(keras_outline.config_in(file), "model_config")))
+
+
 def _pickle(data: Bytes) -> FileExamination | None:
     """What `pickle.load` would begin to run; torch hands every file to it that is nothing else."""
     head = data[:_HEAD]
@@ -214,7 +220,8 @@ def _no_model(head: bytes) -> Problem:
     if head.lstrip()[:1] == b"<":
         return Problem("it is a web page or XML, not a model", hint="fetch the file again")
     return Problem(
-        "it is no model file of a kind that is known here", hint="PyTorch, safetensors and ONNX files can be read"
+        "it is no model file of a kind that is known here",
+        hint="PyTorch, safetensors, ONNX and Keras files can be read",
     )
 
 
@@ -224,6 +231,7 @@ _LOOKS: tuple[Callable[[Bytes], FileExamination | None], ...] = (
     _legacy,
     _safetensors,
     _onnx,
+    _keras,
     _stream,
     _numpy,
     _pickle,

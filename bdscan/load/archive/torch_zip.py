@@ -7,6 +7,7 @@ from mmap import mmap
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
+from bdscan.load.archive import keras_outline
 from bdscan.load.archive.search import Place, Search
 from bdscan.load.archive.zips import Archive
 from bdscan.load.danger import Danger, FileExamination
@@ -26,6 +27,8 @@ def kind(archive: Archive) -> str:
     root = archive.root
     if archive.all_named(f"{root}/archive_format") or archive.all_named(_OLD_PROGRAM):
         return "pt2"
+    if archive.all_named(keras_outline.CONFIG) and archive.all_named(keras_outline.WEIGHTS):
+        return "keras"
     if not archive.all_named(f"{root}/data.pkl"):
         return "zip archive"
     return "torchscript" if archive.all_named(f"{root}/constants.pkl") else "pytorch zip"
@@ -64,7 +67,12 @@ def _broken(archive: Archive, search: Search) -> str:
 
 def _strangers(archive: Archive, form: str) -> Iterator[Danger]:
     """Members where none of PyTorch's writers puts any."""
-    if form == "zip archive":
+    if form == "keras":
+        config = archive.find(keras_outline.CONFIG)
+        if config is not None:
+            description = keras_outline.parsed(archive.read(config, keras_outline.MAX_CONFIG))
+            yield from keras_outline.dangers(description, keras_outline.CONFIG)
+    if form in ("keras", "zip archive"):
         return
     root = f"{archive.root}/"
     if form == "pt2" and archive.all_named(f"{root}data.pkl"):

@@ -22,10 +22,12 @@ from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import Contents
+from bdscan.load.graph.rebuilt import square
 from bdscan.load.nets.candidate import Candidate
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.device import device_of
 
+_SURE = 0.7  # accuracy that a net with a layer too few or in another place does not reach
 _MAX_SIDE = 1024  # pixels a side; a file that asks for more could eat all memory
 
 
@@ -69,7 +71,7 @@ def load(
     is_stated, norms = _norms(normalize, contents, parts, shape, count)
     options = [Option(filled, norm) for filled in parts.nets for norm in norms]
     choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
-    doubts = (*parts.doubts, *choice.doubts)
+    doubts = (*parts.doubts, *choice.doubts, *_inferred(choice))
     if clean is not None and not names:
         doubts += doubts_against(clean, count)
         names = clean.names if len(clean.names) == count else ()
@@ -99,10 +101,18 @@ def _loaded(
     )
 
 
+def _inferred(choice: Choice) -> Iterator[str]:
+    """A net that nobody states must be right so often that no other could be meant."""
+    if choice.option.filled.candidate.inferred and choice.accuracy is not None and choice.accuracy < _SURE:
+        message = "the order of its layers was inferred, and the net so made is right about"
+        yield f"{message} {choice.accuracy:.0%} of the clean images only"
+
+
 def _weights(contents: Contents, spec: str) -> _FileContents:
     weights = read(contents)
     _check_finite(contents.path, weights)
-    nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
+    facts, module = weights.metadata, weights.module
+    nets = arch.find(spec, weights.tensors, contents.config, facts, str(contents.path), module, weights.prefix)
     count = len(weights.tensors)
     return _FileContents(
         nets,
@@ -173,6 +183,9 @@ def _shapes(parts: _FileContents, contents: Contents, images: Source | None) -> 
         yield parts.shape
         return
     size = images.size if images else None
+    row = _row(parts.nets[0].net)
+    if row is not None:
+        yield row
     channels = _channels(parts.nets[0].net) or (size[0] if size else 3)
     if not candidate.fixed_size:
         for facts in (contents.config or {}, parts.metadata):
@@ -195,6 +208,14 @@ def _sides(facts: Mapping[str, object]) -> Iterator[tuple[int, int]]:
                 kept = [side for side in sides if 8 <= side <= _MAX_SIDE]  # channels are 1 or 3
                 if len(kept) == 2:
                     yield kept[0], kept[1]
+
+
+def _row(net: nn.Module) -> tuple[int, int, int] | None:
+    """The square image whose numbers a net without convolutions takes in one row."""
+    if _channels(net) is not None:
+        return None
+    linear = next((module for module in net.modules() if isinstance(module, nn.Linear)), None)
+    return square(linear.in_features) if linear is not None else None
 
 
 def _channels(net: nn.Module) -> int | None:

@@ -14,4 +14,10 @@ def _onnx(contents: Contents) -> Rebuilt:
     return rebuild(contents.weights)
 
 
-READERS: Mapping[str, Callable[[Contents], Rebuilt]] = {"onnx": _onnx}
+def _keras(contents: Contents) -> Rebuilt:
+    from bdscan.load.keras import rebuild
+
+    return rebuild(contents.weights)
+
+
+READERS: Mapping[str, Callable[[Contents], Rebuilt]] = {"keras": _keras, "onnx": _onnx}

@@ -42,6 +42,7 @@ class Weights:
     kind: str = "state dict"
     metadata: Mapping[str, object] = field(default_factory=dict)  # such as model_name, num_classes
     prefix: str = ""  # what was taken off every name
+    module: CallRecord | None = None  # the module that they are of, where the file holds it whole
     described: str = ""  # e.g. "pytorch zip, state dict under `state_dict`, prefix `module.`"
 
     @cached_property
@@ -66,9 +67,11 @@ def unwrap(value: object, rebuild: Rebuild) -> Weights:
         if inner is None:
             if not tensors:
                 break
+            module = value if kind and isinstance(value, CallRecord) else None
             if kind:
                 metadata["module"] = kind
-            return Weights(tensors, ".".join(path) or None, "pickled module" if kind else "state dict", metadata)
+            described = "pickled module" if kind else "state dict"
+            return Weights(tensors, ".".join(path) or None, described, metadata, module=module)
         path.append(inner)
         value = entries[inner]
     hint = "a checkpoint with a state dict is needed, such as `torch.save(net.state_dict(), ...)` writes"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from torch import nn
@@ -20,3 +21,12 @@ class Rebuilt:
     notes: tuple[str, ...] = ()
     normalised: bool = False  # whether all that is done to the pixels stands in the graph
     variants: tuple[tuple[str, nn.Module], ...] = ()  # where the file leaves something open: what, and the net then
+
+
+def square(numbers: int) -> tuple[int, int, int] | None:
+    """Channels, height and width of the grey or coloured square of so many numbers; None where there is none."""
+    for channels in (1, 3):
+        side = math.isqrt(numbers // channels)
+        if channels * side * side == numbers:
+            return channels, side, side
+    return None

@@ -33,6 +33,7 @@ class Candidate:
     sizes: tuple[int, ...] = (32,)  # sides of the images it is made for, the likeliest first
     fixed_size: bool = False  # its tensors fit no other side
     variant: str = ""  # what tells it from others with the same tensors
+    inferred: bool = False  # whether nobody says that it is this net, and only images can
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None  # from the file's names to the net's
     needs_real_tensors: bool = False  # must be built with real tensors: its code is not ours to put on the meta device
 

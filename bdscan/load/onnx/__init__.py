@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -31,8 +31,13 @@ _MALFORMED = (
 
 def rebuild(path: Path) -> Rebuilt:
     model = parse(path)
+    return rebuilt(lambda: graph_of(model, path), path, "onnx graph")
+
+
+def rebuilt(read: Callable[[], Graph], path: Path, name: str) -> Rebuilt:
+    """The net of a graph that is yet to be read, and that it takes any number of images."""
     try:
-        graph, note = without_softmax(graph_of(model, path))
+        graph, note = without_softmax(read())
         net = build(graph)
     except _MALFORMED as error:
         raise Problem(f"`{path}` cannot be rebuilt, its graph is malformed: {first_line(error)}") from error
@@ -42,7 +47,7 @@ def rebuild(path: Path) -> Rebuilt:
         _check_batching(net, shape, graph.dims[0] or 1, path)
     return Rebuilt(
         net=net,
-        name="onnx graph",
+        name=name,
         tensors_used=graph.used,
         tensors_total=graph.tensors,
         shape=shape,

@@ -2,25 +2,25 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from dataclasses import replace
 
 from bdscan.load.graph.net import Entry
+from bdscan.load.graph.rebuilt import square
 from bdscan.load.onnx.graph import Graph, Node
 
 _BYTE = 255
 # A mean of bytes is some 30 (of dark digits) and more, of numbers up to 1 it is below 1; so with a divisor.
 _LEAST_OF_BYTES = 20
 _ON_THE_WAY = ("Cast", "Identity", "QuantizeLinear", "DequantizeLinear", "Reshape", "Squeeze", "Transpose", "Unsqueeze")
-CHANNELS = (1, 3)
+_CHANNELS = (1, 3)
 
 
 def entry_of(graph: Graph) -> Entry:
     """As the graph's own input says."""
     scale = float(_BYTE) if graph.integers or _takes_bytes(graph) else 1.0
     first, *_, last = graph.dims[1:] if len(graph.dims) > 2 else (None, None)
-    channels_last = len(graph.dims) == 4 and last in CHANNELS and first not in CHANNELS
+    channels_last = len(graph.dims) == 4 and last in _CHANNELS and first not in _CHANNELS
     return Entry(channels_last, len(graph.dims), scale)
 
 
@@ -37,15 +37,10 @@ def shape_of(graph: Graph, entry: Entry) -> tuple[int, int, int] | None:
     if len(sides) < len(graph.dims) - 1:
         return None
     if entry.axes == 2:
-        return next((shape for shape in map(_square, CHANNELS, sides * 2) if shape), None)
+        return square(sides[0])
     if entry.axes == 3:
         return (1, sides[0], sides[1])
     return (sides[2], sides[0], sides[1]) if entry.channels_last else (sides[0], sides[1], sides[2])
-
-
-def _square(channels: int, numbers: int) -> tuple[int, int, int] | None:
-    side = math.isqrt(numbers // channels)
-    return (channels, side, side) if channels * side * side == numbers else None
 
 
 def _takes_bytes(graph: Graph) -> bool:

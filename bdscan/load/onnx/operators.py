@@ -84,7 +84,8 @@ def _constant(a: Attributes) -> Tensor:
 
 def rms_norm(a: Attributes, x: Tensor, scale: Tensor) -> Tensor:
     axes = tuple(range(a.get("axis", -1) % x.dim(), x.dim()))
-    return x * (x.square().mean(axes, keepdim=True) + a.get("epsilon", 1e-5)).rsqrt() * scale
+    length: Tensor = (x.square().mean(axes, keepdim=True) + a.get("epsilon", 1e-5)).rsqrt()
+    return x * length * scale
 
 
 def einsum(a: Attributes, *values: Tensor) -> Tensor:

@@ -83,7 +83,7 @@ class _Parts:
         return self.nodes
 
 
-def _own(node: Node, *left_out: str) -> dict[str, Any]:
+def _own(node: Node, *left_out: str) -> Mapping[str, Any]:
     return {key: value for key, value in node.attributes.items() if key not in ("opset", *left_out)}
 
 
