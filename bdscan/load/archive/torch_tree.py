@@ -27,8 +27,8 @@ def mapped(path: Path) -> mmap.mmap:
         return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_COPY)  # the tensors keep it open
 
 
-def of_zip(data: bytes | mmap.mmap) -> Tree:
-    """What a checkpoint's zip holds, as inert records, and what makes tensors of those that describe one."""
+def of_zip(data: bytes | mmap.mmap, part: str = "data") -> Tree:
+    """What one of its pickles holds, as inert records, and what makes tensors of those that describe one."""
     archive = Archive(data)
     archive.require_one_reading()
     order = archive.find(f"{archive.root}/byteorder")
@@ -37,8 +37,8 @@ def of_zip(data: bytes | mmap.mmap) -> Tree:
     unpacked = sum(member.size for member in archive.members if not member.stored)
     if unpacked > _ALWAYS_ALLOWED + _MAX_EXPANSION * len(data):
         raise Problem(f"its members unpack to {unpacked:,} bytes: a zip bomb")
-    trace = main_pickle(archive)
-    rebuilder = TensorRebuilder(lambda key: member_bytes(archive, f"data/{key}"), len(data))
+    trace = main_pickle(archive, part)
+    rebuilder = TensorRebuilder(lambda key: member_bytes(archive, f"{part}/{key}"), len(data))
     return complete_value(trace), rebuilder.tensor
 
 

@@ -31,12 +31,12 @@ def kind(archive: Archive) -> str:
     return "torchscript" if archive.all_named(f"{root}/constants.pkl") else "pytorch zip"
 
 
-def main_pickle(archive: Archive) -> PickleTrace:
-    """The pickle that torch.load would read."""
+def main_pickle(archive: Archive, part: str = "data") -> PickleTrace:
+    """The pickle that torch.load would read, or another part of a program."""
     archive.require_one_reading()
-    member = archive.find(f"{archive.root}/data.pkl")
+    member = archive.find(f"{archive.root}/{part}.pkl")
     if member is None:
-        raise Problem("it holds no `data.pkl`")
+        raise Problem(f"it holds no `{part}.pkl`")
     if member.stored and member.readable:
         return follow_one(archive.data, member.start, member.stop)
     unpacked = archive.read(member, max(64 << 20, len(archive.data)))

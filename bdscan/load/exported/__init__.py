@@ -37,7 +37,7 @@ def rebuild(path: Path) -> Rebuilt:
 
 
 def of_data(data: mmap.mmap, path: Path) -> tuple[Built, tuple[int, int, int], bool, int]:
-    """The net, whose tensors' origins lie in these bytes; the size it was exported for, and whether it takes no other."""
+    """The net, whose tensors' origins lie in these bytes; the size it was exported for, and whether only that."""
     try:
         return _built(data, path)
     except (*MALFORMED, RecursionError) as error:

@@ -28,6 +28,7 @@ class Built:
     net: StepNet
     origins: Mapping[str, Tensor]  # of the net's tensors that are the file's: as they lie there
     used: int  # tensors of the file
+    answer: Tensor  # for the images that were followed, without memory
     notes: tuple[str, ...] = ()
 
 
@@ -101,7 +102,8 @@ def build(recorder: Recorder, image: Value, answer: object) -> Built:
     if isinstance(answer, tuple | list) and answer:
         notes = (f"only the first of {len(answer)} outputs is judged",) if len(answer) > 1 else ()
         answer = answer[0]
-    if not isinstance(answer, Value) or not answer.image or len(answer.now.shape) != 2:  # type: ignore[attr-defined]
+    now = answer.now if isinstance(answer, Value) and answer.image else None
+    if not isinstance(answer, Value) or not isinstance(now, Tensor) or now.dim() != 2:
         raise Problem("it gives no row of numbers for each image: no classifier")
     operations, output, left_out = _without_softmax(recorder.operations, answer.name, image.name)
     builder = _Builder(recorder, image.name, output, _leading_to(output, operations))
@@ -109,7 +111,7 @@ def build(recorder: Recorder, image: Value, answer: object) -> Built:
         builder.add(operation)
     builder.net.close()
     builder.net.eval()
-    return Built(builder.net, builder.origins, len(builder.used), (*notes, *left_out))
+    return Built(builder.net, builder.origins, len(builder.used), now, (*notes, *left_out))
 
 
 def _without_softmax(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map_only
 
-_DTYPES = (  # as TorchScript counts them; None: of no use to a classifier
+DTYPES = (  # as TorchScript counts them; None: of no use to a classifier
     *(torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64, torch.float16, torch.float32, torch.float64),
     *(None, None, None, torch.bool, None, None, None, torch.bfloat16),
 )
@@ -75,7 +75,7 @@ def as_float32(tensor: Tensor) -> Tensor:
 
 
 def _dtype(value: object) -> object:
-    return _DTYPES[value] if type(value) is int else value
+    return DTYPES[value] if type(value) is int else value
 
 
 def _to(x: Tensor, *arguments: object, dtype: object = None, **_: object) -> Tensor:
