@@ -14,10 +14,6 @@ from bdscan.load.pickle.effects import quoted
 from bdscan.load.pickle.opcodes import follow_one
 from bdscan.load.pickle.records import PickleTrace
 
-_CODE_DECIDES = (
-    "its own code, which decides what it answers, is not what is judged: save the state dict and judge that, "
-    "with `--arch`"
-)
 _OLD_PROGRAM = "serialized_exported_program.json"  # torch.export before 2.8
 
 
@@ -52,8 +48,6 @@ def examine(data: bytes | mmap) -> FileExamination:
     grave = any(danger.level > Level.NOTE for danger in search.dangers_found)
     if not grave and (broken := _broken(archive, search)):
         raise Problem(f"its pickle breaks off: {broken}", hint="fetch the file again")
-    if form in ("torchscript", "pt2"):
-        search.skip(_CODE_DECIDES, "")
     return search.result(form)
 
 

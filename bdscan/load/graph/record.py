@@ -16,7 +16,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem
-from bdscan.load.arch.bounded import Bounded, OutOfProportion, largest_tensor
+from bdscan.load.arch.bounded import AS_LARGE, Bounded, OutOfProportion, largest_tensor
 from bdscan.load.graph import operators
 from bdscan.load.graph.batch import place
 from bdscan.load.graph.operators import as_float32
@@ -166,6 +166,8 @@ class Recorder:
             return arguments[0]
         if base in operators.NEW:
             base, arguments, named = self._new(base, arguments, named)
+        if base in operators.FACTORIES:
+            arguments = tuple(tree_map(self._same_for_all, list(arguments)))
         values = [leaf for leaf in tree_leaves((arguments, named)) if isinstance(leaf, Value)]
         if any(value.stale for value in values):
             raise Undecidable("its code changes a tensor in place that it also sees in another form")
@@ -175,6 +177,10 @@ class Recorder:
         if base == op[:-1]:
             self._change(arguments[0], result)
         return result
+
+    def _same_for_all(self, value: object) -> object:
+        """A size that is the same for any number of images is settled with the size of the image."""
+        return self.decide(value) if isinstance(value, Value) and not (value.image or value.varies) else value
 
     def _new(
         self, op: str, arguments: Sequence[object], named: Mapping[str, object]
@@ -218,7 +224,10 @@ class Recorder:
 
     def _run(self, op: str, arguments: Sequence[object], named: Mapping[str, object], *, image: bool) -> object:
         """In earnest where it is about sizes alone, else without memory."""
+        first = arguments[0] if arguments else None
         with torch.no_grad():
+            if op in AS_LARGE and isinstance(first, Tensor) and first.is_meta:
+                return _without_memory(first)
             if image:
                 return operators.apply(op, *_each(_without_memory, arguments, named), _META)
             with self._constants:

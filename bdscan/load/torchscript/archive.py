@@ -92,6 +92,8 @@ class _Plain(ast.NodeTransformer):
             name = part.targets[0].id if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name) else ""
             if isinstance(part, ast.Assign) and name in _HOOKS and not _is_empty(part.value):
                 raise NotFollowed("a module with hooks is not something bdscan follows")
+            if isinstance(part, ast.FunctionDef) and part.name == "__setstate__":
+                raise NotFollowed("a module with code that runs while it is loaded is not something bdscan follows")
         self.generic_visit(node)
         return node
 
@@ -105,7 +107,9 @@ class _Plain(ast.NodeTransformer):
 def _decides(part: ast.stmt) -> bool:
     if isinstance(part, ast.Assign) and isinstance(part.targets[0], ast.Name):
         return part.targets[0].id in _KEPT
-    return isinstance(part, ast.FunctionDef) or (isinstance(part, ast.AnnAssign) and part.value is not None)
+    if isinstance(part, ast.FunctionDef):  # Python's other hooks are none in TorchScript
+        return not (part.name.startswith("__") and part.name.endswith("__")) or part.name == "__setstate__"
+    return isinstance(part, ast.AnnAssign) and part.value is not None
 
 
 def _is_empty(value: ast.expr) -> bool:

@@ -40,8 +40,10 @@ def _set_item(machine: Interpreter, value: object, key: object, new: object) -> 
     machine._set_item(value, key, new)
 
 
-def _slice(machine: Interpreter, value: object, *bounds: object) -> object:
-    return machine.item(value, slice(*bounds))
+def _slice(
+    machine: Interpreter, value: object, start: object = None, end: object = None, step: object = None
+) -> object:
+    return machine.item(value, slice(start, end, step))
 
 
 def _contains(machine: Interpreter, holder: object, wanted: object) -> bool:
