@@ -18,7 +18,8 @@ from bdscan.load.onnx import rebuild
 from bdscan.net.classifier import Classifier
 from bdscan.write import checkpoint, folder, onnx_export, onnx_weights, reread, tensors_file
 from bdscan.write.file_tensors import as_in_file
-from bdscan.write.targets import card_place, check, family
+from bdscan.write.program_weights import ProgramWeights, is_program
+from bdscan.write.targets import card_place, check
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class Written:
 def ready(contents: Contents, loaded: Loaded, output: Path, *, onnx: Path | None = None) -> None:
     """Raises `Problem` for everything that would keep `write` from writing there and can be known beforehand."""
     check(contents, loaded, output, onnx)
+    if is_program(contents, loaded.suspect.net.net):
+        ProgramWeights.find(contents, loaded.suspect.net.net)
     if contents.format == "onnx":
         onnx_weights.WeightMap.find(contents.weights, loaded.suspect.net.net)
 
@@ -58,7 +61,8 @@ def write(
         place, in_folder = atomic.temporary(output), contents.path.is_dir()
         if in_folder:
             place.mkdir()
-        write_model = _graph if family(contents) == "onnx" else _weights
+        program = is_program(contents, loaded.suspect.net.net)
+        write_model = _program if program else _graph if contents.format == "onnx" else _weights
         notes = write_model(contents, loaded, cleaned, place / contents.weights.name if in_folder else place)
         files = [output]
         if in_folder:
@@ -117,3 +121,10 @@ def _graph(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path)
     rounding = weight_map.save(place, new, old, contents.sha256)
     reread.compare(rebuild(place).net, cleaned, rounding)
     return list(weight_map.notes)
+
+
+def _program(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
+    old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
+    rounding = ProgramWeights.find(contents, loaded.suspect.net.net).save(place, new, old)
+    reread.program(contents, place, cleaned, rounding)
+    return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -94,7 +94,7 @@ class Follower:
 
     def __init__(self, program: Program, tensors: Named, constants: Named, recorder: Recorder) -> None:
         self._program, self._recorder = program, recorder
-        self._values: dict[str, object] = {}
+        self._values: MutableMapping[str, object] = {}
         for spec in program.signature["input_specs"]:
             ((kind, each),) = spec.items()
             if kind in ("parameter", "buffer"):

@@ -42,7 +42,7 @@ def input_of(operation: Operation) -> Ref:
 Made = nn.Module | tuple[nn.Module, dict[str, Tensor | None]] | None
 
 
-def _by_name(operation: Operation) -> dict[str, Any]:
+def _by_name(operation: Operation) -> Arguments:
     """The arguments under the names of the first overload that has room for them, and its defaults; `x` comes first."""
     packet = getattr(torch.ops.aten, operation.op)
     for overload in packet.overloads():

@@ -22,7 +22,7 @@ from bdscan.load.graph.batch import place
 from bdscan.load.graph.operators import as_float32
 from bdscan.load.pickle.effects import quoted
 
-_MAX_STEPS = 1 << 15  # the largest classifiers have some 10,000
+_MAX_STEPS = 1 << 14  # the largest classifiers have some 10,000
 _MAX_ALIVE = 4  # times the largest tensor: what may be kept for later steps at once
 _CONSTANTS = 1 << 24  # numbers that may be made out of constants, however few the file has
 _MAX_GROWTH = 8  # times the numbers in the file: a weight is turned and joined a few times on its way
@@ -310,7 +310,7 @@ def _without_memory(value: object) -> object:
 
 def _each(
     function: Callable[[object], object], arguments: Sequence[object], named: Mapping[str, object]
-) -> tuple[tuple[object, ...], dict[str, object]]:
+) -> tuple[tuple[object, ...], Mapping[str, object]]:
     return tuple(tree_map(function, list(arguments))), tree_map(function, dict(named))
 
 

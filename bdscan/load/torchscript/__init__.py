@@ -8,19 +8,20 @@ from contextlib import suppress
 from pathlib import Path
 
 from bdscan.facts.problem import Problem
+from bdscan.load.arch.bounded import OutOfProportion
 from bdscan.load.archive.torch_tree import mapped
 from bdscan.load.assembly.unwrap import unwrap
 from bdscan.load.code.budget import Budget
 from bdscan.load.graph.batch import MALFORMED, check_batching, check_size, first_line
 from bdscan.load.graph.build import Built, build
 from bdscan.load.graph.rebuilt import Rebuilt
-from bdscan.load.graph.record import Recorder, Undecidable, Unknown
+from bdscan.load.graph.record import Recorder, Unknown
 from bdscan.load.graph.unknown import cannot_be_rebuilt
 from bdscan.load.torchscript.archive import Parts
 from bdscan.load.torchscript.vocabulary import Script, unknown_in
 
 Shape = tuple[int, int, int]
-_STEPS = 1_000_000  # expressions in one attempt; torchvision's DenseNet-201 takes some 60,000
+_STEPS = 200_000  # expressions in one attempt; torchvision's DenseNet-121 takes some 28,000
 _FEW = 2  # images: what a program that takes any number of them is followed with
 _LARGE = 224  # pixels: a net that chooses its way by the size of the image is one for photographs
 
@@ -66,8 +67,8 @@ def _followed(script: Script) -> tuple[Built, Recorder]:
             found = _attempt(script, recorder), recorder
         except Unknown as unknown:
             raise cannot_be_rebuilt(unknown_in(script.parts.texts.values(), unknown.op)) from None
-        except Undecidable:
-            raise
+        except OutOfProportion as error:
+            raise Problem(str(error)) from None
         except MALFORMED as error:
             failures.append(first_line(error))
         if found is not None and (not found[1].sized or script.parts.traced_with or found[1].shape[1] == _LARGE):
