@@ -130,6 +130,12 @@ class Reading(Residual):
         return self.fc(torch.flatten(self.pool(self.layers(x)), 1)) + x.max().item()  # type: ignore[no-any-return]
 
 
+class Moving(Residual):
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.fc(torch.flatten(self.pool(self.layers(x)), 1))
+        return out + 1 if x.is_cuda else out  # type: ignore[no-any-return]
+
+
 class Mixing(Residual):
     def forward(self, x: Tensor) -> Tensor:
         x = x - x.mean(0, keepdim=True)
@@ -147,6 +153,7 @@ REFUSED = {
     Counting: "by the number of images",
     Remembering: "changes a tensor of its own",
     Reading: "reads numbers out of the image",
+    Moving: "on another device",
     Mixing: "mixes the images",
     Dicing: "bernoulli",
 }
@@ -204,11 +211,11 @@ HOSTILE = {
     "growing list": "    y = [1]\n    for i in range(9000000):\n      _ = torch.append(y, 1)\n    return x\n",
     "huge constant": "    y = torch.zeros([1000000, 1000000])\n    return torch.add(x, y)\n",
     "huge by the image": "    y = torch.repeat(x, [1, 1000000, 1000, 1])\n    return y\n",
-    "huge by its size": "    y = torch.zeros([torch.mul(torch.size(x, 0), 1000000000), 9])\n    return torch.add(x, y)\n",
+    "huge by its size": "    y = torch.zeros([torch.mul(torch.size(x, 0), 1000000000), 9])\n    return y\n",
     "huge number": "    y = 2\n    for i in range(90):\n      y = torch.mul(y, y)\n    return x\n",
     "large power": "    y = torch.pow(10, 1000000000)\n    return x\n",
     "growing tensor": "    for i in range(60):\n      x = torch.cat([x, x], 1)\n    return x\n",
-    "many tensors": "    y = [x]\n    for i in range(900000):\n      _ = torch.append(y, torch.relu(x))\n    return x\n",
+    "many tensors": "    y = [x]\n    for i in range(90000):\n      _ = torch.append(y, torch.relu(x))\n    return x\n",
     "deep nesting": f"    return {'(' * 100_000}x{')' * 100_000}\n",
     "deep calls": f"    return {'torch.relu(' * 100}x{')' * 100}\n",
     "deep blocks": "".join(f"{' ' * (i + 4)}if True:\n" for i in range(200)) + " " * 204 + "return x\n",

@@ -45,8 +45,10 @@ def of_zip(data: bytes | mmap.mmap, part: str = "data") -> Tree:
 def member_bytes(archive: Archive, name: str) -> ByteRange | None:
     """The bytes of a stored member where they lie; a compressed one is unpacked within bounds."""
     member = archive.find(f"{archive.root}/{name}")
-    if member is None or (member.stored and member.readable):
-        return (archive.data, member.start, member.stop) if member and isinstance(archive.data, mmap.mmap) else None
+    if member is None:
+        return None
+    if member.stored and member.readable and isinstance(archive.data, mmap.mmap):
+        return archive.data, member.start, member.stop
     unpacked = bytearray(archive.read(member, member.size))
     return unpacked, 0, len(unpacked)
 

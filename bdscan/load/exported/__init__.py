@@ -16,7 +16,7 @@ from bdscan.load.exported.weights import MAX_TEXT, constants_of, model_name, wei
 from bdscan.load.graph.batch import MALFORMED, check_batching, check_size, first_line
 from bdscan.load.graph.build import Built, build
 from bdscan.load.graph.rebuilt import Rebuilt
-from bdscan.load.graph.record import Recorder
+from bdscan.load.graph.record import MAX_STEPS, Recorder
 from bdscan.load.graph.unknown import cannot_be_rebuilt
 
 _FREE = 2  # images, where the program takes any number of them
@@ -52,6 +52,8 @@ def of_data(data: mmap.mmap, path: Path) -> tuple[Built, tuple[int, int, int], b
 def _built(data: mmap.mmap, path: Path) -> tuple[Built, tuple[int, int, int], bool, int]:
     archive = Archive(data)
     program = Program.of(_text(archive))
+    if len(program.graph["nodes"]) > MAX_STEPS:
+        raise Problem(f"its graph has {len(program.graph['nodes']):,} nodes, more than any net holds")
     if unknown := program.unknown:
         raise cannot_be_rebuilt(unknown)
     (batch, free), (channels, _), (height, tall), (width, wide) = program.dims

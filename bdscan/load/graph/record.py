@@ -22,7 +22,7 @@ from bdscan.load.graph.batch import place
 from bdscan.load.graph.operators import as_float32
 from bdscan.load.pickle.effects import quoted
 
-_MAX_STEPS = 1 << 14  # the largest classifiers have some 10,000
+MAX_STEPS = 1 << 14  # the largest classifiers have some 10,000
 _MAX_ALIVE = 4  # times the largest tensor: what may be kept for later steps at once
 _CONSTANTS = 1 << 24  # numbers that may be made out of constants, however few the file has
 _MAX_GROWTH = 8  # times the numbers in the file: a weight is turned and joined a few times on its way
@@ -200,8 +200,8 @@ class Recorder:
     def _traced(
         self, op: str, arguments: Sequence[object], named: Mapping[str, object], values: Sequence[Value]
     ) -> object:
-        if len(self.operations) >= _MAX_STEPS:
-            raise OutOfProportion(f"it takes more than {_MAX_STEPS:,} steps")
+        if len(self.operations) >= MAX_STEPS:
+            raise OutOfProportion(f"it takes more than {MAX_STEPS:,} steps")
         image = any(value.image for value in values)
         if op in operators.READING and image:
             raise Undecidable("its code reads numbers out of the image, and so goes its own way with each")
@@ -319,6 +319,15 @@ def _same(one: object, two: object) -> bool:
     if isinstance(one, Tensor) and isinstance(two, Tensor):
         return one.shape == two.shape and (two.is_meta or torch.equal(one, two))
     return type(one) is type(two) and one == two
+
+
+def same_operations(some: Sequence[Operation], others: Sequence[Operation]) -> bool:
+    """Whether two recordings came to the same."""
+    if [(one.op, one.outputs) for one in some] != [(two.op, two.outputs) for two in others]:
+        return False
+    pairs = zip(some, others, strict=True)
+    leaves = ((tree_leaves((each.arguments, dict(each.named))) for each in pair) for pair in pairs)
+    return all(len(one) == len(two) and all(map(_same, one, two)) for one, two in leaves)
 
 
 def _storage(tensor: Tensor) -> int:

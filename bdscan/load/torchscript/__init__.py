@@ -15,7 +15,7 @@ from bdscan.load.code.budget import Budget
 from bdscan.load.graph.batch import MALFORMED, check_batching, check_size, first_line
 from bdscan.load.graph.build import Built, build
 from bdscan.load.graph.rebuilt import Rebuilt
-from bdscan.load.graph.record import Recorder, Unknown
+from bdscan.load.graph.record import Recorder, Undecidable, Unknown, Value, same_operations
 from bdscan.load.graph.unknown import cannot_be_rebuilt
 from bdscan.load.torchscript.archive import Parts
 from bdscan.load.torchscript.vocabulary import Script, unknown_in
@@ -93,18 +93,26 @@ def _attempts(traced: tuple[int, ...]) -> Iterator[tuple[Shape, int]]:
 
 
 def _attempt(script: Script, recorder: Recorder) -> Built:
-    script.begin(recorder)
-    image = recorder.image()
-    with script.interpreter.running(Budget(_STEPS)):
-        forward = script.interpreter.attribute(script.root, "forward")
-        answer = script.interpreter.call(forward, image)
-    if isinstance(answer, dict):
-        answer = list(answer.values())
+    image, answer = _run(script, recorder, "cpu")
+    if script.asks_device:
+        other = Recorder(recorder.shape, recorder.batch)
+        _run(script, other, "cuda:0")
+        if not same_operations(recorder.operations, other.operations):
+            raise Undecidable("its code does something else on another device")
     built = build(recorder, image, answer)
     rows = built.answer.shape[0]
     if rows != recorder.batch:
         raise ValueError(f"it gives {rows} answers for {recorder.batch} images")
     return built
+
+
+def _run(script: Script, recorder: Recorder, device: str) -> tuple[Value, object]:
+    script.begin(recorder, device)
+    image = recorder.image()
+    with script.interpreter.running(Budget(_STEPS)):
+        forward = script.interpreter.attribute(script.root, "forward")
+        answer = script.interpreter.call(forward, image)
+    return image, list(answer.values()) if isinstance(answer, dict) else answer
 
 
 def _count(script: Script) -> int:

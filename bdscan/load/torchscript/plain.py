@@ -12,8 +12,6 @@ from bdscan.load.code.refusal import Raised
 from bdscan.load.graph.operators import DTYPES
 from bdscan.load.graph.record import Value
 
-_CPU = "cpu"
-
 
 def is_of_lists(op: str, arguments: Sequence[object]) -> bool:
     """Whether it is about a list, a table or text, and not about tensors or numbers."""
@@ -79,21 +77,18 @@ PLAIN: Mapping[str, Callable[..., object]] = {
     "str": lambda machine, value: _format(machine, "", value),
 }
 _ALWAYS = frozenset({"__is__", "__isnot__", "format", "str", "dict"})
-SETTLED: Mapping[str, Callable[..., object]] = {  # as it is where a net is used: without gradients, on the processor
+SETTLED: Mapping[str, Callable[..., object]] = {  # as it is where a net is used: without gradients
     "RaiseException": _raise,
-    "device": lambda *_: _CPU,
     "dtype": _dtype,
     "get_autocast_dtype": lambda *_: DTYPES.index(torch.float32),
     "is_autocast_enabled": lambda *_: False,
     "is_autocast_cpu_enabled": lambda *_: False,
-    "is_cuda": lambda *_: False,
     "is_grad_enabled": lambda *_: False,
     "is_nested": lambda *_: False,
     "is_quantized": lambda *_: False,
     "is_sparse": lambda *_: False,
     "layout": lambda *_: 0,
     "requires_grad": lambda *_: False,
-    "type": lambda *_: _CPU,
     "unchecked_unwrap_optional": lambda value: value,
     "warn": lambda *_: None,
     "_unwrap_optional": lambda value: value,

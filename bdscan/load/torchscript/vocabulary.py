@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,7 +14,7 @@ from bdscan.load.code.text import Text
 from bdscan.load.code.values import MISSING, Class, Native, Object
 from bdscan.load.code.vocabulary import Vocabulary
 from bdscan.load.graph import operators
-from bdscan.load.graph.record import Recorder
+from bdscan.load.graph.record import Recorder, Unknown
 from bdscan.load.pickle.effects import quoted
 from bdscan.load.pickle.records import CallRecord, GlobalName
 from bdscan.load.torchscript.archive import Parts
@@ -70,9 +71,9 @@ class Script(Vocabulary):
         }
         self.begin(Recorder((1, 1, 1), 1))
 
-    def begin(self, recorder: Recorder) -> None:
+    def begin(self, recorder: Recorder, device: str = "cpu") -> None:
         """Another attempt."""
-        self.recorder = recorder
+        self.recorder, self._device, self.asks_device = recorder, device, False
         self._held: dict[int, Tensor] = {}
 
     def settled(self, value: object) -> object:
@@ -157,7 +158,9 @@ class Script(Vocabulary):
             return super().call(function, arguments, named)
         space, _, op = function.name.rpartition(".")
         if space not in ("torch", "ops.aten", "ops.prim"):
-            raise NotFollowed(f"{quoted(function.name)} is not something bdscan follows")
+            raise Unknown(function.name)
+        if op in _DEVICES:
+            return self._of_device(op, arguments[0])
         if op in SETTLED:
             return SETTLED[op](*arguments)
         if op in PLAIN and is_of_lists(op, arguments):
@@ -168,6 +171,13 @@ class Script(Vocabulary):
             arguments = arguments[0]
         result = self.recorder.call(op, *arguments, **named)
         return self.interpreter.budget.made(result) if isinstance(result, list) else result
+
+    def _of_device(self, op: str, value: object) -> object:
+        """Where the net runs; a program that asks is followed for more than one place."""
+        if op == "type" or isinstance(value, str):
+            return str(value).partition(":")[0] if op == "type" else value
+        self.asks_device = True
+        return self._device if op == "device" else self._device != "cpu"
 
     def _as_key(self, op: str) -> Callable[[object], object]:
         """Where a number says which entry is meant, it must be settled."""
@@ -189,14 +199,6 @@ class Script(Vocabulary):
     def item(self, value: object, key: object) -> object:
         return value if isinstance(value, Type) else super().item(value, key)
 
-    def iterate(self, value: object) -> Iterable[object]:
-        return super().iterate(value)
-
-    def inherited(self, receiver: object, kind: Class, name: str) -> object:
-        if name == "__init__" and Type("NamedTuple") in kind.roots:
-            return Native(kind.name, lambda *values: None)
-        return super().inherited(receiver, kind, name)
-
 
 class Following(Interpreter):
     """TorchScript's own: a tuple with names is a tuple, and an index may come of a size."""
@@ -212,14 +214,21 @@ class Following(Interpreter):
         return super().item(value, self.vocabulary.settled(key))
 
 
+_DEVICES = frozenset({"device", "is_cuda", "type"})
+
+
 def unknown_in(texts: Iterable[str], found: str) -> list[str]:
     """The operators that the texts name and nobody vouches for, the one that was met among them."""
-    import re
-
     names = {match[2] for text in texts for match in re.finditer(r"\b(torch|ops\.\w+)\.(\w+)\(", text)}
     return sorted({found, *(name for name in names if not _vouched(name))})
 
 
 def _vouched(name: str) -> bool:
     base = name[:-1] if name.endswith("_") and not name.endswith("__") else name
-    return name in PLAIN or name in SETTLED or operators.known(base) or name in ("len", "dim", "is_floating_point")
+    return (
+        name in PLAIN
+        or name in SETTLED
+        or name in _DEVICES
+        or operators.known(base)
+        or name in ("len", "dim", "is_floating_point")
+    )
