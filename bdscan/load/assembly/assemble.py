@@ -17,7 +17,7 @@ from bdscan.load import arch
 from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.choose import Choice, Option, choose, guess
-from bdscan.load.assembly.graphs import READERS
+from bdscan.load.assembly.graphs import CODE_DECIDES, READERS, WITH_CODE
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.assembly.unwrap import Weights
@@ -61,7 +61,8 @@ def load(
     Finds the net, its input size, its normalisation and its classes; raises `Problem` where it cannot.
     """
     torch_device = device_of(device)
-    parts = _graph(contents, arch) if contents.format in READERS else _weights(contents, arch)
+    by_graph = contents.format in READERS and (arch == "auto" or contents.format not in WITH_CODE)
+    parts = _graph(contents, arch) if by_graph else _weights(contents, arch)
     shape, count = _shape(parts, contents, images)
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
@@ -120,7 +121,7 @@ def _weights(contents: Contents, spec: str) -> _FileContents:
         count,
         weights.metadata,
         notes=(f"read as {weights.described}",),
-        doubts=tuple(_other_weights(contents, weights)),
+        doubts=(*_other_weights(contents, weights), *([CODE_DECIDES] if contents.format in WITH_CODE else [])),
         wrapper=weights.wrapper,
         prefix=weights.prefix,
     )
