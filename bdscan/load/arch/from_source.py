@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem, plain, unusable
 from bdscan.load.arch.bounded import Bounded
 from bdscan.load.arch.from_file import SIZES, counts
-from bdscan.load.arch.match import Difference, FilledNet, fit
+from bdscan.load.arch.match import Difference, FilledNet, count_outputs, fit
 from bdscan.load.code.budget import Budget
 from bdscan.load.code.folder import Folder, Parts, Sources
 from bdscan.load.code.modules import Interpreted, check_tree
@@ -40,7 +40,7 @@ class Found:
     """The nets of a source that all tensors go into, and what is to be said about it."""
 
     nets: list[FilledNet]
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,10 +61,10 @@ class _Way:
         return f"{self.name}({arguments})"
 
 
-def find(spec: str, tensors: dict[str, Tensor], path: str) -> Found:
+def find(spec: str, tensors: dict[str, Tensor], path: str, prefix: str = "") -> Found:
     """Every net in the source that the tensors wholly are, each called as its own files call it or by its defaults."""
     place, _, name = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
-    search = _Search(Folder(Path(place)), tensors, name)
+    search = _Search(Folder(Path(place)), tensors, name, prefix)
     search.go()
     if not search.fitting:
         raise search.problem(path)
@@ -72,11 +72,14 @@ def find(spec: str, tensors: dict[str, Tensor], path: str) -> Found:
 
 
 class _Search:
-    def __init__(self, folder: Folder, tensors: dict[str, Tensor], name: str) -> None:
+    def __init__(self, folder: Folder, tensors: dict[str, Tensor], name: str, prefix: str) -> None:
         self.folder, self.tensors, self.name = folder, tensors, name
+        self.prefix = prefix.removeprefix("module.").removeprefix("_orig_mod.")  # what may be the net's own
         self.outline = outline_of(tensors)
         self.fitting: dict[object, tuple[_Way, FilledNet]] = {}
         self.misfits: list[tuple[_Way, Difference]] = []
+        self.flattened = False
+        self.refused: dict[object, bool] = {}
         self.refusals: list[tuple[_Way | None, Problem]] = []
 
     def go(self) -> None:
@@ -123,8 +126,9 @@ class _Search:
         for place, call in sites:
             for setting in settings:
                 yield _Way(place, name, call, named=setting)
-        for count in counts(self.outline):
-            yield _Way(parts, name, given=(count,))
+        if _needed(init) == 1 + isinstance(made, Class):
+            for count in counts(self.outline):
+                yield _Way(parts, name, given=(count,))
 
     def _settings(self, arguments: list[str]) -> Iterator[Mapping[str, object]]:
         """The defaults, and whatever the tensors tell about classes and channels."""
@@ -145,16 +149,35 @@ class _Search:
             name=f"{self.folder.file(way.parts)}:{way.name}", build=partial(_build, self.folder, way), sizes=SIZES
         )
         try:
-            result = fit(candidate, self.tensors)
+            result = self._fit(candidate)
         except Problem as problem:
             self.refusals.append((way, problem))
             return
         if isinstance(result, Difference):
             self.misfits.append((way, result))
         elif result is not None:
-            key = _structure(result.net)
-            if key not in self.fitting:
-                self.fitting[key] = (way, result)
+            self._keep(way, result)
+
+    def _fit(self, candidate: Candidate) -> FilledNet | Difference | None:
+        """With the names in the file as they are, or without what was taken for a wrapper's prefix."""
+        result = fit(candidate, self.tensors)
+        if not isinstance(result, Difference) or not self.prefix:
+            return result
+        whole = fit(replace(candidate, convert=partial(_prefixed, self.prefix)), self.tensors)
+        return whole if isinstance(whole, FilledNet) else result
+
+    def _keep(self, way: _Way, filled: FilledNet) -> None:
+        """Once, and only if its `forward` can be followed."""
+        key = _structure(filled.net)
+        if key in self.fitting or self.refused.get(key):
+            return
+        try:
+            self.flattened = _run(filled.net) or self.flattened
+        except Problem as problem:
+            self.refused[key] = True
+            self.refusals.append((way, problem))
+        else:
+            self.fitting[key] = (way, filled)
 
     def nets(self) -> list[FilledNet]:
         """Where several fit, each says how it was called."""
@@ -165,12 +188,15 @@ class _Search:
         ]
 
     def notes(self) -> tuple[str, ...]:
-        way, _ = next(iter(self.fitting.values()))
+        way, _ = next(iter(self.fitting.values()))  # where images tell them apart, the report names the one taken
         read = ", ".join(f"`{file}` (sha256 {digest})" for file, digest in self.folder.digests.items())
-        return (
-            f"structure read from `{self.folder.file(way.parts)}` (`{way.described}`), not run",
-            f"source files read: {read}",
-        )
+        notes = [f"structure read from `{self.folder.file(way.parts)}` (`{way.described}`), not run", f"read: {read}"]
+        left_out = {
+            filled.net.runs.left_out for _, filled in self.fitting.values() if isinstance(filled.net, Interpreted)
+        }
+        notes += [f"the net's last `{name}` was left out: bdscan works on logits" for name in sorted(left_out - {""})]
+        notes += ["the net takes rows of numbers: each image is laid out as one"] if self.flattened else []
+        return tuple(notes)
 
     def problem(self, path: str) -> Problem:
         """What came nearest, and what stood in the way."""
@@ -179,12 +205,18 @@ class _Search:
             way, difference = min(self.misfits, key=lambda pair: len(pair[1]))
             message = f"the tensors in `{path}` are those of no net in the source; the nearest is `{way.described}`"
             message += f" of `{self.folder.file(way.parts)}`, but {difference.described}"
-            refused = f" (not followed: {self.refusals[0][1].message})" if self.refusals else ""
+            _, refusal = min(self.refusals, key=lambda pair: _rank(pair[0]), default=(None, None))
+            refused = f" (not followed: {refusal.message})" if refusal else ""
             return Problem(message + refused, hint=hint)
         if self.refusals:
-            way, refusal = self.refusals[0]
+            _, refusal = min(self.refusals, key=lambda pair: _rank(pair[0]))
             return Problem(f"no net in the source could be followed: {refusal.message}", hint=hint)
         return Problem("the source has no class that derives from `nn.Module` and can be called", hint=hint)
+
+
+def _rank(way: _Way | None) -> int:
+    """Classes tell more than functions, and these more than whole files."""
+    return 2 if way is None else 1 - way.name[:1].isupper()
 
 
 def _as_variant(candidate: Candidate, variant: str) -> Candidate:
@@ -213,10 +245,18 @@ class _World:
             maker = text.find(way.name)
             given, named = list(way.given), dict(way.named)
             if way.call is not None:
-                scope = Scope(text)
-                given = [machine.value(argument, scope) for argument in way.call.args]
-                named = {one.arg: machine.value(one.value, scope) for one in way.call.keywords if one.arg} | named
+                given, named = self._arguments(way.call, Scope(text), named)
             return machine.call(maker, *given, **named)
+
+    def _arguments(
+        self, call: ast.Call, scope: Scope, named: dict[str, object]
+    ) -> tuple[list[object], dict[str, object]]:
+        """What stands in a call, where that is known outside the function that it may stand in."""
+        try:
+            given = [self.machine.value(argument, scope) for argument in call.args]
+            return given, {one.arg: self.machine.value(one.value, scope) for one in call.keywords if one.arg} | named
+        except NotFollowed:
+            raise TypeError("its arguments are not known") from None
 
 
 def _build(folder: Folder, way: _Way) -> nn.Module:
@@ -228,6 +268,31 @@ def _build(folder: Folder, way: _Way) -> nn.Module:
     if isinstance(net, Interpreted):
         net.whole = True
     return net
+
+
+def _run(net: nn.Module) -> bool:
+    """On images of the first usual size that it takes, so that what cannot be followed is told in time.
+
+    Whether they have to be laid out as rows of numbers, as a training loop does for a net of linear layers.
+    """
+    conv = next((part for part in net.modules() if isinstance(part, nn.Conv2d)), None)
+    shapes = [(channels, side, side) for side in SIZES for channels in ((conv.in_channels,) if conv else (1, 3))]
+    if any(count_outputs(net, shape) is not None for shape in shapes):
+        return False
+    if conv is None:
+        hook = net.register_forward_pre_hook(_laid_out)
+        if any(count_outputs(net, shape) is not None for shape in shapes):
+            return True
+        hook.remove()
+    return False
+
+
+def _laid_out(_: nn.Module, arguments: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return tuple(images.flatten(1) for images in arguments)
+
+
+def _prefixed(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {prefix + name: tensor for name, tensor in tensors.items()}
 
 
 def _made_by(tree: ast.Module) -> Iterator[str]:
@@ -252,6 +317,12 @@ def _makes_nets(made: object) -> bool:
     if isinstance(made, Class):
         return any(isinstance(root, type) and issubclass(root, nn.Module) for root in made.roots)
     return isinstance(made, Function)
+
+
+def _needed(function: object) -> int:
+    """How many arguments it cannot be called without."""
+    function = function.function if isinstance(function, Wrapped) else function
+    return len(function.node.args.args) - len(function.defaults) if isinstance(function, Function) else 0
 
 
 def _parameters(function: object) -> list[ast.arg]:

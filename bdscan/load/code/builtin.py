@@ -219,7 +219,7 @@ def key_of(value: object) -> object:
     return value
 
 
-_CHANGING = frozenset(
+CHANGING = frozenset(
     {"append", "extend", "insert", "pop", "remove", "reverse", "clear", "update", "setdefault", "popitem", "add"}
 )
 _METHODS: Mapping[type, frozenset[str]] = {
@@ -243,7 +243,7 @@ def method(machine: Machine, value: object, name: str) -> object:
 
 def _bound(machine: Machine, value: object, name: str, native: Callable[..., object]) -> Callable[..., object]:
     def run(*arguments: object, **named: object) -> object:
-        if name in _CHANGING:
+        if name in CHANGING:
             machine.budget.may_change(value)
         if name in ("extend", "join") or (name == "update" and not (arguments and isinstance(arguments[0], dict))):
             arguments = tuple(machine.budget.made(list(machine.iterate(one))) for one in arguments)
@@ -252,7 +252,7 @@ def _bound(machine: Machine, value: object, name: str, native: Callable[..., obj
         if name in ("index", "count", "remove") and not isinstance(value, str):
             return _search(machine, value, name, *arguments)
         result = native(*arguments, **named)
-        machine.budget.room(_size(value) if name in _CHANGING and name != "append" else 1)
+        machine.budget.room(_size(value) if name in CHANGING and name != "append" else 1)
         if isinstance(value, list | dict | set) and len(value) > LONGEST:
             raise NotFollowed("it makes far longer lists than any net")
         if name in ("keys", "values", "items"):

@@ -48,12 +48,13 @@ class Folder:
                 count += 1
                 if count > _MAX_ENTRIES:
                     raise unusable(f"`{self.root}` holds more than {_MAX_ENTRIES} files", "name the net's own file")
-                if entry.is_symlink() or not entry.name.removesuffix(".py").isidentifier():
+                if entry.is_symlink() or entry.name.startswith("."):
                     continue
                 if entry.is_dir() and depth < _MAX_DEPTH:
                     level.append((Path(entry.path), depth + 1))
                 elif entry.is_file() and entry.name.endswith(".py"):
-                    yield Path(entry.path).relative_to(self.root).with_suffix("").parts
+                    place = Path(entry.path).relative_to(self.root)
+                    yield (*place.parent.parts, entry.name.removesuffix(".py"))
 
     def tree(self, parts: Parts) -> ast.Module | None:
         """A file as a syntax tree, None if there is none of that name within the folder."""
@@ -75,7 +76,7 @@ class Folder:
     def _place(self, parts: Parts) -> Path | None:
         if parts in self._files:
             return self._files[parts]
-        place = self.root.joinpath(*parts).with_suffix(".py")
+        place = self.root.joinpath(*parts[:-1], f"{parts[-1]}.py")
         inside = place.is_file() and place.resolve().is_relative_to(self.root)
         return place if inside else None
 

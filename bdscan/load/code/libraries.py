@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 _PATHS = names(
     """
     torch torch.nn torch.nn.functional torch.nn.init torch.nn.modules torch.nn.parameter torch.jit torch.cuda
-    torch.autograd torch.fx torch.cuda.amp torch.utils torch.utils.checkpoint torchvision torchvision.models
+    torch.autograd torch.fx torch.cuda.amp torch.utils torch.utils.checkpoint
+    pytorch_lightning lightning lightning.pytorch torchvision torchvision.models
     torchvision.models.resnet math numpy collections functools operator typing typing_extensions copy warnings
     logging dataclasses abc __future__ itertools
     """
@@ -225,6 +226,11 @@ def _torchvision_net(name: str, pretrained: object = False, /, **named: object) 
     return net
 
 
+def _lightning(name: str, machine: Interpreter) -> object:
+    """A Lightning module is a module with a training loop, which is not followed."""
+    return nn.Module if name == "LightningModule" else MISSING
+
+
 _LIBRARIES: Mapping[str, Callable[[str, Interpreter], object]] = {
     "torch": _torch,
     "torch.nn": _nn,
@@ -239,6 +245,7 @@ _LIBRARIES: Mapping[str, Callable[[str, Interpreter], object]] = {
     "torch.fx": lambda name, machine: Native(name, lambda value: value) if name == "wrap" else MISSING,
     "torchvision.models": _torchvision,
     "torchvision.models.resnet": _torchvision,
+    **dict.fromkeys(("pytorch_lightning", "lightning", "lightning.pytorch"), _lightning),
     "math": _math,
     "numpy": _numpy,
     "functools": _functools,

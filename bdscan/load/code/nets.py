@@ -27,7 +27,9 @@ _VOUCHED = frozenset(getattr(nn, name) for name in LAYERS) | {nn.Parameter}
 _SETTABLE = frozenset({"stride", "padding", "dilation", "inplace", "p", "eps", "momentum"})  # of a layer, once made
 _SILENT = frozenset(  # of a net: what changes nothing about what it answers
     {"apply", "eval", "train", "cuda", "cpu", "to", "float", "half", "double", "requires_grad_", "zero_grad", "type"}
+    | {"save_hyperparameters"}
 )
+_OURS = frozenset({"kind", "runs", "fields", "sites", "whole", "seen"})  # of an `Interpreted`
 _SOFT = {"softmax": "softmax", "log_softmax": "log_softmax"}
 _SOFT_LAYERS = {nn.Softmax: "Softmax", nn.LogSoftmax: "LogSoftmax"}
 _OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "neg", "pos", "abs")
@@ -107,7 +109,7 @@ class NetVocabulary(Vocabulary):
             if name in table:
                 return table[name]
         plain = vars(value).get(name, MISSING)
-        if not name.startswith("_") and not isinstance(value, Interpreted) and is_plain(plain):
+        if not name.startswith("_") and name not in _OURS and is_plain(plain):
             return self._result(plain)
         if isinstance(value, _LENGTHY) and name in ("append", "extend", "insert", "values", "items", "keys", "update"):
             return Native(name, partial(self._of_container, value, name))

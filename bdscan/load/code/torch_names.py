@@ -54,6 +54,7 @@ _BOTH = names(
 )
 TORCH = _BOTH | names(
     """
+    max_pool2d adaptive_avg_pool1d
     cat stack hstack vstack dstack outer zeros ones full empty zeros_like ones_like full_like empty_like rand
     randn rand_like randn_like arange linspace eye tensor as_tensor meshgrid broadcast_tensors is_tensor
     channel_shuffle pixel_shuffle dropout conv2d layer_norm batch_norm group_norm cosine_similarity cdist selu
