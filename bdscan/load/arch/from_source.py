@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from typing import TypeGuard
 
 from torch import Tensor, nn
 
@@ -56,7 +57,7 @@ class _Way:
     @property
     def described(self) -> str:
         if self.call is not None:
-            return plain(ast.unparse(self.call)) + ("" if not self.named else f" with {_shown(self.named)}")
+            return _written(self.call) + ("" if not self.named else f" with {_shown(self.named)}")
         arguments = ", ".join([*map(str, self.given), *([_shown(self.named)] if self.named else [])])
         return f"{self.name}({arguments})"
 
@@ -138,7 +139,7 @@ class _Search:
         depth = next((shape[1] for shape in self.outline.values() if len(shape) == 4), None)
         told = {channels: depth} if channels and depth else {}
         for count in counts(self.outline) if classes else ():
-            yield {classes: count}  # type: ignore[dict-item]
+            yield {classes: count}
             if told:
                 yield {classes: count, **told}  # type: ignore[dict-item]
         if told:
@@ -217,6 +218,13 @@ class _Search:
 def _rank(way: _Way | None) -> int:
     """Classes tell more than functions, and these more than whole files."""
     return 2 if way is None else 1 - way.name[:1].isupper()
+
+
+def _written(call: ast.Call) -> str:
+    try:
+        return plain(ast.unparse(call))
+    except RecursionError:
+        return "a call of it"
 
 
 def _as_variant(candidate: Candidate, variant: str) -> Candidate:
@@ -313,7 +321,7 @@ def _calls(tree: ast.Module) -> Iterator[ast.Call]:
             yield part
 
 
-def _makes_nets(made: object) -> bool:
+def _makes_nets(made: object) -> TypeGuard[Class | Function]:
     if isinstance(made, Class):
         return any(isinstance(root, type) and issubclass(root, nn.Module) for root in made.roots)
     return isinstance(made, Function)

@@ -27,6 +27,10 @@ class Machine(Protocol):
 
     def operate(self, name: str, *values: object) -> object: ...
 
+    def attribute(self, value: object, name: str) -> object: ...
+
+    def set_attribute(self, value: object, name: str, new: object) -> None: ...
+
 
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     **{"int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict, "set": set},
@@ -56,7 +60,20 @@ def builtins(machine: Machine) -> dict[str, object]:
         "round",
         "map",
     )
-    names += ("filter", "any", "all", "isinstance", "print", "divmod", "pow", "callable", "iter")
+    names += (
+        "filter",
+        "any",
+        "all",
+        "isinstance",
+        "print",
+        "divmod",
+        "pow",
+        "callable",
+        "iter",
+        "getattr",
+        "hasattr",
+        "setattr",
+    )
     functions: dict[str, object] = {name: Native(name, getattr(own, f"{name}_")) for name in names}
     makers = {name: Native(name, getattr(own, f"{name}_")) for name in TYPES if name != "object"}
     own.types |= {id(makers[name]): _TYPES[name] for name in makers}
@@ -162,6 +179,21 @@ class _Functions:
             return isinstance(value, Object) and kind in value.kind.order
         return self.machine.vocabulary.is_a(value, kind)
 
+    def getattr_(self, value: object, name: object, *default: object) -> object:
+        """By the same rules as an attribute that stands in the text."""
+        try:
+            return self.machine.attribute(value, _identifier(name))
+        except AttributeError:
+            if not default:
+                raise
+            return default[0]
+
+    def hasattr_(self, value: object, name: object) -> bool:
+        return self.getattr_(value, name, self) is not self
+
+    def setattr_(self, value: object, name: object, new: object) -> None:
+        self.machine.set_attribute(value, _identifier(name), new)
+
     def callable_(self, value: object) -> bool:
         return not is_plain(value)
 
@@ -206,6 +238,12 @@ class _Functions:
 
     def slice_(self, *bounds: object) -> slice:
         return slice(*bounds)
+
+
+def _identifier(name: object) -> str:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise NotFollowed("the name of an attribute is not one that could stand in the text")
+    return name
 
 
 def key_of(value: object) -> object:

@@ -18,7 +18,7 @@ from bdscan.load.code.plain import is_plain, within_bounds
 from bdscan.load.code.refusal import NotFollowed
 from bdscan.load.code.torch_names import DTYPES, FUNCTIONS, INITIALISERS, LAYERS, TORCH, names
 from bdscan.load.code.torch_values import Context, Decorator, Kind, Library, Silent, TorchFunction
-from bdscan.load.code.values import MISSING, Native
+from bdscan.load.code.values import MISSING, Instance, Native
 from bdscan.load.pickle.effects import quoted
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ _PATHS = names(
     torch.autograd torch.fx torch.cuda.amp torch.utils torch.utils.checkpoint
     pytorch_lightning lightning lightning.pytorch torchvision torchvision.models
     torchvision.models.resnet math numpy collections functools operator typing typing_extensions copy warnings
-    logging dataclasses abc __future__ itertools
+    logging dataclasses abc __future__ itertools collections.abc torchvision.ops
     """
 )
 ROOTS = frozenset(path.partition(".")[0] for path in _PATHS)
@@ -142,9 +142,7 @@ def _of_numbers(function: Callable[..., object], *values: object) -> object:
 
 def _functools(name: str, machine: Interpreter) -> object:
     if name == "partial":
-        return Native(
-            name, lambda function, /, *given, **named: Native(name, _partial(machine, function, given, named))
-        )
+        return Native(name, partial(_partial, machine))
     if name == "reduce":
         return Native(name, partial(_reduced, machine))
     return MISSING
@@ -178,6 +176,8 @@ def _itertools(name: str, machine: Interpreter) -> object:
 
 
 def _typing(name: str, machine: Interpreter) -> object:
+    if name in ("Sequence", "Iterable", "Collection"):
+        return Kind((list, tuple))
     return Native(name, lambda _, value: value) if name == "cast" else Silent()
 
 
@@ -186,11 +186,16 @@ def _dataclasses(name: str, machine: Interpreter) -> object:
 
 
 def _copy(name: str, machine: Interpreter) -> object:
-    return Native(name, lambda value, /: copied(value)) if name in ("copy", "deepcopy") else MISSING
+    return Native(name, partial(_copied, machine)) if name in ("copy", "deepcopy") else MISSING
 
 
-def copied(value: object) -> object:
-    """Of a module, as it stands; what is more than flat is not copied."""
+def _copied(machine: Interpreter, value: object, /) -> object:
+    """Of a module, as it stands, or of an object with plain settings; what is more than flat is not copied."""
+    if isinstance(value, Instance):
+        made = Instance(value.kind)
+        made.attributes.update(value.attributes)
+        machine.budget.own(made)
+        return made
     if isinstance(value, nn.Module):
         check_tree(value)
         return copy.deepcopy(value)
@@ -213,6 +218,12 @@ def _torchvision(name: str, machine: Interpreter) -> object:
     if name in library.list_models(module=library):
         return Native(name, partial(_torchvision_net, name))
     return MISSING
+
+
+def _torchvision_ops(name: str, machine: Interpreter) -> object:
+    from torchvision import ops
+
+    return getattr(ops, name) if name in ("StochasticDepth", "Permute") else MISSING
 
 
 def _torchvision_net(name: str, pretrained: object = False, /, **named: object) -> nn.Module:
@@ -243,6 +254,7 @@ _LIBRARIES: Mapping[str, Callable[[str, Interpreter], object]] = {
     "torch.cuda.amp": lambda name, machine: Native(name, lambda *_, **__: Context()) if name == "autocast" else MISSING,
     "torch.autograd": lambda name, machine: Native(name, lambda value, **_: value) if name == "Variable" else MISSING,
     "torch.fx": lambda name, machine: Native(name, lambda value: value) if name == "wrap" else MISSING,
+    "torchvision.ops": _torchvision_ops,
     "torchvision.models": _torchvision,
     "torchvision.models.resnet": _torchvision,
     **dict.fromkeys(("pytorch_lightning", "lightning", "lightning.pytorch"), _lightning),
@@ -251,6 +263,7 @@ _LIBRARIES: Mapping[str, Callable[[str, Interpreter], object]] = {
     "functools": _functools,
     "operator": _operator,
     "collections": _collections,
+    "collections.abc": _typing,
     "itertools": _itertools,
     "typing": _typing,
     "typing_extensions": _typing,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Hashable
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
@@ -85,7 +86,7 @@ def blank(kind: Class, runs: Runs) -> Interpreted:
 
 
 @cache
-def _derived(layer: type[nn.Module]) -> type[Interpreted]:
+def _derived(layer: Hashable) -> type[Interpreted]:
     return type(f"Interpreted{layer.__name__}", (Interpreted, layer), {})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Protocol
 
@@ -17,7 +18,7 @@ from bdscan.load.code.plain import PLAIN, is_plain
 from bdscan.load.code.refusal import NotFollowed
 from bdscan.load.code.runs import Runs, Softened
 from bdscan.load.code.text import Text
-from bdscan.load.code.torch_names import ATTRIBUTES, IN_PLACE, LAYERS, METHODS, SIZED
+from bdscan.load.code.torch_names import ATTRIBUTES, CREATORS, IN_PLACE, LAYERS, METHODS, SIZED
 from bdscan.load.code.torch_values import Context, Decorator, Kind, Library, Silent, TorchFunction, TorchMethod
 from bdscan.load.code.values import MISSING, Class, Function, Names, Native, Object, Unknown
 from bdscan.load.code.vocabulary import Vocabulary, kind_of
@@ -30,9 +31,9 @@ _SILENT = frozenset(  # of a net: what changes nothing about what it answers
     | {"save_hyperparameters"}
 )
 _OURS = frozenset({"kind", "runs", "fields", "sites", "whole", "seen"})  # of an `Interpreted`
-_SOFT = {"softmax": "softmax", "log_softmax": "log_softmax"}
+_SOFT = frozenset({"softmax", "log_softmax"})
 _SOFT_LAYERS = {nn.Softmax: "Softmax", nn.LogSoftmax: "LogSoftmax"}
-_OPERATORS = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "neg", "pos", "abs")
+_OPERATORS: tuple[str, ...] = ("add", "sub", "mul", "truediv", "floordiv", "mod", "pow", "matmul", "neg", "pos", "abs")
 _OPERATORS += ("eq", "ne", "lt", "le", "gt", "ge", "and_", "or_", "xor", "invert")
 _GIVEN = (Tensor, nn.Module, torch.dtype, torch.memory_format, Silent)  # what may be handed to torch as it is
 _LENGTHY = (nn.Sequential, nn.ModuleList, nn.ModuleDict, nn.ParameterList)
@@ -70,7 +71,7 @@ class NetVocabulary(Vocabulary):
         return libraries.look_up(f"{module.path}.{name}", self.machine) if isinstance(module, Library) else MISSING
 
     def attribute(self, value: object, name: str) -> object:
-        if isinstance(value, Library):
+        if isinstance(value, Library) and not name.startswith("__"):
             found = libraries.look_up(f"{value.path}.{name}", self.machine)
             return Unknown(quoted(f"{value.path}.{name}")) if found is MISSING else found
         if isinstance(value, Text):
@@ -84,7 +85,7 @@ class NetVocabulary(Vocabulary):
         if isinstance(value, Silent) and not name.startswith("_"):
             return value
         if isinstance(value, type) and value in _VOUCHED and name == "forward":
-            return Native(name, lambda module, *given: self._above(module, name)(*given))
+            return Native(name, lambda module, *given: self._above(module, name).run(*given))
         return super().attribute(value, name)
 
     def _of_tensor(self, value: Tensor, name: str) -> object:
@@ -113,7 +114,9 @@ class NetVocabulary(Vocabulary):
             return self._result(plain)
         if isinstance(value, _LENGTHY) and name in ("append", "extend", "insert", "values", "items", "keys", "update"):
             return Native(name, partial(self._of_container, value, name))
-        raise AttributeError(f"a {kind_of(value)} has no {name}")
+        if name.startswith("_") or hasattr(nn.Module, name) or not isinstance(value, Interpreted):
+            return super().attribute(value, name)
+        raise AttributeError(f"an object of {value.kind.name} has no {name}")
 
     def _of_container(self, container: nn.Module, name: str, *given: object) -> object:
         if name in ("values", "items", "keys"):
@@ -151,7 +154,7 @@ class NetVocabulary(Vocabulary):
             self._check((*arguments, *named.values()))
             self._check_sizes(function.name, arguments, named)
             answer = self._result(function.run(*arguments, **self._settings(named)))
-            self._note_softmax(function.name, arguments, named, answer)
+            self._note(function.name, arguments, named, answer)
             return answer
         if isinstance(function, TorchMethod):
             return self._call_method(function, arguments, named)
@@ -165,7 +168,7 @@ class NetVocabulary(Vocabulary):
         return super().call(function, arguments, named)
 
     def _vouched(self, kind: type) -> bool:
-        return kind in _VOUCHED or (issubclass(kind, nn.Module) and kind.__module__ == "torchvision.models.resnet")
+        return kind in _VOUCHED or (issubclass(kind, nn.Module) and kind.__module__.startswith("torchvision."))
 
     def _make(self, kind: type, arguments: Sequence[object], named: Mapping[str, object]) -> object:
         self._only_built_unless_plain(kind)
@@ -200,7 +203,7 @@ class NetVocabulary(Vocabulary):
             return tensor
         self._check_sizes(name, (tensor, *arguments), named)
         answer = self._result(getattr(tensor, name)(*arguments, **self._settings(named)))
-        self._note_softmax(name, (tensor, *arguments), named, answer)
+        self._note(name, (tensor, *arguments), named, answer)
         return answer
 
     def _call_module(self, module: nn.Module, arguments: Sequence[object], named: Mapping[str, object]) -> object:
@@ -213,17 +216,17 @@ class NetVocabulary(Vocabulary):
             arguments = [one.to("meta") if isinstance(one, Tensor) and _on_meta(module) else one for one in arguments]
         answer = self._result(module(*arguments, **named))
         if type(module) in _SOFT_LAYERS and arguments:
-            self._note(_SOFT_LAYERS[type(module)], getattr(module, "dim", None), arguments[0], answer)
+            self._softened(_SOFT_LAYERS[type(module)], getattr(module, "dim", None), arguments[0], answer)
         return answer
 
-    def _note_softmax(
-        self, name: str, arguments: Sequence[object], named: Mapping[str, object], answer: object
-    ) -> None:
+    def _note(self, name: str, arguments: Sequence[object], named: Mapping[str, object], answer: object) -> None:
         if name in _SOFT and arguments:
             dim = named.get("dim", arguments[1] if len(arguments) > 1 else None)
-            self._note(_SOFT[name], dim, arguments[0], answer)
+            self._softened(name, dim, arguments[0], answer)
+        elif name in CREATORS:
+            self.machine.budget.own(answer)
 
-    def _note(self, name: str, dim: object, logits: object, answer: object) -> None:
+    def _softened(self, name: str, dim: object, logits: object, answer: object) -> None:
         if isinstance(logits, Tensor) and isinstance(answer, Tensor) and answer.dim() == 2 and dim in (1, -1, None):
             self.machine.softened = Softened(name, logits, answer)
 
@@ -236,7 +239,7 @@ class NetVocabulary(Vocabulary):
             if type(value) in (list, tuple):
                 stack += value  # type: ignore[arg-type]
             elif type(value) is dict:
-                stack += value.values()  # type: ignore[attr-defined]
+                stack += value.values()
             elif isinstance(value, Unknown):
                 raise value.refuse()
             elif not (type(value) in PLAIN or isinstance(value, _GIVEN)) and not (
@@ -292,14 +295,13 @@ class NetVocabulary(Vocabulary):
     def _check_index(self, key: object) -> None:
         """No tensor of truths: how much it picks would depend on the images."""
         for part in key if isinstance(key, tuple) else (key,):
-            whole = (
-                isinstance(part, Tensor)
-                and not part.is_floating_point()
-                and part.dtype not in (torch.bool, torch.uint8)
-            )
-            if not whole and not isinstance(part, int | slice | list | None | type(...)):
-                raise NotFollowed("such an index of a tensor is not something bdscan follows")
-            if isinstance(part, list) and not all(type(one) is int for one in part):
+            if isinstance(part, slice):
+                numbers: Sequence[object] = (part.start, part.stop, part.step)
+            else:
+                numbers = part if isinstance(part, list) else ()
+            whole = isinstance(part, Tensor) and part.dtype in (torch.int64, torch.int32)
+            plain = isinstance(part, int | slice | list | None | type(...))
+            if not (whole or plain) or not all(type(one) in (int, type(None)) for one in numbers):
                 raise NotFollowed("such an index of a tensor is not something bdscan follows")
 
     def set_item(self, value: object, key: object, new: object) -> None:
@@ -307,11 +309,13 @@ class NetVocabulary(Vocabulary):
             value[str(key)] = new
         elif isinstance(value, nn.Sequential | nn.ModuleList) and self.machine.building and isinstance(new, nn.Module):
             value[key] = new  # type: ignore[index]
-        elif isinstance(value, Tensor) and self.machine.building:
+        elif isinstance(value, Tensor):
+            if not self.machine.building:
+                self.machine.budget.may_change(value)
             self._check_index(key)
             self._check([new])
-            with torch.no_grad():
-                value[key] = new  # type: ignore[index]
+            with torch.no_grad() if self.machine.building else nullcontext():
+                value[key] = new  # type: ignore[index, assignment]
         else:
             super().set_item(value, key, new)
 

@@ -19,14 +19,15 @@ from bdscan.load.code.modules import Interpreted
 from bdscan.load.code.plain import is_plain
 from bdscan.load.code.refusal import NotFollowed
 from bdscan.load.code.torch_names import NO_SETTING, SITES
-from bdscan.load.code.torch_values import TorchFunction, TorchMethod
+from bdscan.load.code.torch_values import Silent, TorchFunction, TorchMethod
 from bdscan.load.code.values import Function, Scope
 from bdscan.load.code.vocabulary import Vocabulary
 
-_STEPS = 200_000  # in one call of a net; a DenseNet-201 takes some ten thousand
+_STEPS = 100_000  # in one call of a net; torchvision's take up to 7 000
 _MOST_IN_PROPORTION = 64  # times the largest tensor that an image can need: all tensors that it meets on its way
 _MAX_GROWTH = 4  # times what the first images took, in proportion to their size
 _ALWAYS_ALLOWED = 1 << 24  # numbers in all tensors of a call, however small the images
+_NO_EFFECT = frozenset({"_log_api_usage_once"})  # torchvision's, in sources that were copied from it
 _MAX_SITES = 500  # calls of activations in one module
 
 
@@ -86,6 +87,9 @@ class Runs(Interpreter):
         finally:
             self.softened = None
             self.scratch.clear()
+
+    def imported(self, module: object, name: str) -> object:
+        return Silent() if name in _NO_EFFECT else super().imported(module, name)
 
     def _within(
         self, module: Interpreted, function: Function, arguments: Sequence[object], named: Mapping[str, object]

@@ -134,8 +134,11 @@ def _imports(part: ast.stmt) -> Iterator[str]:
 
 def _is_switch(target: ast.expr) -> bool:
     """How a library works, not what it gives: `torch.backends.cudnn.benchmark`."""
-    chain = ast.unparse(target).split(".")
-    return len(chain) > 1 and not _SWITCHES.isdisjoint(chain[:-1])
+    chain: set[object] = set()
+    while isinstance(target, ast.Attribute | ast.Subscript):
+        target = target.value
+        chain |= {getattr(target, "attr", None), getattr(target, "id", None)}
+    return not _SWITCHES.isdisjoint(chain)
 
 
 def _patches(part: ast.stmt, imported: set[str]) -> bool:

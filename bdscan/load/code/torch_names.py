@@ -85,6 +85,8 @@ SIZED = names(
     adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool1d adaptive_max_pool2d
     """
 )
+# What they give is the text's own, and may be filled entry by entry.
+CREATORS = names("zeros ones full empty zeros_like ones_like full_like empty_like new_zeros new_ones new_full clone")
 ATTRIBUTES = frozenset({"shape", "ndim", "dtype", "device", "data", "T", "mT", "is_cuda", "requires_grad"})
 # of torch.nn.init: the file's weights come afterwards
 INITIALISERS = names(
@@ -94,8 +96,20 @@ INITIALISERS = names(
     kaiming_uniform kaiming_normal orthogonal
     """
 )
-DTYPES = ("float", "float16", "float32", "float64", "half", "double", "bfloat16", "int", "int32", "int64", "long")
-DTYPES += ("bool", "uint8", "int8", "short", "int16")
+DTYPES: tuple[str, ...] = ("float", "float16", "float32", "float64", "half", "double", "bfloat16", "bool", "uint8")
+    "float",
+    "float16",
+    "float32",
+    "float64",
+    "half",
+    "double",
+    "bfloat16",
+    "int",
+    "int32",
+    "int64",
+    "long",
+)
+DTYPES += ("int", "int32", "int64", "long", "int8", "short", "int16")
 # Functions that stand for a layer without weights: what the layer calls its settings, in the function's order.
 SITES: Mapping[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "relu": (nn.ReLU, ()),

@@ -50,4 +50,4 @@ class Silent:
 class Kind:
     """A type that is only asked for in `isinstance`."""
 
-    type: type
+    type: type | tuple[type, ...]
