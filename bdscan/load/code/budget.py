@@ -8,7 +8,7 @@ from typing import TypeVar
 from bdscan.facts.deadline import check_time
 from bdscan.load.code.refusal import NotFollowed
 
-STEPS = 1_000_000  # expressions and statements in one run: some seconds; torchvision's DenseNet-201 takes some 60 000
+STEPS = 300_000  # expressions and statements in one run: a second or two; torchvision's nets take up to 20 000
 CALLS = 40  # calls within calls: a net's modules stand some ten deep
 CELLS = 3_000_000  # entries of lists and letters of strings that one run may make altogether
 LONGEST = 200_000  # entries of one list or letters of one string

@@ -27,6 +27,10 @@ class Machine(Protocol):
 
     def operate(self, name: str, *values: object) -> object: ...
 
+    def attribute(self, value: object, name: str) -> object: ...
+
+    def set_attribute(self, value: object, name: str, new: object) -> None: ...
+
 
 _TYPES: Mapping[str, type | tuple[type, ...]] = {
     **{"int": int, "float": float, "bool": bool, "str": str, "list": list, "tuple": tuple, "dict": dict, "set": set},
@@ -56,7 +60,20 @@ def builtins(machine: Machine) -> dict[str, object]:
         "round",
         "map",
     )
-    names += ("filter", "any", "all", "isinstance", "print", "divmod", "pow", "callable", "iter")
+    names += (
+        "filter",
+        "any",
+        "all",
+        "isinstance",
+        "print",
+        "divmod",
+        "pow",
+        "callable",
+        "iter",
+        "getattr",
+        "hasattr",
+        "setattr",
+    )
     functions: dict[str, object] = {name: Native(name, getattr(own, f"{name}_")) for name in names}
     makers = {name: Native(name, getattr(own, f"{name}_")) for name in TYPES if name != "object"}
     own.types |= {id(makers[name]): _TYPES[name] for name in makers}
@@ -162,6 +179,21 @@ class _Functions:
             return isinstance(value, Object) and kind in value.kind.order
         return self.machine.vocabulary.is_a(value, kind)
 
+    def getattr_(self, value: object, name: object, *default: object) -> object:
+        """By the same rules as an attribute that stands in the text."""
+        try:
+            return self.machine.attribute(value, _identifier(name))
+        except AttributeError:
+            if not default:
+                raise
+            return default[0]
+
+    def hasattr_(self, value: object, name: object) -> bool:
+        return self.getattr_(value, name, self) is not self
+
+    def setattr_(self, value: object, name: object, new: object) -> None:
+        self.machine.set_attribute(value, _identifier(name), new)
+
     def callable_(self, value: object) -> bool:
         return not is_plain(value)
 
@@ -208,6 +240,12 @@ class _Functions:
         return slice(*bounds)
 
 
+def _identifier(name: object) -> str:
+    if not isinstance(name, str) or not name.isidentifier():
+        raise NotFollowed("the name of an attribute is not one that could stand in the text")
+    return name
+
+
 def key_of(value: object) -> object:
     """What may be a key: numbers, texts, tuples of these, and what the text defines."""
     if isinstance(value, tuple):
@@ -219,7 +257,7 @@ def key_of(value: object) -> object:
     return value
 
 
-_CHANGING = frozenset(
+CHANGING = frozenset(
     {"append", "extend", "insert", "pop", "remove", "reverse", "clear", "update", "setdefault", "popitem", "add"}
 )
 _METHODS: Mapping[type, frozenset[str]] = {
@@ -243,7 +281,7 @@ def method(machine: Machine, value: object, name: str) -> object:
 
 def _bound(machine: Machine, value: object, name: str, native: Callable[..., object]) -> Callable[..., object]:
     def run(*arguments: object, **named: object) -> object:
-        if name in _CHANGING:
+        if name in CHANGING:
             machine.budget.may_change(value)
         if name in ("extend", "join") or (name == "update" and not (arguments and isinstance(arguments[0], dict))):
             arguments = tuple(machine.budget.made(list(machine.iterate(one))) for one in arguments)
@@ -252,7 +290,7 @@ def _bound(machine: Machine, value: object, name: str, native: Callable[..., obj
         if name in ("index", "count", "remove") and not isinstance(value, str):
             return _search(machine, value, name, *arguments)
         result = native(*arguments, **named)
-        machine.budget.room(_size(value) if name in _CHANGING and name != "append" else 1)
+        machine.budget.room(_size(value) if name in CHANGING and name != "append" else 1)
         if isinstance(value, list | dict | set) and len(value) > LONGEST:
             raise NotFollowed("it makes far longer lists than any net")
         if name in ("keys", "values", "items"):

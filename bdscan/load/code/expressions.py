@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from bdscan.load.code.budget import LONGEST, Budget
 from bdscan.load.code.builtin import builtins, key_of, method
@@ -73,6 +73,14 @@ class Expressions:
     def function(self, node: ast.FunctionDef | ast.Lambda, scope: Scope) -> Function:
         raise NotImplementedError
 
+    def fill(
+        self, created: Object, fields: Sequence[str], arguments: Sequence[object], named: Mapping[str, object]
+    ) -> None:
+        raise NotImplementedError
+
+    def set_attribute(self, value: object, name: str, new: object) -> None:
+        raise NotImplementedError
+
     def bind(self, target: ast.expr, value: object, scope: Scope) -> None:
         raise NotImplementedError
 
@@ -130,7 +138,7 @@ class Expressions:
         if isinstance(value, Class) and name == "__init__":  # `Base.__init__(self, ...)`
             own = value.find(name)
             return self.vocabulary.inherited(None, value, name) if own is MISSING else own
-        if isinstance(value, Class | Function) and name == "__name__":
+        if isinstance(value, Class | Function) and name in ("__name__", "__qualname__"):
             return value.name
         if isinstance(value, Object) and name == "__class__":
             return value.kind
@@ -139,12 +147,15 @@ class Expressions:
     def above(self, value: Super, name: str) -> object:
         """What `super()` gives: the next class of the text that has it, else the vocabulary's."""
         receiver = value.receiver
+        assert isinstance(receiver, Object | Class)  # `_super` has checked it
         kind = receiver.kind if isinstance(receiver, Object) else value.after
         found = self._bound(kind.find(name, after=value.after), receiver, kind)
         if found is not MISSING:
             return found
-        if name == "__init__" and not kind.roots:
-            return Native(name, lambda: None)
+        if name == "__init__" and isinstance(receiver, Object) and not kind.roots:
+            behind = kind.order[kind.order.index(value.after) + 1 :]
+            fields = next((one.fields for one in behind if one.fields), ())
+            return Native(name, lambda *given, **named: self.fill(receiver, fields, given, named))
         return self.vocabulary.inherited(receiver, kind, name)
 
     def _bound(self, found: object, receiver: object, kind: Class) -> object:
@@ -290,7 +301,7 @@ class Expressions:
         found: list[object] = []
         for _ in self._rounds(node.generators, inner):
             found.append(self.value(node.elt, inner))
-            self._bounded(len(found))
+            self._not_too_long(len(found))
         return self.budget.made(found)
 
     def _dict_comprehension(self, node: ast.DictComp, scope: Scope) -> object:
@@ -298,10 +309,10 @@ class Expressions:
         for _ in self._rounds(node.generators, inner):
             key = key_of(self.value(node.key, inner))
             table[key] = self.value(node.value, inner)
-            self._bounded(len(table))
+            self._not_too_long(len(table))
         return self.budget.made(table)
 
-    def _bounded(self, count: int) -> None:
+    def _not_too_long(self, count: int) -> None:
         if count > LONGEST:
             self.budget.room(count)
 

@@ -125,6 +125,8 @@ class Interpreter(Expressions):
             raise NotFollowed("its calls are nested deeper than any net's")
         try:
             names = _bound(function, arguments, named)
+            if function.node.args.kwarg:
+                self.budget.own(names[function.node.args.kwarg.arg])
             scope = Scope(function.around, names, function.owner)
             if isinstance(function.node, ast.Lambda):
                 return self.value(function.node.body, scope)
@@ -141,20 +143,23 @@ class Interpreter(Expressions):
             self._apply(init, (created, *arguments), named)
         elif kind.roots:
             self.call(self.vocabulary.inherited(created, kind, "__init__"), *arguments, **named)
-        elif kind.fields:
-            self._fill(created, kind, arguments, named)
+        elif kind.filled:
+            self.fill(created, kind.filled, arguments, named)
         elif arguments or named:
             raise TypeError(f"{kind.name} takes no arguments")
         return created
 
-    def _fill(self, created: Object, kind: Class, arguments: Sequence[object], named: Mapping[str, object]) -> None:
-        given = dict(zip(kind.fields, arguments, strict=False)) | dict(named)
-        if len(arguments) > len(kind.fields) or not given.keys() <= set(kind.fields):
-            raise TypeError(f"{kind.name} has no such fields")
-        for name in kind.fields:
-            value = given.get(name, kind.find(name))
+    def fill(
+        self, created: Object, fields: Sequence[str], arguments: Sequence[object], named: Mapping[str, object]
+    ) -> None:
+        """As the `__init__` of a dataclass does."""
+        given = dict(zip(fields, arguments, strict=False)) | dict(named)
+        if len(arguments) > len(fields) or not given.keys() <= set(fields):
+            raise TypeError(f"{created.kind.name} has no such fields")
+        for name in fields:
+            value = given.get(name, created.kind.find(name))
             if value is MISSING:
-                raise TypeError(f"{kind.name} lacks {name}")
+                raise TypeError(f"{created.kind.name} lacks {name}")
             created.write(name, value)
 
     def function(self, node: ast.FunctionDef | ast.Lambda, scope: Scope) -> Function:
@@ -199,7 +204,7 @@ class Interpreter(Expressions):
         annotated = [target.id for target in targets if isinstance(target, ast.Name)]
         decorated: object = kind
         for decorator in reversed(node.decorator_list):
-            kind.fields = kind.fields or tuple(annotated)
+            kind.fields = tuple(dict.fromkeys([*kind.filled, *annotated]))
             decorated = self._decorated(decorator, decorated, scope)
         scope.names[node.name] = decorated
 
@@ -229,7 +234,7 @@ class Interpreter(Expressions):
         if isinstance(target, ast.Name):
             scope.names[target.id] = value
         elif isinstance(target, ast.Attribute):
-            self._set_attribute(self.value(target.value, scope), target.attr, value)
+            self.set_attribute(self.value(target.value, scope), target.attr, value)
         elif isinstance(target, ast.Subscript):
             self._set_item(self.value(target.value, scope), self.value(target.slice, scope), value)
         elif isinstance(target, ast.Tuple | ast.List):
@@ -246,7 +251,7 @@ class Interpreter(Expressions):
         for target, value in zip(targets, values, strict=True):
             self.bind(target.value if isinstance(target, ast.Starred) else target, value, scope)
 
-    def _set_attribute(self, value: object, name: str, new: object) -> None:
+    def set_attribute(self, value: object, name: str, new: object) -> None:
         if _is_special(name) or (name.startswith("__") and name.endswith("__")):
             raise NotFollowed(f"it sets {quoted(name)}")
         if isinstance(value, Instance):

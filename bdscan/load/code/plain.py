@@ -100,7 +100,9 @@ def _repeated(budget: Budget, one: object, other: object) -> str | list[object] 
 
 
 def formatted(value: object, specifier: str = "") -> str:
-    """A number or a text within another, in at most a hundred letters beside its own."""
+    """A number or a text within another, in at most a hundred letters beside its own; a short row of them."""
+    if type(value) in (list, tuple) and not specifier and _is_flat(value) and len(value) < 20:  # type: ignore[arg-type]
+        return str(value)
     if not (type(value) in (*NUMBERS, str, type(None)) and _SPECIFIER.fullmatch(specifier)):
         raise NotFollowed("it writes out more than numbers and texts")
     return format(value, specifier)

@@ -91,6 +91,11 @@ class Class:
         """The vocabulary's classes that it derives from."""
         return list(dict.fromkeys(base for one in self.order for base in one.bases if not isinstance(base, Class)))
 
+    @property
+    def filled(self) -> tuple[str, ...]:
+        """The fields of the nearest dataclass among it and its bases."""
+        return next((one.fields for one in self.order if one.fields), ())
+
     def find(self, name: str, after: Class | None = None) -> object:
         """The member of that name, looked for behind `after` where that is given."""
         order = self.order
