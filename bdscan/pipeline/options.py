@@ -26,6 +26,7 @@ class Options:
     clean: str | None = None
     arch: str = "auto"
     normalize: str = "auto"
+    size: str | None = None  # of the images the net takes, as in 96 or 96x128; None: what the file or the images tell
     classes: Path | None = None
     probes: tuple[str, ...] = ()  # none named: all that the effort covers
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
