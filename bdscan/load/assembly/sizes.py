@@ -62,15 +62,13 @@ def parse(spec: str | None) -> Sides | None:
 def possible(filled: FilledNet, graph: Shape | None, facts: Facts, images: Source | None, given: Sides | None) -> Sizes:
     """The sizes it takes: what the user gives, the file's `graph` or its `facts` state, or all it could be."""
     candidate, size = filled.candidate, images.size if images else None
-    row = _row(filled.net)
-    channels = (graph or row or (None,))[0] or _channels(filled.net) or (size[0] if size else 3)
+    channels = (graph[0] if graph else None) or _channels(filled.net) or (size[0] if size else 3)
     usual = [(side, side) for side in candidate.sizes]
     stated = [given] if given else [graph[1:]] if graph else usual if candidate.fixed_size else []
-    groups = (
-        [stated]
-        if stated
-        else [[*([row[1:]] if row else []), *_stated(facts)], *_groups(usual, size, images is not None)]
-    )
+    groups = [stated] if stated else [list(_stated(facts)), *_groups(usual, size, images is not None)]
+    row = None if stated else _row(filled.net)
+    if row is not None and (classes := count_outputs(filled.net, row)):
+        return Sizes((row,), classes, guessed=False)
     trial = _Trial(filled.net, channels)
     first = trial.first(groups[0])
     shapes = [first] if first else [shape for group in groups[1:] if (shape := trial.first(group))]
