@@ -3,6 +3,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A process for every core, up to eight; what a file's tests share is made once.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder
 READY := $(VENV)/.ready
 IMAGES := samples/images
 RUN := $(BIN)/bdscan inspect --clean $(IMAGES)
@@ -31,10 +33,10 @@ demo: $(READY) ## inspect both samples and write their reports to out/
 	done
 
 test: $(READY) ## all tests but the slow ones
-	@$(BIN)/python -m pytest -m "not slow"
+	@$(PYTEST) -m "not slow"
 
 test-all: $(READY) ## all tests
-	@$(BIN)/python -m pytest
+	@$(PYTEST)
 
 lint: $(READY) ## formatting, lint and types
 	@$(BIN)/ruff format --check .

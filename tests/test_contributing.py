@@ -14,8 +14,6 @@ from conftest import ROOT
 from test_readme import EXAMPLE, shown
 from test_readme import EXAMPLE_FILE as FILE
 
-pytestmark = pytest.mark.skip(reason="example follows the typed interface")
-
 (SOURCE,) = re.findall(r"```python\n(.*?)```", EXAMPLE, re.DOTALL)
 NAME = Path(FILE).stem
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-import types
 from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
@@ -23,7 +22,7 @@ from bdscan.images.image_set import ImageSet
 from bdscan.images.source import open_images
 from bdscan.load.arch import find
 from bdscan.load.arch.match import FilledNet
-from bdscan.load.assembly import class_names, normalize
+from bdscan.load.assembly import assemble, class_names, normalize
 from bdscan.load.assembly.assemble import load
 from bdscan.load.assembly.choose import Option, _spread, choose, relabelled
 from bdscan.load.assembly.loaded import Loaded
@@ -257,10 +256,8 @@ def test_a_net_that_answers_with_a_tuple_is_refused(tmp_path: Path) -> None:
 
 def test_an_onnx_graph_is_its_own_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: Path) -> None:
     inner = find("auto", STATE, None, {}, "")[0].net
-    rebuild = types.SimpleNamespace(
-        rebuild=lambda path: Rebuilt(net=inner, name="onnx graph", tensors_used=7, tensors_total=7, shape=(3, 40, 40))
-    )
-    monkeypatch.setitem(sys.modules, "bdscan.load.onnx", rebuild)
+    rebuilt = Rebuilt(net=inner, name="onnx graph", tensors_used=7, tensors_total=7, shape=(3, 40, 40))
+    monkeypatch.setattr(assemble, "READERS", {"onnx": lambda contents: rebuilt})
     contents = survey(net)
     object.__setattr__(contents, "format", "onnx")
     loaded = load(contents, device="cpu")

@@ -27,6 +27,7 @@ def inspect(
     models: Annotated[list[str], typer.Argument(metavar="PATH...", help="Models, folders, patterns, addresses.")],
     clean: options.CleanIfAny = None,
     arch: options.Arch = "auto",
+    source: options.Source = None,
     normalize: options.Normalize = "auto",
     classes: options.Classes = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe (repeatable).")] = None,
@@ -64,7 +65,7 @@ def inspect(
     from bdscan.gate.baseline import read_baseline
     from bdscan.gate.outputs import check_outputs
     from bdscan.gate.policy import Policy, read_policy
-    from bdscan.gate.provenance import factory_file, inputs
+    from bdscan.gate.provenance import factory_file, inputs, source_file
     from bdscan.load.source.gather import gather
     from bdscan.pipeline.scan import Scanner, open_cache
     from bdscan.pipeline.scan_many import scan_many
@@ -76,7 +77,14 @@ def inspect(
     where = destinations(output, form, sbom=sbom, attest=attest)
     if write_baseline is not None:
         check_writable(write_baseline)
-    read = {"clean": clean, "classes": classes, "policy": policy, "baseline": baseline, "arch": factory_file(arch)}
+    read = {
+        "clean": clean,
+        "classes": classes,
+        "policy": policy,
+        "baseline": baseline,
+        "arch": factory_file(arch),
+        "source": source_file(source),
+    }
     known_findings = read_baseline(baseline) if baseline else None
     gathered = gather(models)
     if gathered.left_out:
@@ -92,6 +100,7 @@ def inspect(
         request = pipeline.Options(
             clean=clean,
             arch=arch,
+            source=source,
             normalize=normalize,
             classes=classes,
             probes=tuple(probe or ()),

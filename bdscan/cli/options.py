@@ -15,6 +15,9 @@ _CLEAN = typer.Option(help="Images you trust: a folder, .npz, .tar or cifar10:RO
 Clean = Annotated[str, _CLEAN]
 CleanIfAny = Annotated[str | None, _CLEAN]
 Arch = Annotated[str, typer.Option(help="auto, wrn-16-1 and the like, torchvision:NAME, timm:NAME or FILE.py:factory.")]
+Source = Annotated[
+    str | None, typer.Option(metavar="FILE.py[:NAME]|DIR", help="The net's own source: read as text, never run.")
+]
 Normalize = Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")]
 Classes = Annotated[Path | None, typer.Option(help="Class names in the model's order.")]
 MethodSettings = Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")]

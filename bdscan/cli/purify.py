@@ -34,6 +34,7 @@ def purify(
     ] = None,
     target: Annotated[int | None, typer.Option(min=0, help="The class that this trigger leads to.")] = None,
     arch: options.Arch = "auto",
+    source: options.Source = None,
     normalize: options.Normalize = "auto",
     classes: options.Classes = None,
     probe: Annotated[list[str] | None, typer.Option(help="Only this probe, before and after (repeatable).")] = None,
@@ -49,13 +50,19 @@ def purify(
     from bdscan import pipeline
     from bdscan.cli.progress_bar import ProgressBar
     from bdscan.gate.outputs import check_outputs
-    from bdscan.gate.provenance import factory_file, inputs
+    from bdscan.gate.provenance import factory_file, inputs, source_file
     from bdscan.load.source.addresses import parse, shown
 
     if parse(model):
         raise Problem(f"`{shown(model)}` lies elsewhere, and purify takes what is here", hint="fetch it", status=USAGE)
     where = destinations(report, form, sbom=sbom, attest=attest)
-    read = {"clean": clean, "classes": classes, "arch": factory_file(arch), "trigger": trigger}
+    read = {
+        "clean": clean,
+        "classes": classes,
+        "arch": factory_file(arch),
+        "source": source_file(source),
+        "trigger": trigger,
+    }
     check_outputs([output, *([onnx] if onnx else []), *(file.path for file in where.all_files)], [model], read)
     gate = pipeline.GateOptions(inputs=inputs(read))
     with closing(ProgressBar()) as bar:
@@ -67,6 +74,7 @@ def purify(
             trigger=trigger,
             target=target,
             arch=arch,
+            source=source,
             normalize=normalize,
             classes=classes,
             probes=tuple(probe or ()),

@@ -34,6 +34,11 @@ def factory_file(arch: str) -> str | None:
     return file if colon and file.endswith(".py") else None
 
 
+def source_file(source: str | None) -> str | None:
+    """The file or folder behind `--source`."""
+    return source and (factory_file(source) or source)
+
+
 def digest(path: Path) -> dict[str, str]:
     """Under in-toto's names; empty for what cannot be read, or is too large to be read for this alone."""
     try:

@@ -25,6 +25,7 @@ class Options:
 
     clean: str | None = None
     arch: str = "auto"
+    source: str | None = None  # of the net, to be read and not run
     normalize: str = "auto"
     classes: Path | None = None
     probes: tuple[str, ...] = ()  # none named: all that the effort covers

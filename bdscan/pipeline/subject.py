@@ -24,6 +24,7 @@ def open_net(contents: Contents, options: Options) -> Loaded:
     return load(
         contents,
         arch=options.arch,
+        source=options.source,
         normalize=options.normalize,
         images=open_images(options.clean) if options.clean else None,
         classes=options.classes,

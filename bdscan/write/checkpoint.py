@@ -51,8 +51,8 @@ def filled(contents: Contents, weights: Weights, net: nn.Module, new: Tensors) -
 
 _PICKLED_NOTE = "pickled object was written as a state dict: its class belongs to its owner"
 _STATE_DICT_NOTES = {
-    "torchscript": "TorchScript program was written as a state dict: its code is never run here",
-    "pt2": "exported program was written as a state dict: its code is never run here",
+    "torchscript": "TorchScript program was written as a state dict: with `--arch` its code is not what was cleaned",
+    "pt2": "exported program was written as a state dict: with `--arch` its code is not what was cleaned",
 }
 
 

@@ -20,6 +20,7 @@ from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.net.classifier import Classifier
 from bdscan.write import checkpoint, folder, keras_file, onnx_export, onnx_weights, reread, tensors_file
 from bdscan.write.file_tensors import as_in_file
+from bdscan.write.program_weights import ProgramWeights, is_program
 from bdscan.write.targets import card_place, check
 
 
@@ -38,6 +39,8 @@ def ready(contents: Contents, loaded: Loaded, output: Path, *, onnx: Path | None
     check(contents, loaded, output, onnx)
     if contents.format in _GRAPHS:
         _GRAPHS[contents.format][0](contents.weights, loaded.suspect.net.net)
+    if is_program(contents, loaded.suspect.net.net):
+        ProgramWeights.find(contents, loaded.suspect.net.net)
 
 
 def write(
@@ -60,7 +63,8 @@ def write(
         place, in_folder = atomic.temporary(output), contents.path.is_dir()
         if in_folder:
             place.mkdir()
-        write_model = _graph if contents.format in _GRAPHS else _weights
+        program = is_program(contents, loaded.suspect.net.net)
+        write_model = _program if program else _graph if contents.format in _GRAPHS else _weights
         notes = write_model(contents, loaded, cleaned, place / contents.weights.name if in_folder else place)
         files = [output]
         if in_folder:
@@ -129,3 +133,10 @@ _GRAPHS: Mapping[str, tuple[_Find, Callable[[Path], Rebuilt]]] = {  # what becom
     "keras": (keras_file.KerasMap.find, keras.rebuild),
     "onnx": (onnx_weights.WeightMap.find, onnx.rebuild),
 }
+
+
+def _program(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
+    old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
+    rounding = ProgramWeights.find(contents, loaded.suspect.net.net).save(place, new, old)
+    reread.program(contents, place, cleaned, rounding)
+    return []

@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.load.arch.match import FilledNet, fit
+from bdscan.load.assembly.graphs import READERS
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
-from bdscan.load.contents import survey
+from bdscan.load.contents import Contents, survey
 from bdscan.load.nets.candidate import Candidate
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.write.file_tensors import Tensors
@@ -43,6 +44,14 @@ def answers(written: Tensors, loaded: Loaded, cleaned: Classifier) -> None:
         raise AssertionError(f"the written tensors do not fit the net they came from: {fitted}")
     coarsest = max((torch.finfo(t.dtype).eps for t in written.values() if t.is_floating_point()), default=0.0)
     compare(fitted.net, cleaned, coarsest)
+
+
+def program(contents: Contents, place: Path, cleaned: Classifier, rounding: float) -> None:
+    """The written archive is as sound as the original was, and its own code gives the cleaned model's logits."""
+    written = survey(place)
+    if [danger.message for danger in written.dangers] != [danger.message for danger in contents.dangers]:
+        raise AssertionError("the written archive is not made as the original is")
+    compare(READERS[contents.format](written).net, cleaned, rounding)
 
 
 def compare(net: nn.Module, cleaned: Classifier, rounding: float) -> None:

@@ -14,12 +14,14 @@ from bdscan.facts.problem import unusable
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.contents import Contents
 from bdscan.write.card import TAG, TAG_TRAINED
+from bdscan.write.program_weights import is_program
 
 _SUFFIXES = {  # what the tools that read a file expect of its name; torch.load goes by it too
     ".safetensors": "safetensors",
     ".onnx": "onnx",
     ".keras": "keras",
     **dict.fromkeys((".h5", ".hdf5"), "hdf5"),
+    ".pt2": "pt2",
     **dict.fromkeys((".pt", ".pth", ".th", ".bin", ".ckpt", ".tar"), "pytorch"),
 }
 NO_EXPORTER, EXPORTER = "writing ONNX needs onnxscript, which is not installed", 'pip install "bdscan[onnx]"'
@@ -27,12 +29,13 @@ _RESERVE = 1 << 20  # bytes for the card, the config and the file's own frame
 _CARD_HEAD = 2000  # characters in which one of our cards says that it is one
 
 
-def family(contents: Contents) -> str:
-    """The form the cleaned model takes: `pytorch`, `safetensors`, `onnx`, `keras` (a zip) or `hdf5`."""
+def family(contents: Contents, net: nn.Module) -> str:
+    """The form the cleaned model takes: `pytorch`, `safetensors`, `onnx`, `pt2`, `keras` (a zip) or `hdf5`."""
     if contents.format == "keras":
         with contents.weights.open("rb") as file:
             return "keras" if file.read(2) == b"PK" else "hdf5"
-    return contents.format if contents.format in ("safetensors", "onnx") else "pytorch"
+    kept = contents.format in ("safetensors", "onnx") or (contents.format == "pt2" and is_program(contents, net))
+    return contents.format if kept else "pytorch"
 
 
 def card_place(contents: Contents, output: Path) -> Path:
@@ -49,7 +52,7 @@ def check(contents: Contents, loaded: Loaded, output: Path, onnx: Path | None) -
     if contents.path.is_dir():
         _check_folder(output)
     else:
-        _check_file(output, family(contents))
+        _check_file(output, family(contents, loaded.suspect.net.net))
         _check_card(card_place(contents, output), output)
     if onnx is not None:
         _check_export(contents, output, onnx)

@@ -22,6 +22,13 @@ _MAX_NUMBERS = 1 << 28  # in one tensor: 1 GB
 _MAX_STEP = 1 << 39  # floating-point operations in one call
 _MAX_WORK = 1 << 43  # in all
 _WORK_PER_NUMBER = 16  # what a number costs that is only written, in such operations
+# What gives a tensor as large as its first argument (and, where it normalises, two small ones).
+AS_LARGE = frozenset(
+    {
+        *("batch_norm", "native_batch_norm", "_native_batch_norm_legit_no_training", "softmax", "_softmax", "relu"),
+        *("relu6", "sigmoid", "tanh", "silu", "gelu", "hardswish", "hardsigmoid", "leaky_relu", "hardtanh", "elu"),
+    }
+)
 _POOLS = ("avg_pool2d", "avg_pool3d", "max_pool2d_with_indices", "max_pool3d_with_indices")
 
 
@@ -54,6 +61,9 @@ class Bounded(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _weigh(self, func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+        if func._overloadpacket.__name__ in AS_LARGE and isinstance(args[0], Tensor):
+            self._count([args[0].numel()], _WORK_PER_NUMBER * args[0].numel())
+            return
         if _takes_device(func):
             kwargs = {**kwargs, "device": "meta"}
         args, kwargs = tree_map_only(Tensor, _without_memory, (args, dict(kwargs)))
@@ -62,7 +72,9 @@ class Bounded(TorchDispatchMode):
         except Exception:  # noqa: BLE001 - it has no size before it runs, or will say itself what is wrong
             return
         sizes = [part.numel() for part in tree_leaves(result) if isinstance(part, Tensor)]
-        work = _work(func, args, kwargs, result) + _WORK_PER_NUMBER * sum(sizes)
+        self._count(sizes, _work(func, args, kwargs, result) + _WORK_PER_NUMBER * sum(sizes))
+
+    def _count(self, sizes: Sequence[int], work: int) -> None:
         self.altogether -= sum(sizes)
         self.work -= work
         if max(sizes, default=0) > self.largest or self.altogether < 0:

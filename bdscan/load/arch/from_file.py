@@ -16,7 +16,7 @@ from torch import nn
 from bdscan.facts.problem import USAGE, Problem, unusable
 from bdscan.load.nets.candidate import Candidate, Outline
 
-_SIZES = (32, 28, 64, 224, 96, 128, 299)  # CIFAR and GTSRB, MNIST, Tiny ImageNet, ImageNet, STL-10
+SIZES = (32, 28, 64, 224, 96, 128, 299)  # CIFAR and GTSRB, MNIST, Tiny ImageNet, ImageNet, STL-10
 
 
 def candidates(spec: str, outline: Outline, classes: int | None) -> Iterator[Candidate]:
@@ -26,13 +26,13 @@ def candidates(spec: str, outline: Outline, classes: int | None) -> Iterator[Can
     factory = function(path, name)
     if factory is None:
         raise unusable(f"`{path}` has no function `{name}`")
-    calls = list(_calls(factory, [classes] if classes else _counts(outline)))
+    calls = list(_calls(factory, [classes] if classes else counts(outline)))
     if not calls:
         message = f"`{name}` in `{path}` cannot be called with a number of classes alone"
         raise unusable(message, "write a factory of the form `def net(num_classes): ...`")
     for call in calls:
         yield Candidate(
-            name=f"{path.name}:{name}", build=partial(_build, call, path, name), sizes=_SIZES, needs_real_tensors=True
+            name=f"{path.name}:{name}", build=partial(_build, call, path, name), sizes=SIZES, needs_real_tensors=True
         )
 
 
@@ -79,7 +79,7 @@ def _calls(factory: Callable[..., Any], counts: list[int]) -> Iterator[Callable[
         yield partial(factory, *args, **settings)
 
 
-def _counts(outline: Outline) -> list[int]:
+def counts(outline: Outline) -> list[int]:
     """How many classes there may be: the last weight in the file, then every linear layer that feeds no other."""
     linear = [shape for shape in outline.values() if len(shape) == 2]
     widths_in = {shape[1] for shape in linear}

@@ -15,10 +15,6 @@ from bdscan.load.pickle.effects import quoted
 from bdscan.load.pickle.opcodes import follow_one
 from bdscan.load.pickle.records import PickleTrace
 
-_CODE_DECIDES = (
-    "its own code, which decides what it answers, is not what is judged: save the state dict and judge that, "
-    "with `--arch`"
-)
 _OLD_PROGRAM = "serialized_exported_program.json"  # torch.export before 2.8
 
 
@@ -34,12 +30,12 @@ def kind(archive: Archive) -> str:
     return "torchscript" if archive.all_named(f"{root}/constants.pkl") else "pytorch zip"
 
 
-def main_pickle(archive: Archive) -> PickleTrace:
-    """The pickle that torch.load would read."""
+def main_pickle(archive: Archive, part: str = "data") -> PickleTrace:
+    """The pickle that torch.load would read, or another part of a program."""
     archive.require_one_reading()
-    member = archive.find(f"{archive.root}/data.pkl")
+    member = archive.find(f"{archive.root}/{part}.pkl")
     if member is None:
-        raise Problem("it holds no `data.pkl`")
+        raise Problem(f"it holds no `{part}.pkl`")
     if member.stored and member.readable:
         return follow_one(archive.data, member.start, member.stop)
     unpacked = archive.read(member, max(64 << 20, len(archive.data)))
@@ -55,8 +51,6 @@ def examine(data: bytes | mmap) -> FileExamination:
     grave = any(danger.level > Level.NOTE for danger in search.dangers_found)
     if not grave and (broken := _broken(archive, search)):
         raise Problem(f"its pickle breaks off: {broken}", hint="fetch the file again")
-    if form in ("torchscript", "pt2"):
-        search.skip(_CODE_DECIDES, "")
     return search.result(form)
 
 

@@ -14,10 +14,11 @@ from bdscan.images.doubts import doubts_against
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source
 from bdscan.load import arch
+from bdscan.load.arch import from_source
 from bdscan.load.arch.match import FilledNet, count_outputs
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.choose import Choice, Option, choose, guess
-from bdscan.load.assembly.graphs import READERS
+from bdscan.load.assembly.graphs import CODE_DECIDES, READERS, WITH_CODE
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.assembly.unwrap import Weights
@@ -51,6 +52,7 @@ def load(
     contents: Contents,
     *,
     arch: str = "auto",
+    source: str | None = None,
     normalize: str = "auto",
     images: Source | None = None,
     classes: Path | None = None,
@@ -61,7 +63,11 @@ def load(
     Finds the net, its input size, its normalisation and its classes; raises `Problem` where it cannot.
     """
     torch_device = device_of(device)
-    parts = _graph(contents, arch) if contents.format in READERS else _weights(contents, arch)
+    if source is not None and arch != "auto":
+        raise unusable("the architecture is named twice", "leave out either `--arch` or `--source`")
+    named = source is not None or arch != "auto"
+    by_graph = contents.format in READERS and not (named and contents.format in WITH_CODE)
+    parts = _graph(contents, named) if by_graph else _weights(contents, arch, source)
     shape, count = _shape(parts, contents, images)
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
@@ -108,19 +114,23 @@ def _inferred(choice: Choice) -> Iterator[str]:
         yield f"{message} {choice.accuracy:.0%} of the clean images only"
 
 
-def _weights(contents: Contents, spec: str) -> _FileContents:
+def _weights(contents: Contents, spec: str, source: str | None) -> _FileContents:
     weights = read(contents)
     _check_finite(contents.path, weights)
-    facts, module = weights.metadata, weights.module
-    nets = arch.find(spec, weights.tensors, contents.config, facts, str(contents.path), module, weights.prefix)
+    if source is not None:
+        found = from_source.find(source, weights.tensors, str(contents.path), weights.prefix)
+    else:
+        facts, module = weights.metadata, weights.module
+        nets = arch.find(spec, weights.tensors, contents.config, facts, str(contents.path), module, weights.prefix)
+        found = from_source.Found(nets)
     count = len(weights.tensors)
     return _FileContents(
-        nets,
+        found.nets,
         count,
         count,
         weights.metadata,
-        notes=(f"read as {weights.described}",),
-        doubts=tuple(_other_weights(contents, weights)),
+        notes=(f"read as {weights.described}", *found.notes),
+        doubts=(*_other_weights(contents, weights), *([CODE_DECIDES] if contents.format in WITH_CODE else [])),
         wrapper=weights.wrapper,
         prefix=weights.prefix,
     )
@@ -139,10 +149,10 @@ def _other_weights(contents: Contents, judged: Weights) -> Iterator[str]:
             yield f"`{file.name}`, which other readers may take, holds other weights than `{contents.weights.name}`"
 
 
-def _graph(contents: Contents, spec: str) -> _FileContents:
+def _graph(contents: Contents, named: bool) -> _FileContents:
     """The net of a file that brings its own graph."""
-    if spec != "auto":
-        raise unusable("a file of its kind brings its own architecture", "leave `--arch` out")
+    if named:
+        raise unusable("a file of its kind brings its own architecture", "leave `--arch` and `--source` out")
     rebuilt = READERS[contents.format](contents)
     _check_finite(contents.path, Weights(rebuilt.net.state_dict()))
     candidate = Candidate(

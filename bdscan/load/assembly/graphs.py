@@ -20,4 +20,27 @@ def _keras(contents: Contents) -> Rebuilt:
     return rebuild(contents.weights)
 
 
-READERS: Mapping[str, Callable[[Contents], Rebuilt]] = {"keras": _keras, "onnx": _onnx}
+def _torchscript(contents: Contents) -> Rebuilt:
+    from bdscan.load.torchscript import rebuild
+
+    return rebuild(contents.weights)
+
+
+def _exported(contents: Contents) -> Rebuilt:
+    from bdscan.load.exported import rebuild
+
+    return rebuild(contents.weights)
+
+
+READERS: Mapping[str, Callable[[Contents], Rebuilt]] = {
+    "keras": _keras,
+    "onnx": _onnx,
+    "pt2": _exported,
+    "torchscript": _torchscript,
+}
+# Files with code whose weights can also be judged alone, in a net that `--arch` names.
+WITH_CODE = frozenset({"pt2", "torchscript"})
+CODE_DECIDES = (
+    "its own code, which decides what it answers, is not what is judged but its weights alone, in the net that "
+    "`--arch` names: leave `--arch` out to judge the code"
+)

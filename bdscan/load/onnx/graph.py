@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem, plain
+from bdscan.load.graph.batch import first_line
 from bdscan.load.onnx.functions import inlined
 
 _MAX_BYTES = 2**31 - 1  # bytes: protobuf's own bound on one message, and ours on the tensors beside it
@@ -106,10 +107,6 @@ def embed(model: Any, path: Path) -> None:
 
 def external(tensor: Any) -> bool:
     return bool(tensor.data_location == type(tensor).EXTERNAL)
-
-
-def first_line(error: BaseException) -> str:
-    return plain(str(error).partition("\n")[0] or type(error).__name__)
 
 
 def _check_names(graph: Any, path: Path) -> None:

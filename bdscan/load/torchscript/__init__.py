@@ -1,0 +1,123 @@
+"""TorchScript programs rebuilt as torch nets: their text is followed as data, and nothing of it is compiled or run."""
+
+from __future__ import annotations
+
+import mmap
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+from bdscan.facts.problem import Problem
+from bdscan.load.arch.bounded import OutOfProportion
+from bdscan.load.archive.torch_tree import mapped
+from bdscan.load.assembly.unwrap import unwrap
+from bdscan.load.code.budget import Budget
+from bdscan.load.graph.batch import MALFORMED, check_batching, check_size, first_line
+from bdscan.load.graph.build import Built, build
+from bdscan.load.graph.rebuilt import Rebuilt
+from bdscan.load.graph.record import Recorder, Undecidable, Unknown, Value, same_operations
+from bdscan.load.graph.unknown import cannot_be_rebuilt
+from bdscan.load.torchscript.archive import Parts
+from bdscan.load.torchscript.vocabulary import Script, unknown_in
+
+Shape = tuple[int, int, int]
+_STEPS = 200_000  # expressions in one attempt; torchvision's DenseNet-121 takes some 28,000
+_FEW = 2  # images: what a program that takes any number of them is followed with
+_LARGE = 224  # pixels: a net that chooses its way by the size of the image is one for photographs
+
+
+def rebuild(path: Path) -> Rebuilt:
+    built, shape, fixed, total = of_data(mapped(path), path)
+    return Rebuilt(
+        net=built.net,
+        name="TorchScript program",
+        tensors_used=built.used,
+        tensors_total=total,
+        shape=shape if fixed else None,
+        sizes=tuple(dict.fromkeys((shape[1], *Rebuilt.sizes))),
+        notes=built.notes,
+    )
+
+
+def of_data(data: mmap.mmap, path: Path) -> tuple[Built, Shape, bool, int]:
+    """The net, whose tensors' origins lie in these bytes; the size it was followed with, and whether only that."""
+    try:
+        script = Script(Parts(data))
+        built, recorder = _followed(script)
+        shape, batch = recorder.shape, 1 if recorder.batch == _FEW else recorder.batch
+        check_size(path, shape, batch)
+        check_batching(path, shape, batch, lambda pixels: (built.net(pixels[:batch]), built.net(pixels)))
+    except Problem as problem:
+        if str(path) in problem.message:
+            raise
+        message = f"`{path}` cannot be rebuilt: {problem.message}"
+        raise Problem(message, hint=problem.hint, status=problem.status) from None
+    return built, shape, recorder.sized, _count(script)
+
+
+def _followed(script: Script) -> tuple[Built, Recorder]:
+    """With the first image that the program takes."""
+    failures: list[str] = []
+    found: tuple[Built, Recorder] | None = None
+    for shape, batch in _attempts(script.parts.traced_with):
+        if found is not None and (not found[1].sized or shape[1] != _LARGE or shape[0] != found[1].shape[0]):
+            continue
+        recorder = Recorder(shape, batch)
+        try:
+            found = _attempt(script, recorder), recorder
+        except Unknown as unknown:
+            raise cannot_be_rebuilt(unknown_in(script.parts.texts.values(), unknown.op)) from None
+        except OutOfProportion as error:
+            raise Problem(str(error)) from None
+        except MALFORMED as error:
+            failures.append(first_line(error))
+        if found is not None and (not found[1].sized or script.parts.traced_with or found[1].shape[1] == _LARGE):
+            break
+    if found is None:
+        hint = "give the PyTorch checkpoint that it was made from"
+        raise Problem(f"it takes images of none of the usual sizes ({failures[0]})", hint=hint)
+    return found
+
+
+def _attempts(traced: tuple[int, ...]) -> Iterator[tuple[Shape, int]]:
+    """Images to try: what the program was traced with, else what is usual."""
+    if traced:
+        batch, channels, height, width = traced
+        for images in dict.fromkeys((_FEW, batch)):
+            yield (channels, height, width), images
+        return
+    for images in (_FEW, 1):
+        for channels in (3, 1):
+            for side in Rebuilt.sizes:
+                yield (channels, side, side), images
+
+
+def _attempt(script: Script, recorder: Recorder) -> Built:
+    image, answer = _run(script, recorder, "cpu")
+    if script.asks_device:
+        other = Recorder(recorder.shape, recorder.batch)
+        _run(script, other, "cuda:0")
+        if not same_operations(recorder.operations, other.operations):
+            raise Undecidable("its code does something else on another device")
+    built = build(recorder, image, answer)
+    rows = built.answer.shape[0]
+    if rows != recorder.batch:
+        raise ValueError(f"it gives {rows} answers for {recorder.batch} images")
+    return built
+
+
+def _run(script: Script, recorder: Recorder, device: str) -> tuple[Value, object]:
+    script.begin(recorder, device)
+    image = recorder.image()
+    with script.interpreter.running(Budget(_STEPS)):
+        forward = script.interpreter.attribute(script.root, "forward")
+        answer = script.interpreter.call(forward, image)
+    return image, list(answer.values()) if isinstance(answer, dict) else answer
+
+
+def _count(script: Script) -> int:
+    """Tensors of fractions that the program holds."""
+    held = [*script.parts.constants]
+    with suppress(Problem):  # a frozen program has none beside its constants
+        held += unwrap(*script.parts.tree).tensors.values()
+    return sum(tensor is not None and tensor.is_floating_point() for tensor in held)
