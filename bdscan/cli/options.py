@@ -19,6 +19,7 @@ Source = Annotated[
     str | None, typer.Option(metavar="FILE.py[:NAME]|DIR", help="The net's own source: read as text, never run.")
 ]
 Normalize = Annotated[str, typer.Option(help="auto, imagenet, cifar10, none or MEAN/STD.")]
+Size = Annotated[str | None, typer.Option(metavar="N", help="Side of the images it takes, or HxW, in pixels.")]
 Classes = Annotated[Path | None, typer.Option(help="Class names in the model's order.")]
 MethodSettings = Annotated[list[str] | None, typer.Option("--set", metavar="METHOD.SETTING=VALUE")]
 Preset = Annotated[str | None, typer.Option(metavar="NAME", help="The method's own: `paper`, as it was published.")]

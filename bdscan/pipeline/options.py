@@ -27,6 +27,7 @@ class Options:
     arch: str = "auto"
     source: str | None = None  # of the net, to be read and not run
     normalize: str = "auto"
+    size: str | None = None  # of the images the net takes, as in 96 or 96x128; None: what the file or the images tell
     classes: Path | None = None
     probes: tuple[str, ...] = ()  # none named: all that the effort covers
     settings: Mapping[str, Mapping[str, str]] = field(default_factory=dict)

@@ -29,6 +29,7 @@ def open_net(contents: Contents, options: Options) -> Loaded:
         images=open_images(options.clean) if options.clean else None,
         classes=options.classes,
         device=options.device,
+        size=options.size,
     )
 
 

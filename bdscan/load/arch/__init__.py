@@ -125,26 +125,31 @@ def _recognise(
 def _sources(outline: Outline, metadata: Facts) -> Iterator[Iterator[Candidate]]:
     """Where to look, the likeliest first: each reading of the names among our own nets, then the libraries'."""
     for reading in readings(outline):
-        sources = (
-            nets.candidates(reading.outline),
-            from_timm.stated(_stated_name(metadata), reading.outline),
-            _of_libraries(reading.outline),
+        if not reading.cut_off:  # our own nets are read off the shapes: parts of others would often pass for them
+            yield map(reading.applied, nets.candidates(reading.outline))
+        yield map(reading.applied, from_timm.stated(_stated_name(metadata), reading.outline))
+        for alike in _of_libraries(reading.outline):
+            yield map(reading.applied, alike)
+
+
+def _of_libraries(outline: Outline) -> Iterator[Iterator[Candidate]]:
+    """The nets of torchvision and timm whose tensors are most like these, equals at once."""
+    found = library_index.nearest(outline, _LEAST_LIKE)
+    usable = (pair for pair in found if not pair[1].startswith("timm:") or from_timm.installed())
+    for _, names in itertools.groupby(itertools.islice(usable, _MOST_TRIED), key=lambda pair: pair[0]):
+        yield itertools.chain.from_iterable(_of_library(name, outline) for _, name in names)
+
+
+def _of_library(spec: str, outline: Outline) -> list[Candidate]:
+    library, _, name = spec.partition(":")
+    try:
+        return (
+            list(from_torchvision.named(name, outline))
+            if library == "torchvision"
+            else [from_timm.named(name, outline)]
         )
-        for source in sources:
-            yield map(reading.applied, source)
-
-
-def _of_libraries(outline: Outline) -> Iterator[Candidate]:
-    """The nets of torchvision and timm whose tensors are most like these."""
-    found = [name.split(":") for _, name in library_index.nearest(outline, _LEAST_LIKE)]
-    usable = [pair for pair in found if pair[0] == "torchvision" or from_timm.installed()]
-    for library, name in usable[:_MOST_TRIED]:
-        try:
-            yield from (
-                from_torchvision.named(name, outline) if library == "torchvision" else [from_timm.named(name, outline)]
-            )
-        except Problem:  # another release of it, or none that works
-            continue
+    except Problem:  # another release of it, or none that works
+        return []
 
 
 def _try(

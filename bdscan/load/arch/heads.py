@@ -33,7 +33,9 @@ class Chain(nn.Sequential):
     def forward(self, features: Tensor) -> Tensor:
         if features.dim() == 4:
             features = features.mean((2, 3)) if features.shape[1] == self.width else features.flatten(1)
-        return super().forward(features)
+        for part in self:
+            features = part(features)
+        return features
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from torch import Tensor
@@ -70,7 +70,7 @@ def _reading(outline: Outline, inside: Mapping[str, str], told: str, *, cut_off:
     return Reading({names[name]: shape for name, shape in outline.items()}, names, told, cut_off)
 
 
-def _cut_off(rests: Collection[str]) -> Callable[[str], str] | None:
+def _cut_off(rests: set[str]) -> Callable[[str], str] | None:
     """How the names of a net's children become its own, where only the children were taken."""
     if {"0.weight", "4.0.conv1.weight"} <= rests:
         return lambda name: _NUMBERED.get(name[:2], name[:2]) + name[2:]

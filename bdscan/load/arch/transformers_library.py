@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
-from bdscan.load.nets.candidate import Candidate
+from bdscan.load.arch.match import without_memory
+from bdscan.load.nets.candidate import NOT_SUCH_A_NET, Candidate
 from bdscan.load.pickle.effects import quoted
 
 _FOREIGN = ("timm_wrapper", "shieldgemma2")  # nets of another library, and one that answers about text
@@ -21,6 +22,7 @@ _NOT_OF_THE_NET = re.compile(
     r"_.*|auto_map|\w*backbone\w*|\w*pretrained\w*|quantization_config|\w*attn_implementation\w*|\w*kernel_config\w*|"
     r"use_kernels|(torch_)?dtype|return_dict|output_\w+|architectures|transformers_version"
 )
+_MAX_TENSORS = 10_000  # of a net; the largest classifiers have some two thousand
 _USUAL = 224  # pixels a side, where the configuration states none
 
 
@@ -34,9 +36,11 @@ def candidate(kind: str, config: Mapping[str, object]) -> Candidate:
         raise Problem(message, hint="export the net to ONNX")
     sides = config.get("image_size")
     side = max(sides) if isinstance(sides, list) and sides and all(isinstance(n, int) for n in sides) else sides
+    build = partial(_build, library, kind, model_type, config)
     return Candidate(
         name=kind,
-        build=partial(_build, library, kind, model_type, config),
+        build=build,
+        convert=_renaming(kind, build),
         sizes=(side if isinstance(side, int) else _USUAL,),
         fixed_size=isinstance(side, int),
     )
@@ -69,6 +73,24 @@ def _build(library: ModuleType, kind: str, model_type: str, config: Mapping[str,
     with torch.device("cpu"):
         net: nn.Module = _answering_with_logits(getattr(library, kind))(made(**settings))
     return net
+
+
+def _renaming(kind: str, build: Callable[[], nn.Module]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    """From the names that the library saves to those that it builds: later releases call many layers otherwise."""
+    try:
+        net = without_memory(Candidate(name=kind, build=build), _MAX_TENSORS)
+        from transformers.core_model_loading import revert_weight_conversion
+    except (ImportError, *NOT_SUCH_A_NET):  # before release 5 they are the same
+        return dict
+    state = net.state_dict()
+    built = {id(tensor): name for name, tensor in state.items()}
+    names = {saved: built.get(id(tensor), saved) for saved, tensor in revert_weight_conversion(net, state).items()}
+
+    def convert(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+        known = tensors.keys() <= state.keys()  # saved without the library's own method
+        return {name if known else names.get(name, name): tensor for name, tensor in tensors.items()}
+
+    return convert
 
 
 def _table(value: object) -> Mapping[object, object]:

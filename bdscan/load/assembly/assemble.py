@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import torch
-from torch import nn
 
 from bdscan.facts.problem import Problem, unusable
 from bdscan.images.doubts import doubts_against
@@ -15,21 +15,19 @@ from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source
 from bdscan.load import arch
 from bdscan.load.arch import from_source
-from bdscan.load.arch.match import FilledNet, count_outputs
-from bdscan.load.assembly import class_names, normalize
+from bdscan.load.arch.match import FilledNet
+from bdscan.load.assembly import class_names, normalize, sizes
 from bdscan.load.assembly.choose import Choice, Option, choose, guess
 from bdscan.load.assembly.graphs import CODE_DECIDES, READERS, WITH_CODE
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import Contents
-from bdscan.load.graph.rebuilt import square
 from bdscan.load.nets.candidate import Candidate
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.device import device_of
 
 _SURE = 0.7  # accuracy that a net with a layer too few or in another place does not reach
-_MAX_SIDE = 1024  # pixels a side; a file that asks for more could eat all memory
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +55,7 @@ def load(
     images: Source | None = None,
     classes: Path | None = None,
     device: str = "auto",
+    size: str | None = None,
 ) -> Loaded:
     """From a surveyed file to a net that answers, whole or not at all.
 
@@ -68,16 +67,22 @@ def load(
     named = source is not None or arch != "auto"
     by_graph = contents.format in READERS and not (named and contents.format in WITH_CODE)
     parts = _graph(contents, named) if by_graph else _weights(contents, arch, source)
-    shape, count = _shape(parts, contents, images)
+    facts = (contents.config or {}, parts.metadata)
+    found = sizes.possible(parts.nets[0], parts.shape, facts, images, sizes.parse(size))
+    count = found.classes
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
     names = class_names.stated(contents.config, parts.metadata, count)
     names = class_names.read(classes, count) if classes else names
-    clean = _load_clean(images, shape, names, count)
-    is_stated, norms = _norms(normalize, contents, parts, shape, count)
+    norms_at = partial(_norms, normalize, contents, parts, count)
+    load_clean = partial(_load_clean, images, names, count)
+    settled = sizes.settled(found, parts.nets[0], load_clean, norms_at, torch_device)
+    shape, clean = settled.shape, load_clean(settled.shape) if images else None
+    is_stated, norms = norms_at(shape)
     options = [Option(filled, norm) for filled in parts.nets for norm in norms]
     choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
-    doubts = (*parts.doubts, *choice.doubts, *_inferred(choice))
+    parts = replace(parts, notes=(*parts.notes, *settled.notes))
+    doubts = (*parts.doubts, *settled.doubts, *choice.doubts, *_inferred(choice))
     if clean is not None and not names:
         doubts += doubts_against(clean, count)
         names = clean.names if len(clean.names) == count else ()
@@ -174,70 +179,11 @@ def _check_finite(path: Path, weights: Weights) -> None:
         raise Problem(f"`{names[0]}`{more} NaN or infinity in `{path}`: such a net answers nothing")
 
 
-def _shape(parts: _FileContents, contents: Contents, images: Source | None) -> tuple[tuple[int, int, int], int]:
-    """The first size that the net takes, of all that somebody states or that are usual; and its number of classes."""
-    net, candidate = parts.nets[0].net, parts.nets[0].candidate
-    sizes_tried = []
-    for shape in dict.fromkeys(_shapes(parts, contents, images)):
-        count = count_outputs(net, shape) if max(shape) <= _MAX_SIDE else None
-        if count is not None:
-            return shape, count
-        sizes_tried.append("x".join(map(str, shape)))
-    message = f"{candidate.name} takes images of none of the sizes {', '.join(sizes_tried)}"
-    raise Problem(message, hint="give clean images of the size it takes: `--clean DATA`")
-
-
-def _shapes(parts: _FileContents, contents: Contents, images: Source | None) -> Iterator[tuple[int, int, int]]:
-    candidate = parts.nets[0].candidate
-    if parts.shape:
-        yield parts.shape
-        return
-    size = images.size if images else None
-    row = _row(parts.nets[0].net)
-    if row is not None:
-        yield row
-    channels = _channels(parts.nets[0].net) or (size[0] if size else 3)
-    if not candidate.fixed_size:
-        for facts in (contents.config or {}, parts.metadata):
-            for side in _sides(facts):
-                yield (channels, *side)
-        if size and max(size[1:]) <= max(128, candidate.sizes[0]):  # larger ones are photographs, to be scaled down
-            yield (channels, *size[1:])
-    for usual in candidate.sizes:
-        yield channels, usual, usual
-
-
-def _sides(facts: Mapping[str, object]) -> Iterator[tuple[int, int]]:
-    """Height and width as a file or a `config.json` states them, the channels first, last or left out."""
-    inner = facts.get("pretrained_cfg")
-    for table in (inner if isinstance(inner, dict) else {}, facts):
-        for key in ("input_size", "img_size", "image_size"):
-            value = table.get(key)
-            sides = [value] * 2 if isinstance(value, int) else value
-            if isinstance(sides, list | tuple) and all(isinstance(side, int) for side in sides):
-                kept = [side for side in sides if 8 <= side <= _MAX_SIDE]  # channels are 1 or 3
-                if len(kept) == 2:
-                    yield kept[0], kept[1]
-
-
-def _row(net: nn.Module) -> tuple[int, int, int] | None:
-    """The square image whose numbers a net without convolutions takes in one row."""
-    if _channels(net) is not None:
-        return None
-    linear = next((module for module in net.modules() if isinstance(module, nn.Linear)), None)
-    return square(linear.in_features) if linear is not None else None
-
-
-def _channels(net: nn.Module) -> int | None:
-    return next((module.in_channels for module in net.modules() if isinstance(module, nn.Conv2d)), None)
-
-
 def _load_clean(
-    images: Source | None, shape: tuple[int, int, int], names: tuple[str, ...], count: int
-) -> ImageSet | None:
-    if images is None:
-        return None
-    clean = images.load(shape, names or None)
+    images: Source | None, names: tuple[str, ...], count: int, shape: sizes.Shape, limit: int | None = None
+) -> ImageSet:
+    assert images is not None
+    clean = images.load(shape, names or None, limit)
     if int(clean.labels.max()) >= count:
         message = f"the clean images have {int(clean.labels.max()) + 1} classes, the net {count}"
         raise unusable(message, "they are of another data set, or the folder holds more than classes")
@@ -245,7 +191,7 @@ def _load_clean(
 
 
 def _norms(
-    spec: str, contents: Contents, parts: _FileContents, shape: tuple[int, int, int], count: int
+    spec: str, contents: Contents, parts: _FileContents, count: int, shape: sizes.Shape
 ) -> tuple[bool, list[normalize.Norm]]:
     """Whether somebody states it, and all that it can be."""
     if parts.normalised and spec == "auto":

@@ -19,7 +19,7 @@ _MAX_DEFICIT = 0.2  # of accuracy in a round, two such errors and more: what is 
 _SECOND_ROUND = 250  # images to tell the rest apart
 _MAX_IMAGES = 1000  # images the accuracy is measured on: a standard error of at most 1.6 points
 _SAME_NET = 0.95  # two that agree on so many answers are the same net for our purposes: the commoner is taken
-_DIFFERENT_NETS = 0.8  # two that are as often right, but agree on fewer than this, leave the net in doubt
+DIFFERENT_NETS = 0.8  # two that are as often right, but agree on fewer than this, leave the net in doubt
 _MIN_GAIN = 0.1  # what a relabelling must gain before the class order is doubted
 _MIN_RELABELLED = 0.5  # how accurate a relabelled net must be for that
 _MIN_PER_CLASS = 4  # images a class: with fewer any net can be relabelled
@@ -91,7 +91,7 @@ def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> 
     alike = [
         option
         for option in remaining
-        if _agreement(remaining[0], option) >= _SAME_NET and not _beats(remaining[0], option, labels)
+        if agreement(remaining[0], option) >= _SAME_NET and not beats(remaining[0], option, labels)
     ]
     winning = min(alike, key=options.index) if alike else remaining[0]  # a single option was not asked yet
     comparison = _comparison(winning, [option for option in options if option is not winning], remaining, labels)
@@ -135,8 +135,8 @@ def _comparison(winning: Option, others: Sequence[Option], remaining: Sequence[O
     if not others:
         return Choice(winning)
     choice_of = "normalisation" if any(other.norm != winning.norm for other in others) else "variant of the net"
-    ties = [other for other in others if other in remaining and not _beats(winning, other, labels)]
-    disagreeing = [tie for tie in ties if _agreement(winning, tie) < _DIFFERENT_NETS]
+    ties = [other for other in others if other in remaining and not beats(winning, other, labels)]
+    disagreeing = [tie for tie in ties if agreement(winning, tie) < DIFFERENT_NETS]
     winner = f"{_scores([winning], labels)} right"
     if disagreeing:
         message = f"the {choice_of} is not settled: {winner}, {_scores(disagreeing, labels)}"
@@ -152,7 +152,7 @@ def _scores(options: Sequence[Option], labels: Tensor) -> str:
     return ", ".join(f"{one.named} {one.accuracy(labels):.1%} of {len(one.answers)} images" for one in options)
 
 
-def _beats(winning: Option, rival: Option, labels: Tensor) -> bool:
+def beats(winning: Option, rival: Option, labels: Tensor) -> bool:
     """Whether the images on which just one of them is right favour the taken one beyond chance (two sigma)."""
     count = min(len(winning.answers), len(rival.answers))
     right = winning.answers[:count] == labels[:count]
@@ -161,7 +161,8 @@ def _beats(winning: Option, rival: Option, labels: Tensor) -> bool:
     return won > lost and (won - lost) ** 2 > 4 * (won + lost)
 
 
-def _agreement(one: Option, other: Option) -> float:
+def agreement(one: Option, other: Option) -> float:
+    """Share of the images on which both answer the same."""
     count = min(len(one.answers), len(other.answers))
     return float((one.answers[:count] == other.answers[:count]).float().mean())
 
