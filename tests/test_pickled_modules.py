@@ -79,7 +79,7 @@ SETTINGS: dict[str, Callable[[], list[nn.Module]]] = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_the_files(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(*SETTINGS[name](), nn.Flatten())
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), *SETTINGS[name](), nn.Flatten())
     net.append(nn.Linear(net(images(3, 32)).shape[1], 4))
     assert torch.equal(opened(saved(net, tmp_path / "a.pt")).suspect(images(3, 32)), net(images(3, 32)))
 
