@@ -79,7 +79,7 @@ SETTINGS: dict[str, Callable[[], list[nn.Module]]] = {
 @pytest.mark.parametrize("name", SETTINGS)
 def test_every_setting_is_the_files(tmp_path: Path, name: str) -> None:
     torch.manual_seed(0)
-    net = nn.Sequential(*SETTINGS[name](), nn.Flatten())
+    net = nn.Sequential(nn.Conv2d(3, 3, 1), *SETTINGS[name](), nn.Flatten())
     net.append(nn.Linear(net(images(3, 32)).shape[1], 4))
     assert torch.equal(opened(saved(net, tmp_path / "a.pt")).suspect(images(3, 32)), net(images(3, 32)))
 
@@ -181,15 +181,24 @@ def test_an_order_that_the_images_speak_against_is_a_doubt(tmp_path: Path) -> No
     assert any("inferred" in doubt for doubt in loaded.doubts)
 
 
-def test_it_is_written_back_under_its_own_names(tmp_path: Path) -> None:
-    class_path = saved(Shared(), tmp_path / "a.pt")
-    contents, loaded = survey(class_path), opened(class_path)
+@pytest.mark.parametrize("legacy", [False, True])
+def test_it_is_written_back(tmp_path: Path, legacy: bool) -> None:
+    """In its own form where each tensor lies in the file by itself; else as a state dict, which is said."""
+    path = saved(Shared(), tmp_path / "a.pt", _use_new_zipfile_serialization=not legacy)
+    contents, loaded = survey(path), opened(path)
     cleaned = loaded.suspect.clone()
     with torch.no_grad():
         cleaned.net.net.get_parameter("fc1.weight").mul_(0.5)
     written = write(contents, loaded, cleaned, tmp_path / "b.pt")
-    assert "state dict" in written.notes[0]
-    state = torch.load(tmp_path / "b.pt", weights_only=True)
+    if legacy:
+        assert "state dict" in written.notes[0]
+        state = torch.load(tmp_path / "b.pt", weights_only=True)
+    else:
+        assert written.notes == ()
+        assert torch.equal(opened(tmp_path / "b.pt").suspect(images(3, 32)), cleaned(images(3, 32)))
+        whole = torch.load(tmp_path / "b.pt", weights_only=False)  # our own
+        assert isinstance(whole, Shared)
+        state = whole.state_dict()
     assert set(state) == set(Shared().state_dict())
     assert torch.equal(state["fc1.weight"], cleaned.net.net.get_parameter("fc1.weight"))
 

@@ -22,7 +22,7 @@ class Contents:
     weights: Path  # the file with the tensors; `path` itself unless that is a model folder
     sha256: str  # of the file; of a model of several files that of their list
     size: int
-    format: str  # pytorch zip | pytorch legacy | bare pickle | safetensors | torchscript | pt2 | onnx, or no model
+    format: str  # pytorch zip | pytorch legacy | bare pickle | safetensors | torchscript | pt2 | onnx | keras, or none
     dangers: tuple[Danger, ...] = ()
     config: Mapping[str, object] | None = None  # the config.json of a model folder
     pickles: int = 0  # how many were followed

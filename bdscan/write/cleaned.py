@@ -105,7 +105,10 @@ def _weights(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Pat
     net = cleaned.net.net
     new = as_in_file(net.state_dict(), original.tensors, loaded.convert)
     notes: list[str] = []
-    if contents.format == "safetensors":
+    whole = ProgramWeights.of_module(contents, original)
+    if whole is not None:
+        whole.save_all(place, new)
+    elif contents.format == "safetensors":
         tensors_file.save(place, contents, {original.prefix + name: tensor for name, tensor in new.items()})
     else:
         tree, notes = checkpoint.filled(contents, original, net, new)

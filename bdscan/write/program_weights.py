@@ -1,4 +1,4 @@
-"""TorchScript and exported programs: the same archive, with the cleaned numbers where the old ones lay."""
+"""Programs and modules that were pickled whole: the same archive, with the cleaned numbers where the old ones lay."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem, unusable
 from bdscan.load import exported, torchscript
 from bdscan.load.archive import zip_directory
-from bdscan.load.archive.torch_tree import mapped
+from bdscan.load.archive.torch_tree import mapped, of_zip
 from bdscan.load.archive.zips import Archive, Member
+from bdscan.load.assembly.unwrap import Weights, strip, unwrap
 from bdscan.load.contents import Contents
 from bdscan.load.graph.net import StepNet
 
@@ -53,12 +55,31 @@ class ProgramWeights:
                 f"`{contents.path}` works out its tensor `{name}` from others or packs it, so it cannot be written"
             )
             raise unusable(f"{message} back", _HINT)
-        spans = sorted({_span(tensor) for tensor in inside.values()}, key=lambda span: span[:2])
-        for (_, stop, _), (begin, _, _) in pairwise(spans):
-            if begin < stop:
-                message = f"`{contents.path}` uses one tensor in several forms, so it cannot be written back"
-                raise unusable(message, _HINT)
+        if _overlap(inside):
+            message = f"`{contents.path}` uses one tensor in several forms, so it cannot be written back"
+            raise unusable(message, _HINT)
         return cls(data, inside)
+
+    @classmethod
+    def of_module(cls, contents: Contents, weights: Weights) -> ProgramWeights | None:
+        """Of a module that is all that its file holds; None where its tensors do not lie there each by itself, or
+        where the file is not to be handed on as it is."""
+        alone = weights.module is not None and weights.wrapper is None and contents.format == "pytorch zip"
+        if not alone or any(danger.level == Level.BACKDOOR for danger in contents.dangers):
+            return None
+        data = mapped(contents.weights)
+        origins, _ = strip(unwrap(*of_zip(data)).tensors)
+        start = torch.frombuffer(data, dtype=torch.uint8).data_ptr()
+        inside = all(0 <= tensor.data_ptr() - start < len(data) for tensor in origins.values())
+        return cls(data, origins) if inside and not _overlap(origins) else None
+
+    def save_all(self, place: Path, new: Mapping[str, Tensor]) -> None:
+        """Every tensor of the file, in its type."""
+        for name, origin in self.origins.items():
+            origin.copy_(new[name])
+        if any(not torch.equal(origin, new[name]) for name, origin in self.origins.items()):
+            raise Problem("one tensor of the file stands for two layers that are no longer alike")
+        self._write(place)
 
     def save(self, place: Path, state: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> float:
         """Writes the file; gives back the coarsest rounding among the types of what was changed."""
@@ -74,10 +95,13 @@ class ProgramWeights:
         for name, origin in self.origins.items():
             if not torch.equal(origin, new[name].to(origin.dtype)) or not bool(torch.isfinite(origin).all()):
                 raise Problem(f"the cleaned tensor `{name}` cannot be kept in the type or the place that the file has")
+        self._write(place)
+        return rounding
+
+    def _write(self, place: Path) -> None:
         self._mend_checksums()
         with place.open("xb") as file:
             file.write(self.data)
-        return rounding
 
     def _mend_checksums(self) -> None:
         stored = {member.entry.header: member for member in Archive(self.data).members if member.stored}
@@ -87,6 +111,12 @@ class ProgramWeights:
             if member is not None and crc != member.entry.crc:
                 for where in (at + _CRC_IN_ENTRY, *_other_places(self.data, member)):
                     self.data[where : where + 4] = crc.to_bytes(4, "little")
+
+
+def _overlap(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether numbers are part of two tensors that are not one and the same."""
+    spans = sorted({_span(tensor) for tensor in tensors.values() if tensor.numel()}, key=lambda span: span[:2])
+    return any(begin < stop for (_, stop, _), (begin, _, _) in pairwise(spans))
 
 
 def _span(tensor: Tensor) -> tuple[int, int, object]:

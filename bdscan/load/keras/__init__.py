@@ -4,13 +4,22 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from bdscan.facts.problem import Problem
 from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.load.keras.file import KerasFile
 from bdscan.load.keras.model import graph_of
 from bdscan.load.onnx import rebuilt
+from bdscan.load.onnx.graph import Graph
 
 
 def rebuild(path: Path) -> Rebuilt:
     """The net that the configuration describes, with the file's arrays in it."""
     file = KerasFile.read(path)
-    return rebuilt(lambda: graph_of(file, file.arrays), path, "keras model")
+
+    def read() -> Graph:
+        try:
+            return graph_of(file, file.arrays)
+        except Problem as problem:
+            raise Problem(f"`{path}` cannot be rebuilt: {problem.message}", hint=problem.hint) from None
+
+    return rebuilt(read, path, "keras model")

@@ -20,7 +20,7 @@ _KERAS = ("", "keras", "tf_keras", "tensorflow", "builtins")
 
 
 def refused(what: str) -> Problem:
-    return Problem(f"it is {what}, which cannot be rebuilt", hint="export the model to ONNX")
+    return Problem(f"it holds {what}", hint="export the model to ONNX")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def of(entry: Mapping[str, object]) -> Layer:
         raise refused(f"a layer {quoted(kind)} without settings")
     name = str(entry.get("name") or config.get("name") or "")
     if module.partition(".")[0] not in _KERAS or (registered not in (None, "", kind) and kind not in _KINDS):
-        raise refused(f"a model with the layer {quoted(name)} of a class of its owner, {quoted(f'{module}.{kind}')}")
+        raise refused(f"the layer {quoted(name)} of a class of its owner, {quoted(f'{module}.{kind}')}")
     inbound = entry.get("inbound_nodes")
     return Layer(kind, name, config, inbound if isinstance(inbound, list) else ())
 
@@ -90,7 +90,7 @@ class Writer:
             raise layer.odd("data_format")
         kind = _KINDS.get(layer.kind)
         if kind is None:
-            raise refused(f"a model with a layer {quoted(layer.kind)} ({quoted(layer.name)})")
+            raise refused(f"a layer {quoted(layer.kind)} ({quoted(layer.name)})")
         if not inputs:
             raise refused(f"a layer {quoted(layer.name)} that takes nothing")
         return kind(_Call(self, layer, inputs, extra, found))
@@ -407,12 +407,12 @@ def _arithmetic(call: _Call) -> Value:
     if op == "Relu":
         return call.add(op, [call.x.name])
     if op is None or not isinstance(other, int | float):
-        raise refused(f"a model with the operation {quoted(str(call.layer.config.get('function')))}")
+        raise refused(f"the operation {quoted(str(call.layer.config.get('function')))}")
     return call.add(op, [call.x.name, call.constant(torch.tensor(float(other)))])
 
 
 def _resized(call: _Call) -> Value:
-    raise refused(f"a model that changes the size of its images itself ({quoted(call.layer.name)})")
+    raise refused(f"a layer that changes the size of its images ({quoted(call.layer.name)})")
 
 
 _KINDS: Mapping[str, Callable[[_Call], Value]] = {
