@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bdscan import __version__
@@ -28,6 +29,7 @@ def open_net(contents: Contents, options: Options) -> Loaded:
         images=open_images(options.clean) if options.clean else None,
         classes=options.classes,
         device=options.device,
+        progress=partial(options.show, "load"),
     )
 
 

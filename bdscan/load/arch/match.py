@@ -129,15 +129,20 @@ def keep_maps(net: nn.Module) -> None:
             module.inplace = False  # type: ignore[assignment]
 
 
-def no_match(misfits: list[tuple[Candidate, Difference]], outline: Outline, path: str) -> Problem:
+class NoMatch(Problem):
+    """No net that is known has such tensors."""
+
+
+def no_match(misfits: list[tuple[Candidate, Difference]], outline: Outline, path: str) -> NoMatch:
     """Nothing fits: what came closest, and what to do."""
     hint = "give the net's own code with `--arch FILE.py:factory`, or name it: `torchvision:NAME`, `timm:NAME`"
+    hint += "; a plain net is also inferred from labelled images (`--clean DATA`)"
     if not misfits:
         named = _listed(tuple(f"{name} ({_sides(shape)})" for name, shape in outline.items()))
-        return Problem(f"the tensors in `{path}` are those of no net that bdscan knows: {named}", hint=hint)
+        return NoMatch(f"the tensors in `{path}` are those of no net that bdscan knows: {named}", hint=hint)
     candidate, difference = min(misfits, key=lambda pair: len(pair[1]))
     nearest = f"the nearest is {candidate.name}, but {difference.described}"
-    return Problem(f"the tensors in `{path}` fit no net that bdscan knows; {nearest}", hint=hint)
+    return NoMatch(f"the tensors in `{path}` fit no net that bdscan knows; {nearest}", hint=hint)
 
 
 def _fill_in(net: nn.Module, tensors: dict[str, Tensor]) -> None:

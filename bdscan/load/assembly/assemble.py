@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -10,11 +10,12 @@ import torch
 from torch import nn
 
 from bdscan.facts.problem import Problem, unusable
+from bdscan.facts.progress import Progress, silent
 from bdscan.images.doubts import doubts_against
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source
 from bdscan.load import arch
-from bdscan.load.arch.match import FilledNet, count_outputs
+from bdscan.load.arch.match import FilledNet, NoMatch, count_outputs
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.choose import Choice, Option, choose, guess
 from bdscan.load.assembly.graphs import READERS
@@ -23,6 +24,7 @@ from bdscan.load.assembly.tensors import read
 from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import Contents
 from bdscan.load.nets.candidate import Candidate
+from bdscan.load.search import find as search
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.device import device_of
 
@@ -42,6 +44,7 @@ class _FileContents:
     doubts: tuple[str, ...] = ()
     wrapper: str | None = None
     prefix: str = ""
+    norm: normalize.Norm | None = None  # that the images seem to have been given
 
 
 def load(
@@ -52,20 +55,27 @@ def load(
     images: Source | None = None,
     classes: Path | None = None,
     device: str = "auto",
+    progress: Progress = silent,
 ) -> Loaded:
     """From a surveyed file to a net that answers, whole or not at all.
 
     Finds the net, its input size, its normalisation and its classes; raises `Problem` where it cannot.
     """
     torch_device = device_of(device)
-    parts = _graph(contents, arch) if contents.format in READERS else _weights(contents, arch)
+    if contents.format in READERS:
+        parts = _graph(contents, arch)
+    else:
+        parts = _weights(
+            contents, arch, lambda weights: _search(contents, weights, normalize, images, classes, progress)
+        )
     shape, count = _shape(parts, contents, images)
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
     names = class_names.stated(contents.config, parts.metadata, count)
     names = class_names.read(classes, count) if classes else names
-    clean = _load_clean(images, shape, names, count)
+    clean = _load_clean(images, shape, names, count) if images else None
     is_stated, norms = _norms(normalize, contents, parts.metadata, shape, count)
+    norms.sort(key=lambda norm: norm != parts.norm)  # stable: what the search found goes before what is usual
     options = [Option(filled, norm) for filled in parts.nets for norm in norms]
     choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
     doubts = (*parts.doubts, *choice.doubts)
@@ -98,21 +108,55 @@ def _loaded(
     )
 
 
-def _weights(contents: Contents, spec: str) -> _FileContents:
+def _weights(contents: Contents, spec: str, infer: Callable[[Weights], search.Found | str]) -> _FileContents:
     weights = read(contents)
     _check_finite(contents.path, weights)
-    nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
+    found: search.Found | str = ""
+    try:
+        nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
+    except NoMatch as problem:
+        found = infer(weights)
+        if isinstance(found, str):
+            message = f"{problem.message}; {found}" if found else problem.message
+            raise Problem(message, hint=problem.hint, status=problem.status) from None
+        nets = [found.filled]
     count = len(weights.tensors)
     return _FileContents(
         nets,
         count,
         count,
         weights.metadata,
-        notes=(f"read as {weights.described}",),
-        doubts=tuple(_other_weights(contents, weights)),
+        shape=found.shape if found else None,
+        norm=found.norm if found else None,
+        notes=(f"read as {weights.described}", *(found.notes if found else ())),
+        doubts=(*_other_weights(contents, weights), *(found.doubts if found else ())),
         wrapper=weights.wrapper,
         prefix=weights.prefix,
     )
+
+
+def _search(
+    contents: Contents,
+    weights: Weights,
+    spec: str,
+    images: Source | None,
+    classes: Path | None,
+    progress: Progress,
+) -> search.Found | str:
+    """The net that labelled images tell; or why it cannot be told."""
+    count = search.classes_of(weights.tensors)
+    if images is None or count is None:
+        return ""
+    names = class_names.stated(contents.config, weights.metadata, count)
+    names = class_names.read(classes, count) if classes else names
+
+    def clean(shape: tuple[int, int, int]) -> ImageSet:
+        return _load_clean(images, shape, names, count, limit=search.MAX_IMAGES)
+
+    def norms(shape: tuple[int, int, int]) -> list[normalize.Norm]:
+        return _norms(spec, contents, weights.metadata, shape, count)[1]
+
+    return search.find(weights.tensors, clean, norms, images.size, count, progress)
 
 
 def _other_weights(contents: Contents, judged: Weights) -> Iterator[str]:
@@ -200,11 +244,9 @@ def _channels(net: nn.Module) -> int | None:
 
 
 def _load_clean(
-    images: Source | None, shape: tuple[int, int, int], names: tuple[str, ...], count: int
-) -> ImageSet | None:
-    if images is None:
-        return None
-    clean = images.load(shape, names or None)
+    images: Source, shape: tuple[int, int, int], names: tuple[str, ...], count: int, limit: int | None = None
+) -> ImageSet:
+    clean = images.load(shape, names or None, limit)
     if int(clean.labels.max()) >= count:
         message = f"the clean images have {int(clean.labels.max()) + 1} classes, the net {count}"
         raise unusable(message, "they are of another data set, or the folder holds more than classes")
