@@ -108,7 +108,10 @@ def schedules(chain: Chain, shape: tuple[int, int, int], most: int) -> list[Sche
         for way in ways
         for head in _heads(way.side, width, linear)
     ]
-    return heapq.nsmallest(most, found, key=lambda schedule: schedule.cost)
+    flat = [one for one in found if not one.head.side]  # that the sides come out right is telling: half are of these
+    rest = [one for one in found if one.head.side]
+    few = most // 2
+    return [one for some in (flat, rest) for one in heapq.nsmallest(few, some, key=lambda schedule: schedule.cost)]
 
 
 def _best(ways: list[_Way]) -> list[_Way]:
