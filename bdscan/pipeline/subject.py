@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Mapping
+from functools import partial
 from typing import TYPE_CHECKING
 
 from bdscan import __version__
@@ -30,6 +31,7 @@ def open_net(contents: Contents, options: Options) -> Loaded:
         classes=options.classes,
         device=options.device,
         size=options.size,
+        progress=partial(options.show, "load"),
     )
 
 

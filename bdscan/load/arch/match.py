@@ -191,18 +191,23 @@ def _setting(value: object) -> object:
     return getattr(value, "__qualname__", "")
 
 
+class NoMatch(Problem):
+    """No net that is known has such tensors."""
+
+
 def no_match(misfits: list[tuple[Candidate, Difference]], outline: Outline, path: str) -> Problem:
     """Nothing fits: what it is, if it is no classifier; what came closest; and what to do."""
     if kind := other_kind(outline):
         message = f"the tensors in `{path}` are those of {kind}: bdscan judges image classifiers"
         return Problem(message, hint="a classifier built on it can be judged with `--arch FILE.py:factory`")
     hint = "give the net's own code with `--arch FILE.py:factory`, or name it: `torchvision:NAME`, `timm:NAME`"
+    hint += "; a plain net is also inferred from labelled images (`--clean DATA`)"
     candidate, difference = max(misfits, key=lambda pair: pair[1].likeness, default=(None, None))
     if candidate is None or difference is None or difference.likeness < _LEAST_LIKENESS:
         named = _listed(tuple(f"{name} ({_sides(shape)})" for name, shape in outline.items()))
-        return Problem(f"the tensors in `{path}` are those of no net that bdscan knows: {named}", hint=hint)
+        return NoMatch(f"the tensors in `{path}` are those of no net that bdscan knows: {named}", hint=hint)
     nearest = f"the nearest is {candidate.name}, but {difference.described}"
-    return Problem(f"the tensors in `{path}` fit no net that bdscan knows; {nearest}", hint=hint)
+    return NoMatch(f"the tensors in `{path}` fit no net that bdscan knows; {nearest}", hint=hint)
 
 
 def _fill_in(net: nn.Module, tensors: dict[str, Tensor]) -> None:

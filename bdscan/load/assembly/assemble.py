@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -10,12 +10,13 @@ from pathlib import Path
 import torch
 
 from bdscan.facts.problem import Problem, unusable
+from bdscan.facts.progress import Progress, silent
 from bdscan.images.doubts import doubts_against
 from bdscan.images.image_set import ImageSet
 from bdscan.images.source import Source
 from bdscan.load import arch
 from bdscan.load.arch import from_source
-from bdscan.load.arch.match import FilledNet
+from bdscan.load.arch.match import FilledNet, NoMatch
 from bdscan.load.assembly import class_names, normalize, sizes
 from bdscan.load.assembly.choose import Choice, Option, choose, guess
 from bdscan.load.assembly.graphs import CODE_DECIDES, READERS, WITH_CODE
@@ -24,6 +25,7 @@ from bdscan.load.assembly.tensors import read
 from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import Contents
 from bdscan.load.nets.candidate import Candidate
+from bdscan.load.search import find as search
 from bdscan.net.classifier import Classifier, Normalised
 from bdscan.net.device import device_of
 
@@ -35,8 +37,8 @@ class _FileContents:
     """What the file gave."""
 
     nets: list[FilledNet]
-    loaded: int
-    total: int
+    loaded: int = 0
+    total: int = 0
     metadata: Mapping[str, object] = field(default_factory=dict)
     shape: tuple[int, int, int] | None = None  # stated by the file's own graph
     normalised: bool = False  # by that graph
@@ -44,6 +46,7 @@ class _FileContents:
     doubts: tuple[str, ...] = ()
     wrapper: str | None = None
     prefix: str = ""
+    norm: normalize.Norm | None = None  # that the images seem to have been given
 
 
 def load(
@@ -56,6 +59,7 @@ def load(
     classes: Path | None = None,
     device: str = "auto",
     size: str | None = None,
+    progress: Progress = silent,
 ) -> Loaded:
     """From a surveyed file to a net that answers, whole or not at all.
 
@@ -66,9 +70,11 @@ def load(
         raise unusable("the architecture is named twice", "leave out either `--arch` or `--source`")
     named = source is not None or arch != "auto"
     by_graph = contents.format in READERS and not (named and contents.format in WITH_CODE)
-    parts = _graph(contents, named) if by_graph else _weights(contents, arch, source)
+    given = sizes.parse(size)
+    infer = partial(_inferred, contents, normalize, images, classes, given, progress)
+    parts = _graph(contents, named) if by_graph else _weights(contents, arch, source, infer)
     facts = (contents.config or {}, parts.metadata)
-    found = sizes.possible(parts.nets[0], parts.shape, facts, images, sizes.parse(size))
+    found = sizes.possible(parts.nets[0], parts.shape, facts, images, given)
     count = found.classes
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
@@ -79,10 +85,11 @@ def load(
     settled = sizes.settled(found, parts.nets[0], load_clean, norms_at, torch_device)
     shape, clean = settled.shape, load_clean(settled.shape) if images else None
     is_stated, norms = norms_at(shape)
+    norms.sort(key=lambda norm: norm != parts.norm)  # stable: what the search found goes before what is usual
     options = [Option(filled, norm) for filled in parts.nets for norm in norms]
     choice = guess(options, stated=is_stated) if clean is None else choose(options, clean, torch_device)
     parts = replace(parts, notes=(*parts.notes, *settled.notes))
-    doubts = (*parts.doubts, *settled.doubts, *choice.doubts, *_inferred(choice))
+    doubts = (*parts.doubts, *settled.doubts, *choice.doubts, *_unsure(choice))
     if clean is not None and not names:
         doubts += doubts_against(clean, count)
         names = clean.names if len(clean.names) == count else ()
@@ -112,33 +119,72 @@ def _loaded(
     )
 
 
-def _inferred(choice: Choice) -> Iterator[str]:
+def _unsure(choice: Choice) -> Iterator[str]:
     """A net that nobody states must be right so often that no other could be meant."""
     if choice.option.filled.candidate.inferred and choice.accuracy is not None and choice.accuracy < _SURE:
         message = "the order of its layers was inferred, and the net so made is right about"
         yield f"{message} {choice.accuracy:.0%} of the clean images only"
 
 
-def _weights(contents: Contents, spec: str, source: str | None) -> _FileContents:
+def _weights(
+    contents: Contents, spec: str, source: str | None, infer: Callable[[Weights], search.Found | str]
+) -> _FileContents:
     weights = read(contents)
     _check_finite(contents.path, weights)
     if source is not None:
-        found = from_source.find(source, weights.tensors, str(contents.path), weights.prefix)
+        stated = from_source.find(source, weights.tensors, str(contents.path), weights.prefix)
+        parts = _FileContents(stated.nets, notes=stated.notes)
     else:
-        facts, module = weights.metadata, weights.module
-        nets = arch.find(spec, weights.tensors, contents.config, facts, str(contents.path), module, weights.prefix)
-        found = from_source.Found(nets)
-    count = len(weights.tensors)
-    return _FileContents(
-        found.nets,
-        count,
-        count,
-        weights.metadata,
-        notes=(f"read as {weights.described}", *found.notes),
-        doubts=(*_other_weights(contents, weights), *([CODE_DECIDES] if contents.format in WITH_CODE else [])),
+        parts = _recognised(contents, spec, weights, infer)
+    code = [CODE_DECIDES] if contents.format in WITH_CODE else []
+    return replace(
+        parts,
+        loaded=len(weights.tensors),
+        total=len(weights.tensors),
+        metadata=weights.metadata,
+        notes=(f"read as {weights.described}", *parts.notes),
+        doubts=(*_other_weights(contents, weights), *code, *parts.doubts),
         wrapper=weights.wrapper,
         prefix=weights.prefix,
     )
+
+
+def _recognised(
+    contents: Contents, spec: str, weights: Weights, infer: Callable[[Weights], search.Found | str]
+) -> _FileContents:
+    """The nets that have such tensors; where none is known, the one that the images tell."""
+    facts, path = weights.metadata, str(contents.path)
+    try:
+        nets = arch.find(spec, weights.tensors, contents.config, facts, path, weights.module, weights.prefix)
+    except NoMatch as problem:
+        found = infer(weights)
+        if isinstance(found, str):
+            message = f"{problem.message}; {found}" if found else problem.message
+            raise Problem(message, hint=problem.hint, status=problem.status) from None
+        return _FileContents([found.filled], shape=found.shape, norm=found.norm, notes=found.notes, doubts=found.doubts)
+    return _FileContents(nets)
+
+
+def _inferred(
+    contents: Contents,
+    spec: str,
+    images: Source | None,
+    classes: Path | None,
+    size: sizes.Sides | None,
+    progress: Progress,
+    weights: Weights,
+) -> search.Found | str:
+    """The net that labelled images tell; or why it cannot be told."""
+    count = search.classes_of(weights.tensors)
+    if images is None or count is None:
+        return ""
+    names = class_names.stated(contents.config, weights.metadata, count)
+    names = class_names.read(classes, count) if classes else names
+    stated = _FileContents([], metadata=weights.metadata)
+    clean = partial(_load_clean, images, names, count, limit=search.MAX_IMAGES)
+    norms = partial(_norms, spec, contents, stated, count)
+    own = (images.size[0] if images.size else 3, *size) if size else images.size
+    return search.find(weights.tensors, clean, lambda shape: norms(shape)[1], own, count, progress)
 
 
 def _other_weights(contents: Contents, judged: Weights) -> Iterator[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bdscan.facts.deadline import check_time
+from bdscan.facts.problem import plain
 from bdscan.images.image_set import ImageSet, at_once
 from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly.normalize import Norm
@@ -23,6 +25,7 @@ DIFFERENT_NETS = 0.8  # two that are as often right, but agree on fewer than thi
 _MIN_GAIN = 0.1  # what a relabelling must gain before the class order is doubted
 _MIN_RELABELLED = 0.5  # how accurate a relabelled net must be for that
 _MIN_PER_CLASS = 4  # images a class: with fewer any net can be relabelled
+_MAX_NAMES = 50  # of classes that a sentence can list
 _MAX_BATCH = 50  # images at a time, fewer where they are large
 
 
@@ -78,7 +81,7 @@ def guess(options: Sequence[Option], *, stated: bool) -> Choice:
 
 def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> Choice:
     """The option with the best accuracy, asked in rounds so that the hopeless cost little."""
-    order = _spread(clean.labels)[:_MAX_IMAGES]
+    order = spread(clean.labels)[:_MAX_IMAGES]
     pixels, labels = clean.images[order], clean.labels[order]
     remaining = list(options)
     for count in (_FIRST_ROUND, _SECOND_ROUND) if len(remaining) > 1 else ():
@@ -96,33 +99,43 @@ def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> 
     winning = min(alike, key=options.index) if alike else remaining[0]  # a single option was not asked yet
     comparison = _comparison(winning, [option for option in options if option is not winning], remaining, labels)
     winning.ask(pixels, device)
-    doubts = [*comparison.doubts, *_order_doubts(winning, labels)]
+    doubts = [*comparison.doubts, *_order_doubts(winning, clean, labels)]
     notes = list(comparison.notes)
     if len(order) < len(clean):
         notes.append(f"clean accuracy was measured on {len(order)} of {len(clean)} images")
     return Choice(winning, winning.accuracy(labels), tuple(notes), tuple(doubts))
 
 
-def relabelled(answers: Tensor, labels: Tensor) -> float:
-    """Accuracy if every class were called what the net mostly says for it, no two classes the same."""
+def renaming(answers: Tensor, labels: Tensor) -> dict[int, int]:
+    """For every class what the net mostly says for it, no two classes the same."""
     pairs, counts = torch.stack([labels, answers]).unique(dim=1, return_counts=True)
-    right, classes, names = 0, set[int](), set[int]()
+    names = dict[int, int]()
     for i in counts.argsort(descending=True, stable=True).tolist():
         label, answer = pairs[:, i].tolist()
-        if label not in classes and answer not in names:
-            classes.add(label)
-            names.add(answer)
-            right += int(counts[i])
-    return right / len(labels)
+        if label not in names and answer not in names.values():
+            names[label] = answer
+    return names
+
+
+def relabelled(answers: Tensor, labels: Tensor) -> float:
+    """Accuracy if every class were called what the net mostly says for it."""
+    names = renaming(answers, labels)
+    return sum(
+        names.get(label) == answer for label, answer in zip(labels.tolist(), answers.tolist(), strict=True)
+    ) / len(labels)
+
+
+def gain_of_renaming(answers: Tensor, labels: Tensor) -> float | None:
+    """Accuracy under another order of the classes, if that is telling: with an image or two a class any net can be
+    relabelled."""
+    if len(labels) < _MIN_PER_CLASS * len(labels.unique()):
+        return None
+    other, own = relabelled(answers, labels), float((answers == labels).float().mean())
+    return other if other >= max(_MIN_RELABELLED, own + _MIN_GAIN) else None
 
 
 def _reordered(option: Option, labels: Tensor) -> float | None:
-    """What a relabelling would give, if that is telling: with an image or two a class any net can be relabelled."""
-    labels = labels[: len(option.answers)]
-    if len(labels) < _MIN_PER_CLASS * len(labels.unique()):
-        return None
-    other = relabelled(option.answers, labels)
-    return other if other >= max(_MIN_RELABELLED, option.accuracy(labels) + _MIN_GAIN) else None
+    return gain_of_renaming(option.answers, labels[: len(option.answers)])
 
 
 def _score(option: Option, labels: Tensor) -> float:
@@ -167,15 +180,22 @@ def agreement(one: Option, other: Option) -> float:
     return float((one.answers[:count] == other.answers[:count]).float().mean())
 
 
-def _order_doubts(option: Option, labels: Tensor) -> list[str]:
+def _order_doubts(option: Option, clean: ImageSet, labels: Tensor) -> list[str]:
+    """That the classes stand in another order; and in which, as `--classes` takes it."""
     best = _reordered(option, labels)
     if best is None:
         return []
     message = f"accuracy is {option.accuracy(labels):.0%}, but {best:.0%} if the classes stood in another order"
-    return [f"{message}: give the net's own order with `--classes FILE`"]
+    by_answer = {answer: label for label, answer in renaming(option.answers, labels).items()}
+    names = [
+        plain(clean.names[by_answer[i]]) for i in range(len(clean.names)) if by_answer.get(i, -1) < len(clean.names)
+    ]
+    if not len(names) == len(clean.names) == len(by_answer) <= _MAX_NAMES:
+        return [f"{message}: give the net's own order with `--classes FILE`"]
+    return [f"{message}: give the net's own with `--classes FILE`, its text `{json.dumps(names, ensure_ascii=False)}`"]
 
 
-def _spread(labels: Tensor) -> Tensor:
+def spread(labels: Tensor) -> Tensor:
     """An order in which every class comes up again and again, whatever the order of the set."""
     rank = torch.empty_like(labels)
     generator = torch.Generator().manual_seed(0)
