@@ -96,20 +96,11 @@ INITIALISERS = names(
     kaiming_uniform kaiming_normal orthogonal
     """
 )
-DTYPES: tuple[str, ...] = ("float", "float16", "float32", "float64", "half", "double", "bfloat16", "bool", "uint8")
-    "float",
-    "float16",
-    "float32",
-    "float64",
-    "half",
-    "double",
-    "bfloat16",
-    "int",
-    "int32",
-    "int64",
-    "long",
+DTYPES = names(
+    """
+    float float16 float32 float64 half double bfloat16 bool uint8 int int32 int64 long int8 short int16
+    """
 )
-DTYPES += ("int", "int32", "int64", "long", "int8", "short", "int16")
 # Functions that stand for a layer without weights: what the layer calls its settings, in the function's order.
 SITES: Mapping[str, tuple[type[nn.Module], tuple[str, ...]]] = {
     "relu": (nn.ReLU, ()),
