@@ -55,7 +55,7 @@ class Cache:
 
         `address` is where the model comes from, if it only lies at the path for a moment.
         """
-        if ".py:" in self.options["arch"] or self.options["source"]:  # other files decide as well
+        if ".py:" in self.options["arch"] or self.options.get("source"):  # other files decide as well
             return None
         try:
             model = folders.resolve(Path(path))

@@ -137,13 +137,13 @@ class _Search:
         classes = next((one for one in arguments if _CLASSES.fullmatch(one.lower())), None)
         channels = next((one for one in arguments if _CHANNELS.fullmatch(one.lower())), None)
         depth = next((shape[1] for shape in self.outline.values() if len(shape) == 4), None)
-        told = {channels: depth} if channels and depth else {}
+        told = [(channels, depth)] if channels and depth else []
         for count in counts(self.outline) if classes else ():
-            yield {classes: count}
+            yield dict([(str(classes), count)])
             if told:
-                yield {classes: count, **told}  # type: ignore[dict-item]
+                yield dict([(str(classes), count), *told])
         if told:
-            yield told  # type: ignore[misc]
+            yield dict(told)
 
     def _try(self, way: _Way) -> None:
         candidate = Candidate(
@@ -251,18 +251,21 @@ class _World:
         machine = self.machine
         with machine.build(Budget()):
             maker = text.find(way.name)
-            given, named = list(way.given), dict(way.named)
+            given, named = list(way.given), way.named
             if way.call is not None:
                 given, named = self._arguments(way.call, Scope(text), named)
             return machine.call(maker, *given, **named)
 
     def _arguments(
-        self, call: ast.Call, scope: Scope, named: dict[str, object]
-    ) -> tuple[list[object], dict[str, object]]:
+        self, call: ast.Call, scope: Scope, named: Mapping[str, object]
+    ) -> tuple[list[object], Mapping[str, object]]:
         """What stands in a call, where that is known outside the function that it may stand in."""
         try:
             given = [self.machine.value(argument, scope) for argument in call.args]
-            return given, {one.arg: self.machine.value(one.value, scope) for one in call.keywords if one.arg} | named
+            return given, {
+                **{one.arg: self.machine.value(one.value, scope) for one in call.keywords if one.arg},
+                **named,
+            }
         except NotFollowed:
             raise TypeError("its arguments are not known") from None
 

@@ -43,7 +43,7 @@ EXCEPTIONS = (
 )
 
 
-def builtins(machine: Machine) -> dict[str, object]:
+def builtins(machine: Machine) -> Mapping[str, object]:
     """Every function by its name."""
     own = _Functions(machine)
     names: tuple[str, ...] = (
@@ -74,7 +74,7 @@ def builtins(machine: Machine) -> dict[str, object]:
         "hasattr",
         "setattr",
     )
-    functions: dict[str, object] = {name: Native(name, getattr(own, f"{name}_")) for name in names}
+    functions = {name: Native(name, getattr(own, f"{name}_")) for name in names}
     makers = {name: Native(name, getattr(own, f"{name}_")) for name in TYPES if name != "object"}
     own.types |= {id(makers[name]): _TYPES[name] for name in makers}
     return functions | makers | {"object": TYPES["object"]}

@@ -11,6 +11,7 @@ from bdscan.load.code.plain import OPERATORS, formatted, is_plain, operate, same
 from bdscan.load.code.refusal import NotFollowed
 from bdscan.load.code.values import (
     MISSING,
+    Bindings,
     Class,
     Function,
     Instance,
@@ -207,7 +208,7 @@ class Expressions:
             return self._super(node, scope)
         function = self.value(node.func, scope)
         arguments = list(self._entries(node.args, scope))
-        named: dict[str, object] = {}
+        named: Bindings = {}
         for keyword in node.keywords:
             value = self.value(keyword.value, scope)
             if keyword.arg is not None:
@@ -219,7 +220,7 @@ class Expressions:
         return self.call_at(node, scope, function, arguments, named)
 
     def call_at(
-        self, node: ast.Call, scope: Scope, function: object, arguments: list[object], named: dict[str, object]
+        self, node: ast.Call, scope: Scope, function: object, arguments: list[object], named: Bindings
     ) -> object:
         """A call at a place of the text; a vocabulary may want to know which."""
         return self.call(function, *arguments, **named)

@@ -14,6 +14,7 @@ from bdscan.load.code.plain import OPERATORS, is_plain
 from bdscan.load.code.refusal import NotFollowed, Raised
 from bdscan.load.code.values import (
     MISSING,
+    Bindings,
     Class,
     Function,
     Instance,
@@ -330,7 +331,7 @@ class Interpreter(Expressions):
         return self.run(node.body, scope)
 
 
-def _bound(function: Function, arguments: Sequence[object], named: Mapping[str, object]) -> dict[str, object]:
+def _bound(function: Function, arguments: Sequence[object], named: Mapping[str, object]) -> Bindings:
     """Every parameter by its name, in order, as Python binds them."""
     given = function.node.args
     places = [argument.arg for argument in (*given.posonlyargs, *given.args)]

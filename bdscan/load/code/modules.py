@@ -3,28 +3,39 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Hashable
+from collections.abc import Mapping, MutableMapping, Sequence
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from torch import nn
 
 from bdscan.load.code.refusal import NotFollowed
-from bdscan.load.code.values import MISSING, Class, Function, Object
-
-if TYPE_CHECKING:
-    from bdscan.load.code.runs import Runs
+from bdscan.load.code.values import MISSING, Bindings, Class, Function, Object
 
 _MAX_MODULES = 20_000  # in a net, each counted as often as it stands somewhere: DenseNet-201 has some 700
 _MAX_DEPTH = 30  # of modules within modules
+
+
+class Runner(Protocol):
+    """Who follows what objects do."""
+
+    scratch: MutableMapping[int, Bindings]  # what objects note during one call, by their identity
+    left_out: str  # the softmax at the net's end, once it has been met
+
+    @property
+    def in_call(self) -> bool: ...
+
+    def forward(
+        self, module: Interpreted, function: Function, arguments: Sequence[object], named: Mapping[str, object]
+    ) -> object: ...
 
 
 class Interpreted(Object, nn.Module):
     """Parameters, buffers and children are torch's own; everything else that the text sets is kept apart."""
 
     kind: Class
-    runs: Runs
-    fields: dict[str, object]
+    runs: Runner
+    fields: Bindings
     sites: set[str]  # children of ours, for functions that the text calls: the text does not see them
     whole: bool  # whether it is the net itself, not a part of one
     seen: dict[object, float]  # what came in so far, and how many numbers an image took on its way
@@ -46,7 +57,7 @@ class Interpreted(Object, nn.Module):
         return MISSING
 
     def write(self, name: str, value: object) -> None:
-        if self.runs.stack:  # what one call notes is gone before the next: all calls are alike
+        if self.runs.in_call:  # what one call notes is gone before the next: all calls are alike
             if isinstance(value, nn.Module | nn.Parameter):
                 raise NotFollowed("its `forward` changes the net")
             self.runs.scratch.setdefault(id(self), {})[name] = value
@@ -70,7 +81,7 @@ class Interpreted(Object, nn.Module):
         return copied
 
 
-def blank(kind: Class, runs: Runs) -> Interpreted:
+def blank(kind: Class, runs: Runner) -> Interpreted:
     """An object of the class before its `__init__`."""
     roots = [root for root in kind.roots if isinstance(root, type) and issubclass(root, nn.Module)]
     if len(roots) != len(kind.roots) or not roots:
@@ -78,7 +89,7 @@ def blank(kind: Class, runs: Runs) -> Interpreted:
     own = [root for root in roots if root is not nn.Module]
     if len(own) > 1:
         raise NotFollowed(f"the class `{kind.name}` derives from several layers")
-    derived = _derived(own[0]) if own else Interpreted
+    derived = _derived(own[0]) if own else Interpreted  # type: ignore[arg-type]  # a class can be hashed
     made = derived.__new__(derived)
     nn.Module.__init__(made)
     made.kind, made.runs, made.fields, made.sites, made.whole, made.seen = kind, runs, {}, set(), False, {}
@@ -86,7 +97,7 @@ def blank(kind: Class, runs: Runs) -> Interpreted:
 
 
 @cache
-def _derived(layer: Hashable) -> type[Interpreted]:
+def _derived(layer: type[nn.Module]) -> type[Interpreted]:
     return type(f"Interpreted{layer.__name__}", (Interpreted, layer), {})
 
 

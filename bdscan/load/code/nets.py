@@ -262,7 +262,7 @@ class NetVocabulary(Vocabulary):
                     f"a size of {quoted(name)} that depends on the images is not something bdscan follows"
                 )
 
-    def _settings(self, named: Mapping[str, object]) -> dict[str, object]:
+    def _settings(self, named: Mapping[str, object]) -> Mapping[str, object]:
         """Without the device, which is not the text's to choose, and without a result to write into."""
         if "out" in named:
             raise NotFollowed("`out=` is not something bdscan follows")

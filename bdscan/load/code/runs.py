@@ -5,7 +5,7 @@ from __future__ import annotations
 import ast
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -20,7 +20,7 @@ from bdscan.load.code.plain import is_plain
 from bdscan.load.code.refusal import NotFollowed
 from bdscan.load.code.torch_names import NO_SETTING, SITES
 from bdscan.load.code.torch_values import Silent, TorchFunction, TorchMethod
-from bdscan.load.code.values import Function, Scope
+from bdscan.load.code.values import Bindings, Function, Scope
 from bdscan.load.code.vocabulary import Vocabulary
 
 _STEPS = 100_000  # in one call of a net; torchvision's take up to 7 000
@@ -55,9 +55,14 @@ class Runs(Interpreter):
         super().__init__(vocabulary)
         self.building = False
         self.stack: list[_Frame] = []
-        self.scratch: dict[int, dict[str, object]] = {}  # what objects note during one call, by their identity
+        self.scratch: MutableMapping[int, Bindings] = {}  # what objects note during one call, by their identity
         self.softened: Softened | None = None
         self.left_out = ""  # the softmax at the net's end, once it has been met
+
+    @property
+    def in_call(self) -> bool:
+        """Whether a net is answering, not being built."""
+        return bool(self.stack)
 
     @contextmanager
     def build(self, budget: Budget) -> Iterator[None]:
@@ -118,7 +123,7 @@ class Runs(Interpreter):
         module.seen[key] = (room - bounded.altogether) / numbers
 
     def call_at(
-        self, node: ast.Call, scope: Scope, function: object, arguments: list[object], named: dict[str, object]
+        self, node: ast.Call, scope: Scope, function: object, arguments: list[object], named: Bindings
     ) -> object:
         """A function that stands for a layer is called as a layer, so that it can be looked at like one."""
         if self.stack and isinstance(function, TorchFunction | TorchMethod) and function.name in SITES:
@@ -152,7 +157,7 @@ class Runs(Interpreter):
         super()._expression(node, scope)
 
 
-def _child(module: Interpreted, child: str, layer: type[nn.Module], settings: dict[str, object]) -> nn.Module | None:
+def _child(module: Interpreted, child: str, layer: type[nn.Module], settings: Mapping[str, object]) -> nn.Module | None:
     known = module._modules.get(child) if child in module.sites else None
     if known is not None and getattr(known, "settings", None) in (None, settings):
         return known  # None: something that was put in its place since

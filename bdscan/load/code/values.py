@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ast
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from bdscan.load.code.refusal import NotFollowed
 
+Bindings = MutableMapping[str, object]  # names and what they stand for
 MISSING = object()  # where None is a value
 
 
@@ -24,7 +25,7 @@ class Names(Protocol):
 class Scope:
     """The names that a function, a class or a comprehension binds, and what surrounds it."""
 
-    def __init__(self, around: Names, names: dict[str, object] | None = None, owner: Class | None = None) -> None:
+    def __init__(self, around: Names, names: Bindings | None = None, owner: Class | None = None) -> None:
         self.around, self.file, self.names, self.owner = around, around.file, {} if names is None else names, owner
 
     def find(self, name: str) -> object:
@@ -74,7 +75,7 @@ class Class:
 
     name: str
     bases: Sequence[object]
-    members: dict[str, object] = field(default_factory=dict)
+    members: Bindings = field(default_factory=dict)
     fields: tuple[str, ...] = ()  # of a dataclass
 
     def __deepcopy__(self, memo: dict[int, object]) -> Class:
@@ -121,7 +122,7 @@ class Instance(Object):
 
     def __init__(self, kind: Class) -> None:
         self.kind = kind
-        self.attributes: dict[str, object] = {}
+        self.attributes: Bindings = {}
 
     def read(self, name: str) -> object:
         return self.attributes.get(name, MISSING)
