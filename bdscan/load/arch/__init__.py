@@ -10,7 +10,7 @@ from torch import Tensor
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem, unusable
 from bdscan.load import nets
-from bdscan.load.arch import from_file, from_timm, from_torchvision, from_transformers, heads, library_index
+from bdscan.load.arch import from_file, from_timm, from_torchvision, from_transformers, heads, library_index, recorded
 from bdscan.load.arch.match import Difference, FilledNet, fit, no_match, told_apart
 from bdscan.load.arch.readings import Reading, readings
 from bdscan.load.nets import families
@@ -72,7 +72,8 @@ def _recognise(tensors: dict[str, Tensor], config: Facts | None, metadata: Facts
     for source in sources:
         fitting, failed = _try(source, tensors)
         if fitting:
-            return told_apart(fitting)
+            different, layers = told_apart(fitting), metadata.get("layers")  # of a pickled module
+            return recorded.agreeing(different, layers, tensors, path) if isinstance(layers, dict) else different
         misfits += failed
     raise no_match(misfits, outline, path)
 

@@ -65,7 +65,9 @@ def changed(candidate: Candidate, net: nn.Module, outline: Outline) -> Iterator[
             if other and (place != last or isinstance(net.get_submodule(last), nn.Linear)):
                 fitting.append((place, width, layers))
     if fitting:
-        inside = [each for each in fitting if all(layer.path.startswith(f"{each[0]}.") for layer in each[2])]
+        # The deepest place keeps most of the net as it is; one above it only where the head is called so.
+        as_deep = [each for each in fitting if len(each[2]) == len(fitting[0][2])]
+        inside = [each for each in as_deep if all(layer.path.startswith(f"{each[0]}.") for layer in each[2])]
         yield from _variants(candidate, *(inside or fitting)[0])
 
 
@@ -112,7 +114,8 @@ def _parts(layers: list[_Layer], names: list[str], activation: str, *, before_no
         followed = i + 1 < len(layers) and layers[i + 1].kind != "linear"
         begun = any(one.kind == "linear" for one in layers[: i + 1])
         if begun and i < last and (layer.kind == "linear" if before_norm else not followed) and layer.kind != "prelu":
-            parts[f"{name}_activation"] = _ACTIVATIONS[activation]()
+            place = str(int(name) + 1) if name.isdecimal() else ""  # as in a sequence, if that has room there
+            parts[f"{name}_activation" if place in ("", *names) else place] = _ACTIVATIONS[activation]()
     return parts
 
 
