@@ -12,14 +12,14 @@ from torchvision import models
 
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.images.image_set import ImageSet
-from bdscan.load.arch import find
+from bdscan.load.arch import find, heads
 from bdscan.load.arch.kinds import other_kind
 from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly import sizes
 from bdscan.load.assembly.assemble import load
 from bdscan.load.assembly.normalize import Norm
 from bdscan.load.contents import survey
-from bdscan.load.nets.candidate import Candidate
+from bdscan.load.nets.candidate import Candidate, outline_of
 from bdscan.write.file_tensors import as_in_file
 
 Tensors = dict[str, Tensor]
@@ -70,10 +70,9 @@ def with_head(net: nn.Module, place: str, head: nn.Module) -> nn.Module:
 
 
 def grey(net: nn.Module, stem: str) -> nn.Module:
-    old = net.get_submodule(stem)
-    assert isinstance(old, nn.Conv2d)
-    new = nn.Conv2d(1, old.out_channels, 3, old.stride, 1, bias=False)
-    return with_head(net, stem, nn.Conv2d(1, 64, 7, 2, 3, bias=False) if stem == "conv1" else new)
+    return with_head(
+        net, stem, nn.Conv2d(1, 64, 7, 2, 3, bias=False) if stem == "conv1" else nn.Conv2d(1, 16, 3, 2, 1, bias=False)
+    )
 
 
 CHANGED: dict[str, Callable[[], nn.Module]] = {
@@ -135,6 +134,20 @@ def test_a_head_that_is_no_chain_is_refused(extra: str) -> None:
     tensors = dict(with_head(resnet(), "fc", mlp(512, nn.ReLU())).state_dict())
     with pytest.raises(Problem, match="fit no net"):
         find("auto", tensors | {extra: torch.rand(4, 77)}, None, {}, "net.pt")
+
+
+def test_as_much_of_the_net_as_can_be_is_kept() -> None:
+    """Its last layer got a bias: the layers before that are still its own, Tanh and all."""
+
+    def net(*, bias: bool = False) -> nn.Module:
+        head = nn.Sequential(nn.LayerNorm(8), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 5, bias=bias))
+        return Wrapped(nn.Flatten(), head)
+
+    outline = outline_of(net(bias=True).state_dict())
+    nets = list(heads.changed(Candidate(name="net", build=net), net(), outline))
+    assert [type(part) for part in nets[0].build().classifier] == [nn.LayerNorm, nn.Linear, nn.Tanh, nn.Linear]  # type: ignore[arg-type]
+    assert len(nets) == 1
+    assert not list(heads.changed(Candidate(name="net", build=net), net(bias=True), outline_of(net().state_dict())))
 
 
 def test_a_body_that_lacks_something_is_refused_whatever_its_head() -> None:
