@@ -18,6 +18,7 @@ from bdscan.load.arch import (
     from_transformers,
     heads,
     library_index,
+    recorded,
 )
 from bdscan.load.arch.match import Difference, FilledNet, fit, no_match, told_apart
 from bdscan.load.arch.readings import Reading, readings
@@ -117,7 +118,8 @@ def _recognise(
     for source in itertools.chain([iter(first)], sources, [iter(last)]):
         fitting, failed = _try(source, tensors)
         if fitting:
-            return told_apart(fitting)
+            different, layers = told_apart(fitting), metadata.get("layers")  # of a pickled module
+            return recorded.agreeing(different, layers, tensors, path) if isinstance(layers, dict) else different
         misfits += failed
     raise no_match(misfits, outline, path)
 

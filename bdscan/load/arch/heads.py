@@ -54,16 +54,17 @@ def changed(candidate: Candidate, net: nn.Module, outline: Outline) -> Iterator[
     expected = outline_of(net.state_dict())
     last = next((n for n, part in reversed(list(net.named_modules())) if isinstance(part, nn.Linear | nn.Conv2d)), "")
     fitting = []
+    most = -1  # the deepest place keeps most of the net; one above it is taken only if it keeps as much
     for place in [last.rsplit(".", cut)[0] for cut in range(last.count(".") + 1)] if last else ():
-        body = {name: shape for name, shape in expected.items() if not name.startswith(f"{place}.")}
-        if all(outline.get(name) == shape for name, shape in body.items()):
-            width = next(shape[1] for name, shape in expected.items() if name not in body and len(shape) in (2, 4))
-            layers = _chain({name: shape for name, shape in outline.items() if name not in body}, width)
-            other = layers and [layer.path for layer in layers] != [
-                place
-            ]  # else it is the net's own, and lacks something
-            if other and (place != last or isinstance(net.get_submodule(last), nn.Linear)):
-                fitting.append((place, width, layers))
+        body = {name for name in expected if not name.startswith(f"{place}.")}
+        if len(body) < most or any(outline.get(name) != expected[name] for name in body):
+            continue
+        most = len(body)
+        width = next(shape[1] for name, shape in expected.items() if name not in body and len(shape) in (2, 4))
+        layers = _chain({name: shape for name, shape in outline.items() if name not in body}, width)
+        lacking = [layer.path for layer in layers] == [place] and f"{place}.bias" not in outline
+        if layers and not lacking and (place != last or isinstance(net.get_submodule(last), nn.Linear)):
+            fitting.append((place, width, layers))
     if fitting:
         inside = [each for each in fitting if all(layer.path.startswith(f"{each[0]}.") for layer in each[2])]
         yield from _variants(candidate, *(inside or fitting)[0])
@@ -112,7 +113,8 @@ def _parts(layers: list[_Layer], names: list[str], activation: str, *, before_no
         followed = i + 1 < len(layers) and layers[i + 1].kind != "linear"
         begun = any(one.kind == "linear" for one in layers[: i + 1])
         if begun and i < last and (layer.kind == "linear" if before_norm else not followed) and layer.kind != "prelu":
-            parts[f"{name}_activation"] = _ACTIVATIONS[activation]()
+            place = str(int(name) + 1) if name.isdecimal() else ""  # as in a sequence, if that has room there
+            parts[f"{name}_activation" if place in ("", *names) else place] = _ACTIVATIONS[activation]()
     return parts
 
 

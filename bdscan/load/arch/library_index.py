@@ -14,6 +14,7 @@ INDEX = Path(__file__).with_name("library_index.json")
 # Tensors of a net that stand for all, drawn by their hash: the same ones of any file of that net. Of sixteen, one or
 # two are of the head or the stem that people replace.
 _SAMPLE = 16
+_MARGIN = 0.15  # of the share, by which the sample may be wrong: two of its tensors
 
 
 def sketch(outline: Outline) -> str:
@@ -34,8 +35,10 @@ def nearest(outline: Outline, least: float) -> Iterator[tuple[float, str]]:
         share = common / max(1.0, count + len(outline) - common)
         if share >= least:
             found.append((share, names))
+    best = max(found, default=(0.0, []))[0]
     for share, names in sorted(found, key=lambda pair: -pair[0]):
-        yield from ((share, name) for name in names)
+        if share >= best - _MARGIN:
+            yield from ((share, name) for name in names)
 
 
 def _hashes(outline: Outline) -> Iterator[int]:

@@ -8,7 +8,6 @@ from functools import partial
 from types import ModuleType
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
@@ -20,8 +19,13 @@ _FOREIGN = ("timm_wrapper", "shieldgemma2")  # nets of another library, and one 
 # What a configuration must not set: other code, other files, other arithmetic than that of the net.
 _NOT_OF_THE_NET = re.compile(
     r"_.*|auto_map|\w*backbone\w*|\w*pretrained\w*|quantization_config|\w*attn_implementation\w*|\w*kernel_config\w*|"
-    r"use_kernels|(torch_)?dtype|return_dict|output_\w+|architectures|transformers_version"
+    r"use_kernels|(torch_)?dtype|return_dict|output_\w+|architectures|transformers_version|"
+    r"id2label|label2id"
 )
+_MAX_NUMBER = 1 << 18  # in a configuration: the largest are sizes of vocabularies
+_MAX_DEPTH = 1000  # layers, blocks or stages; the library makes lists of them before any tensor
+_DEPTH = re.compile(r"\w*(layers|depths?|blocks|stages|repeats)\w*")
+_MAX_LISTED = 100  # numbers in a row
 _MAX_TENSORS = 10_000  # of a net; the largest classifiers have some two thousand
 _USUAL = 224  # pixels a side, where the configuration states none
 
@@ -64,15 +68,31 @@ def _classes(library: ModuleType) -> dict[str, tuple[str, ...]]:
 def _build(library: ModuleType, kind: str, model_type: str, config: Mapping[str, object]) -> nn.Module:
     made: Any = library.CONFIG_MAPPING[model_type]
     known = made().to_dict()
-    count = config.get("num_labels") or len(_table(config.get("id2label")))
-    settings = {key: value for key, value in config.items() if key in known and not _NOT_OF_THE_NET.fullmatch(key)} | (
-        {"num_labels": count} if count else {}
-    )
-    for names in ("id2label", "label2id"):
-        settings.pop(names, None)
-    with torch.device("cpu"):
-        net: nn.Module = _answering_with_logits(getattr(library, kind))(made(**settings))
+    settings = _settings({key: value for key, value in config.items() if key in known})
+    names = config.get("id2label")
+    count = config.get("num_labels") or (len(names) if isinstance(names, Mapping) else 0)
+    if count:
+        settings |= _settings({"num_labels": count})
+    try:
+        described = made(**settings)
+    except Exception as error:  # noqa: BLE001 - each release has its own errors for a setting that is none
+        raise Problem(f"transformers cannot read the `config.json` of this {kind}: {quoted(str(error))}") from None
+    net: nn.Module = _answering_with_logits(getattr(library, kind))(described)
     return net
+
+
+def _settings(table: Mapping[str, object]) -> dict[str, object]:
+    """What a configuration says of the net; a `Problem` for numbers that no net has."""
+    settings: dict[str, object] = {}
+    for key, value in table.items():
+        most = _MAX_DEPTH if _DEPTH.fullmatch(key) else _MAX_NUMBER
+        numbers = value if isinstance(value, list) else [value]
+        outsize = any(isinstance(number, int | float) and not abs(number) <= most for number in numbers)
+        if outsize or len(numbers) > _MAX_LISTED:
+            raise Problem(f"`config.json` has {quoted(key)} out of all proportion")
+        if not _NOT_OF_THE_NET.fullmatch(key):
+            settings[key] = _settings(value) if isinstance(value, dict) else value
+    return settings
 
 
 def _renaming(kind: str, build: Callable[[], nn.Module]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
@@ -91,10 +111,6 @@ def _renaming(kind: str, build: Callable[[], nn.Module]) -> Callable[[dict[str, 
         return {name if known else names.get(name, name): tensor for name, tensor in tensors.items()}
 
     return convert
-
-
-def _table(value: object) -> Mapping[object, object]:
-    return value if isinstance(value, Mapping) else {}
 
 
 def _answering_with_logits(kind: Any) -> Any:

@@ -13,7 +13,7 @@ from torch import Tensor
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem
 from bdscan.load.pickle.effects import quoted
-from bdscan.load.pickle.records import CallRecord, mapping, members
+from bdscan.load.pickle.records import CallRecord, mapping, members, named
 
 # Averaged weights first, as timm does: they are the ones that get deployed. `netC` is WaNet's classifier.
 _WRAPPERS = (
@@ -70,6 +70,7 @@ def unwrap(value: object, rebuild: Rebuild) -> Weights:
             module = value if kind and isinstance(value, CallRecord) else None
             if kind:
                 metadata["module"] = kind
+                metadata["layers"] = dict(_layers(value, search.visits))
             described = "pickled module" if kind else "state dict"
             return Weights(tensors, ".".join(path) or None, described, metadata, module=module)
         path.append(inner)
@@ -187,6 +188,21 @@ def _module_tensors(
         _count_visit(visits)
         if isinstance(name, str) and isinstance(value, CallRecord):
             yield from _module_tensors(value, rebuild, visits, f"{prefix}{name}.", depth + 1)
+
+
+def _layers(
+    module: object, visits: Iterator[int], prefix: str = "", depth: int = 0
+) -> Iterator[tuple[str, tuple[str, Mapping[str, object]]]]:
+    """What the inert modules say that they are, under the same names."""
+    if not isinstance(module, CallRecord) or depth > _MAX_DEPTH:
+        return
+    state = _state(module)
+    plain = {name: value for name, value in state.items() if isinstance(name, str) and _is_plain(value)}
+    yield prefix.removesuffix("."), (str(named(module.maker)), plain)
+    for name, value in (mapping(state.get("_modules")) or {}).items():
+        _count_visit(visits)
+        if isinstance(name, str):
+            yield from _layers(value, visits, f"{prefix}{name}.", depth + 1)
 
 
 def _count_visit(visits: Iterator[int]) -> None:
