@@ -36,7 +36,7 @@ class Block(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.norm2(self.conv2(self.relu(self.norm1(self.conv1(x)))))
         out += self.shortcut(x)
-        return self.relu(out)
+        return self.relu(out)  # type: ignore[no-any-return]
 
 
 class Residual(nn.Module):

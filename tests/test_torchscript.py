@@ -6,7 +6,9 @@ import re
 import time
 import warnings
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,7 +23,7 @@ from bdscan.write.cleaned import ready, write
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # torch deprecates TorchScript, but the files are there
 
-SAVERS = {
+SAVERS: dict[str, Callable[[nn.Module], Any]] = {
     "traced": lambda net: torch.jit.trace(net, torch.rand(2, *SHAPE)),
     "traced for one": lambda net: torch.jit.trace(net, torch.rand(1, *SHAPE)),
     "scripted": torch.jit.script,
@@ -117,10 +119,10 @@ class Counting(Residual):
 class Remembering(Residual):
     def __init__(self) -> None:
         super().__init__()
-        self.register_buffer("asked", torch.zeros(1))
+        self.asked = nn.Parameter(torch.zeros(1), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        self.asked += 1
+        self.asked.add_(1)
         late = (self.asked > 100).float()
         return self.fc(torch.flatten(self.pool(self.layers(x)), 1)) + late  # type: ignore[no-any-return]
 
@@ -148,7 +150,7 @@ class Dicing(Residual):
         return self.fc(x) * torch.bernoulli(torch.ones(1))  # type: ignore[no-any-return]
 
 
-REFUSED = {
+REFUSED: dict[type[nn.Module], str] = {
     Branching: "by what the image shows|reads numbers out of the image",
     Counting: "by the number of images",
     Remembering: "changes a tensor of its own",

@@ -15,8 +15,8 @@ Why it shows a backdoor
 When it misleads
     A net saved whole (`torch.save(net)`) imports its author's own classes, which may be honest; it is suspicious, not
     condemned. A file without any danger can still hold a net with a backdoor in its weights; the other probes
-    look there. The code of a TorchScript or exported program decides what it answers and is not judged: such a file is
-    never clean.
+    look there. The code of a TorchScript or exported program decides what it answers; it is rebuilt as a net, or
+    refused, and not looked at here.
 
 Reference
     CVE-2025-32434 and CVE-2026-24747 (torch.load), CVE-2025-1716 and CVE-2025-10155 to 10157 (names and archives that

@@ -228,7 +228,7 @@ def _joined(product: Operation, addition: Operation) -> Operation | None:
 
 
 def _leaves(operation: Operation) -> list[object]:
-    return tree_leaves((list(operation.arguments), dict(operation.named)))  # type: ignore[no-any-return]
+    return tree_leaves((list(operation.arguments), dict(operation.named)))
 
 
 def _is_weight(leaf: object) -> bool:

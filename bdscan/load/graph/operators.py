@@ -155,9 +155,8 @@ def _added(one: float, other: float, alpha: float = 1) -> float:
 
 
 def _quotient(one: float, other: float, rounding_mode: str | None = None) -> float:
-    return (
-        one / other if rounding_mode is None else {"floor": math.floor, "trunc": math.trunc}[rounding_mode](one / other)
-    )
+    roundings: Mapping[str | None, Callable[[float], float]] = {"floor": math.floor, "trunc": math.trunc, None: float}
+    return roundings[rounding_mode](one / other)
 
 
 _SPECIAL: Mapping[str, Callable[..., object]] = {
@@ -181,40 +180,38 @@ _SPECIAL: Mapping[str, Callable[..., object]] = {
     "item": lambda x: x.item(),
 }
 READING = frozenset({"Int", "Float", "Bool", "ScalarImplicit", "IntImplicit", "FloatImplicit", "item"})
-_SCALARS: Mapping[str, Callable[..., object]] = {
-    name: _whole(function)
-    for name, function in {
-        "Bool": bool,
-        "Float": float,
-        "FloatImplicit": float,
-        "Int": int,
-        "IntImplicit": int,
-        "__and__": operator.and_,
-        "__not__": operator.not_,
-        "__or__": operator.or_,
-        "__xor__": operator.xor,
-        "abs": abs,
-        "add": _added,
-        "ceil": math.ceil,
-        "div": _quotient,
-        "eq": operator.eq,
-        "floor": math.floor,
-        "floor_divide": operator.floordiv,
-        "floordiv": operator.floordiv,
-        "ge": operator.ge,
-        "gt": operator.gt,
-        "le": operator.le,
-        "lt": operator.lt,
-        "max": max,
-        "min": min,
-        "mul": operator.mul,
-        "ne": operator.ne,
-        "neg": operator.neg,
-        "pow": _power,
-        "remainder": operator.mod,
-        "round": round,
-        "sqrt": math.sqrt,
-        "sub": lambda one, other, alpha=1: one - alpha * other,
-        "trunc": math.trunc,
-    }.items()
+_SUMS: Mapping[str, Callable[..., int | float | bool]] = {
+    "Bool": bool,
+    "Float": float,
+    "FloatImplicit": float,
+    "Int": int,
+    "IntImplicit": int,
+    "__and__": operator.and_,
+    "__not__": operator.not_,
+    "__or__": operator.or_,
+    "__xor__": operator.xor,
+    "abs": abs,
+    "add": _added,
+    "ceil": math.ceil,
+    "div": _quotient,
+    "eq": operator.eq,
+    "floor": math.floor,
+    "floor_divide": operator.floordiv,
+    "floordiv": operator.floordiv,
+    "ge": operator.ge,
+    "gt": operator.gt,
+    "le": operator.le,
+    "lt": operator.lt,
+    "max": max,
+    "min": min,
+    "mul": operator.mul,
+    "ne": operator.ne,
+    "neg": operator.neg,
+    "pow": _power,
+    "remainder": operator.mod,
+    "round": round,
+    "sqrt": math.sqrt,
+    "sub": lambda one, other, alpha=1: one - alpha * other,
+    "trunc": math.trunc,
 }
+_SCALARS = {name: _whole(function) for name, function in _SUMS.items()}

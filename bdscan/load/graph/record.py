@@ -152,11 +152,12 @@ class Recorder:
 
     # -- what is done with them --------------------------------------------
 
-    def call(self, op: str, *arguments: object, **named: object) -> object:
+    def call(self, op: str, /, *given: object, **by_name: object) -> object:
         """One operator; what it gives is a `Value` where it hangs on the image or its size."""
         check_time()
         base = op[:-1] if op.endswith("_") and not op.endswith("__") and op not in operators.SAME else op
-        named = {key: value for key, value in named.items() if key not in operators.IGNORED}
+        arguments: Sequence[object] = given
+        named: Mapping[str, object] = {key: value for key, value in by_name.items() if key not in operators.IGNORED}
         if base in _SETTLED:
             first = arguments[0]
             return _SETTLED[base](_now(first))  # type: ignore[arg-type]

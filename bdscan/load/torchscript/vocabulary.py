@@ -67,7 +67,7 @@ class Script(Vocabulary):
             "unchecked_cast": Native("unchecked_cast", lambda _, value: value),
             "uninitialized": Native("uninitialized", lambda _: None),
             "getattr": Native("getattr", lambda value, name: self.interpreter.attribute(value, name)),
-            "range": Native("range", lambda *bounds: range(*map(self.settled, bounds))),  # type: ignore[arg-type]
+            "range": Native("range", self._range),
         }
         self.begin(Recorder((1, 1, 1), 1))
 
@@ -75,6 +75,9 @@ class Script(Vocabulary):
         """Another attempt."""
         self.recorder, self._device, self.asks_device = recorder, device, False
         self._held: dict[int, Tensor] = {}
+
+    def _range(self, *bounds: object) -> object:
+        return self.interpreter.call(self.interpreter.builtins["range"], *map(self.settled, bounds))
 
     def settled(self, value: object) -> object:
         return self.recorder.decide(value)
