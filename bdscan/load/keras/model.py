@@ -69,7 +69,12 @@ class _Run:
     file: KerasFile
     writer: Writer
     calls: int = 0
-    places: dict[int, str] = field(default_factory=dict)
+    listed: dict[str, list[str]] = field(default_factory=dict)  # folder, or outermost one -> the arrays in it
+
+    def __post_init__(self) -> None:
+        for path in self.file.arrays:
+            folder = path.rpartition("/")[0] if self.file.zipped else path.partition("/")[0]
+            self.listed.setdefault(folder, []).append(path)
 
     def model(self, model: Mapping[str, object], inputs: Sequence[Value], place: _Place, depth: int) -> Value:
         if depth > _MAX_DEPTH:
@@ -130,12 +135,11 @@ class _Run:
     def _find(self, layer: Layer, place: _Place) -> Mapping[str, str] | Sequence[str]:
         """The paths of the layer's arrays: one after another in a zip, by what they are in a `.h5`."""
         if self.file.zipped:
-            start = f"{place.folder}/vars/"
-            listed = [path for path in self.file.arrays if path.startswith(start)]
-            return sorted(listed, key=lambda path: int(path.removeprefix(start)))
+            folder = f"{place.folder}/vars"
+            return sorted(self.listed.get(folder, ()), key=lambda path: int(path.removeprefix(f"{folder}/")))
         top, inside = f"{place.outer or layer.name}/", f"/{layer.name}/" if place.outer else "/"
         found: dict[str, str] = {}
-        for path in self.file.arrays:
+        for path in self.listed.get(top.partition("/")[0], ()):
             if path.startswith(top) and inside in path[len(top) - 1 :]:
                 name = path.rpartition("/")[2].partition(":")[0]
                 if name in found:
