@@ -432,7 +432,7 @@ def test_a_long_table_is_no_deep_nesting() -> None:
     assert parse("x = [\n" + "'a', 1.5, -2,\n" * 20_000 + "]", "x.py").body
 
 
-@pytest.mark.parametrize("name", ["Net", "build"])
+@pytest.mark.parametrize("name", ["Net", "build", "Net(4, depth=1 + 1)"])
 def test_a_class_can_be_named(tmp_path: Path, name: str) -> None:
     text = NET + "\ndef build():\n    return Net(num_classes=4)\n"
     found = _found(tmp_path, text, _Net(4), f":{name}")

@@ -1,4 +1,4 @@
-"""The net's own source, read as text: `--source FILE.py`, `FILE.py:NAME` or a folder."""
+"""The net's own source, read as text: `--source FILE.py`, `FILE.py:NAME`, `FILE.py:NAME(...)` or a folder."""
 
 from __future__ import annotations
 
@@ -21,6 +21,7 @@ from bdscan.load.code.budget import Budget
 from bdscan.load.code.folder import Folder, Parts, Sources
 from bdscan.load.code.modules import Interpreted, check_tree
 from bdscan.load.code.nets import NetVocabulary
+from bdscan.load.code.parse import parse
 from bdscan.load.code.refusal import NotFollowed
 from bdscan.load.code.runs import Runs
 from bdscan.load.code.values import Class, Function, Scope, Wrapped
@@ -64,8 +65,8 @@ class _Way:
 
 def find(spec: str, tensors: dict[str, Tensor], path: str, prefix: str = "") -> Found:
     """Every net in the source that the tensors wholly are, each called as its own files call it or by its defaults."""
-    place, _, name = spec.rpartition(":") if ".py:" in spec else (spec, "", "")
-    search = _Search(Folder(Path(place)), tensors, name, prefix)
+    place, colon, name = spec.partition(".py:")
+    search = _Search(Folder(Path(place + ".py" if colon else spec)), tensors, name, prefix)
     search.go()
     if not search.fitting:
         raise search.problem(path)
@@ -74,7 +75,8 @@ def find(spec: str, tensors: dict[str, Tensor], path: str, prefix: str = "") -> 
 
 class _Search:
     def __init__(self, folder: Folder, tensors: dict[str, Tensor], name: str, prefix: str) -> None:
-        self.folder, self.tensors, self.name = folder, tensors, name
+        self.folder, self.tensors = folder, tensors
+        self.name, self.call = _named(name)
         self.prefix = prefix.removeprefix("module.").removeprefix("_orig_mod.")  # what may be the net's own
         self.outline = outline_of(tensors)
         self.fitting: dict[object, tuple[_Way, FilledNet]] = {}
@@ -113,7 +115,9 @@ class _Search:
             except (NotFollowed, *NOT_SUCH_A_NET) as error:
                 self.refusals.append((_Way(parts, name), _as_problem(error)))
                 continue
-            if _makes_nets(made):
+            if self.call is not None:
+                yield _Way(parts, name, self.call)
+            elif _makes_nets(made):
                 yield from self._ways_of(parts, name, made, sites.get(name, [])[:_MAX_CALLS])
 
     def _ways_of(
@@ -201,7 +205,8 @@ class _Search:
 
     def problem(self, path: str) -> Problem:
         """What came nearest, and what stood in the way."""
-        hint = "`--source FILE.py:NAME` names the class; `--arch FILE.py:factory` runs the file, if you trust it"
+        hint = "`--source FILE.py:NAME` or `FILE.py:NAME(...)` says what to call; "
+        hint += "`--arch FILE.py:factory` runs the file, if you trust it"
         if self.misfits:
             way, difference = min(self.misfits, key=lambda pair: len(pair[1]))
             message = f"the tensors in `{path}` are those of no net in the source; the nearest is `{way.described}`"
@@ -213,6 +218,15 @@ class _Search:
             _, refusal = min(self.refusals, key=lambda pair: _rank(pair[0]))
             return Problem(f"no net in the source could be followed: {refusal.message}", hint=hint)
         return Problem("the source has no class that derives from `nn.Module` and can be called", hint=hint)
+
+
+def _named(name: str) -> tuple[str, ast.Call | None]:
+    """`NAME`, or `NAME(...)` with its arguments."""
+    body = parse(name, "--source").body if "(" in name else []
+    call = body[0].value if len(body) == 1 and isinstance(body[0], ast.Expr) else None
+    if isinstance(call, ast.Call) and isinstance(call.func, ast.Name):
+        return call.func.id, call
+    return name, None
 
 
 def _rank(way: _Way | None) -> int:
