@@ -20,7 +20,7 @@ from bdscan.load.arch import (
     library_index,
     recorded,
 )
-from bdscan.load.arch.match import Difference, FilledNet, fit, no_match, told_apart
+from bdscan.load.arch.match import Difference, FilledNet, NoMatch, fit, no_match, told_apart
 from bdscan.load.arch.readings import Reading, readings
 from bdscan.load.module.layers import NotVouched, layer_kind
 from bdscan.load.nets import families
@@ -53,9 +53,9 @@ def find(
         last = bool(modules and module is not None and from_module.known_elsewhere(module))
         try:
             return _recognise(tensors, config, metadata, path, modules if not last else [], modules if last else [])
-        except Problem as problem:
-            message = f"{problem.message}; its pickled module cannot be read: {obstacle}" if obstacle else ""
-            raise Problem(message or problem.message, hint=problem.hint, status=problem.status) from None
+        except NoMatch as problem:
+            message = f"; its pickled module cannot be read: {obstacle}" if obstacle else ""
+            raise NoMatch(problem.message + message, hint=problem.hint) from None
     misfits: list[tuple[Candidate, Difference]] = []
     for reading in _readings(spec, tensors):
         candidates = map(reading.applied, _named_candidates(spec, reading.outline, config, metadata))
