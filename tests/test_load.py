@@ -25,7 +25,7 @@ from bdscan.load.arch import find
 from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.assemble import load
-from bdscan.load.assembly.choose import Option, _spread, choose, relabelled
+from bdscan.load.assembly.choose import Option, spread, choose, relabelled
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.normalize import Norm
 from bdscan.load.contents import survey
@@ -331,7 +331,7 @@ def _options(*wrong: range) -> tuple[list[Option], ImageSet]:
     """Two hundred images, and for each option those that it gets wrong."""
     labels = torch.arange(200) % 4
     clean = ImageSet(torch.zeros(200, 3, 32, 32, dtype=torch.uint8), labels)
-    ordered = labels[_spread(labels)]
+    ordered = labels[spread(labels)]
     options = []
     for norm, missed in zip(normalize.named_norms(3).values(), wrong, strict=False):
         answers = ordered.clone()

@@ -111,15 +111,15 @@ def _loaded(
 def _weights(contents: Contents, spec: str, infer: Callable[[Weights], search.Found | str]) -> _FileContents:
     weights = read(contents)
     _check_finite(contents.path, weights)
-    found: search.Found | str = ""
+    found: search.Found | None = None
     try:
         nets = arch.find(spec, weights.tensors, contents.config, weights.metadata, str(contents.path))
     except NoMatch as problem:
-        found = infer(weights)
-        if isinstance(found, str):
-            message = f"{problem.message}; {found}" if found else problem.message
+        inferred = infer(weights)
+        if isinstance(inferred, str):
+            message = f"{problem.message}; {inferred}" if inferred else problem.message
             raise Problem(message, hint=problem.hint, status=problem.status) from None
-        nets = [found.filled]
+        found, nets = inferred, [inferred.filled]
     count = len(weights.tensors)
     return _FileContents(
         nets,

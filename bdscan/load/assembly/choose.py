@@ -120,9 +120,8 @@ def renaming(answers: Tensor, labels: Tensor) -> dict[int, int]:
 def relabelled(answers: Tensor, labels: Tensor) -> float:
     """Accuracy if every class were called what the net mostly says for it."""
     names = renaming(answers, labels)
-    return sum(
-        names.get(label) == answer for label, answer in zip(labels.tolist(), answers.tolist(), strict=True)
-    ) / len(labels)
+    pairs = zip(labels.tolist(), answers.tolist(), strict=True)
+    return float(sum(names.get(label) == answer for label, answer in pairs) / len(labels))
 
 
 def gain_of_renaming(answers: Tensor, labels: Tensor) -> float | None:

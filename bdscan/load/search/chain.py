@@ -142,6 +142,7 @@ def _with_norms(
 
 _IMAGE, _FLAT = "<image>", "<flat>"  # owners of norms that follow no layer
 _Owners = dict[Part, str] | None
+_Spans = dict[int, tuple[int, tuple[Stage, ...]]]  # from the first stage of a body to its end and its shortcut
 
 
 def _fits(part: Part, layer: Part) -> bool:
@@ -230,7 +231,7 @@ def _with_shortcuts(
 ) -> Iterator[tuple[tuple[Item, ...], float]]:
     """The stages with those of `beside` put next to what they bridge; then with identities next to blocks as well."""
     main = [stage for stage in stages if stage.layer not in beside]
-    spans: dict[int, tuple[int, tuple[Stage, ...]]] = {}  # from the first stage of a body to its end and shortcut
+    spans: _Spans = {}
     for stage in stages:
         if stage.layer in beside:
             span = _bridged(main, stage.layer)
@@ -250,7 +251,7 @@ def _with_shortcuts(
         yield _assembled(main, more), 0.5 if telling else 3.0
 
 
-def _assembled(main: list[Stage], spans: dict[int, tuple[int, tuple[Stage, ...]]]) -> tuple[Item, ...]:
+def _assembled(main: list[Stage], spans: _Spans) -> tuple[Item, ...]:
     items: list[Item] = []
     place = 0
     while place < len(main):
@@ -290,9 +291,7 @@ def _width_before(main: list[Stage], start: int) -> int:
     return main[start - 1].layer.given if start else main[0].layer.shape[1]
 
 
-def _identities(
-    main: list[Stage], spans: dict[int, tuple[int, tuple[Stage, ...]]]
-) -> Iterator[dict[int, tuple[int, tuple[Stage, ...]]]]:
+def _identities(main: list[Stage], spans: _Spans) -> Iterator[_Spans]:
     """Blocks of two convolutions and more that keep the width, by each level of the names."""
     seen = []
     covered = {i for start, (end, _) in spans.items() for i in range(start, end)}
@@ -302,7 +301,7 @@ def _identities(
             pieces = stage.layer.name.split(".")
             if len(pieces) > level and stage.layer.kind is Kind.CONV and i not in covered:
                 groups.setdefault(".".join(pieces[:level]), []).append(i)
-        more = {
+        more: _Spans = {
             held[0]: (held[-1] + 1, ())
             for held in groups.values()
             if len(held) > 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from bdscan.load.search.chain import Chain, Residual, Stage
@@ -144,12 +144,12 @@ def plan_of(chain: Chain, schedule: Schedule, style: Style) -> Plan:
     return tuple(_Writer(chain, schedule, style, schedule.shape[0]).plan())
 
 
-def described(plan: Plan, parts: dict[str, Part]) -> str:
+def described(plan: Plan, parts: Mapping[str, Part]) -> str:
     """In one line, as people write it."""
     return ", ".join(_named(op, parts) for op in plan if op.kind != "flatten")
 
 
-def _named(op: Op, parts: dict[str, Part]) -> str:
+def _named(op: Op, parts: Mapping[str, Part]) -> str:
     if op.kind == "sum":
         beside = described(op.shortcut, parts) or "itself"
         return f"({described(op.body, parts)}) + {beside}"

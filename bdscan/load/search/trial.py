@@ -91,7 +91,8 @@ class Runner:
 
     def _step(self, op: Op, maps: Tensor) -> tuple[Tensor, tuple[float, ...]]:
         if op.kind == "sum":
-            ends, drifts = [], ()
+            ends: list[Tensor] = []
+            drifts: tuple[float, ...] = ()
             for side in (op.body, op.shortcut):
                 end = maps
                 for inner in side:
