@@ -74,10 +74,14 @@ def _readings(parts: list[Part]) -> Iterator[Chain]:
         main = _in_order([layer for layer in layers if layer not in beside])
         if main is None:
             continue
-        for stages, norms_cost, rest in _with_norms(parts, main, beside):
-            for items, cost in _with_shortcuts(stages, beside, rest):
-                yield replace(rest, items=items, cost=norms_cost + cost)
-        return
+        found = [
+            replace(rest, items=items, cost=norms_cost + cost)
+            for stages, norms_cost, rest in _with_norms(parts, main, beside)
+            for items, cost in _with_shortcuts(stages, beside, rest)
+        ]
+        yield from found
+        if found:
+            return
 
 
 def _in_order(layers: list[Part]) -> list[Part] | None:
