@@ -25,7 +25,7 @@ from bdscan.load.arch import find
 from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly import class_names, normalize
 from bdscan.load.assembly.assemble import load
-from bdscan.load.assembly.choose import Option, spread, choose, relabelled
+from bdscan.load.assembly.choose import Option, choose, relabelled, spread
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.normalize import Norm
 from bdscan.load.contents import survey
