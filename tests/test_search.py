@@ -91,7 +91,7 @@ def _saved(path: Path, images: np.ndarray, labels: np.ndarray) -> str:
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough for such small nets."""
-    monkeypatch.setattr(infer, "_MAX_WORK", 6e9)
+    monkeypatch.setattr(infer, "_MAX_WORK", 3e9)
 
 
 def _load(state: State, folder: Path, clean: str | None) -> Loaded:
@@ -224,7 +224,7 @@ def test_schedules_give_the_area_that_the_linear_layer_takes() -> None:
         (1, (0, 0), 2),
         (1, (0, 0), 2),
     ]
-    assert not schedules(chains(parts)[0], (3, 8, 8), 5)
+    assert not schedules(chains(parts)[0], (3, 4, 4), 5)
 
 
 @pytest.mark.parametrize(

@@ -77,10 +77,14 @@ def _readings(parts: list[Part]) -> Iterator[Chain]:
         main = _in_order([layer for layer in layers if layer not in beside])
         if main is None:
             continue
-        for stages, norms_cost, rest in _with_norms(parts, main, beside):
-            for items, cost in _with_shortcuts(stages, beside, rest):
-                yield replace(rest, items=items, cost=norms_cost + cost)
-        return
+        found = [
+            replace(rest, items=items, cost=norms_cost + cost)
+            for stages, norms_cost, rest in _with_norms(parts, main, beside)
+            for items, cost in _with_shortcuts(stages, beside, rest)
+        ]
+        yield from found
+        if found:
+            return
 
 
 def _in_order(layers: list[Part]) -> list[Part] | None:
@@ -145,6 +149,7 @@ def _with_norms(
 
 _IMAGE, _FLAT = "<image>", "<flat>"  # owners of norms that follow no layer
 _Owners = dict[Part, str] | None
+_Spans = dict[int, tuple[int, tuple[Stage, ...]]]  # from the first stage of a body to its end and its shortcut
 
 
 def _fits(part: Part, layer: Part) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -127,7 +128,7 @@ class _Writer:
 
     def _norm(self, part: Part, of: str) -> Op:
         if not part.running and len(part.shape) == 1 and of == "maps":
-            return Op("norm", part.name, (of, self.style.groups or part.given))
+            return Op("norm", part.name, (of, math.gcd(self.style.groups or part.given, part.given)))
         return Op("norm", part.name, (of,))
 
     def _conv(self, layer: Part, spatial: Spatial) -> Op:

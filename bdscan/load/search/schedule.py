@@ -245,7 +245,7 @@ def shapes_to_try(chain: Chain, own: tuple[int, int, int] | None) -> list[tuple[
     large = not own or max(own[1:]) > 128
     usual = (224, 128, 64, 32, 256, 150, 96, 100, 227, 28, 48) if large else (32, 28, 64, 48, 96, 128, 224)
     sides += [(side, side) for side in usual]
-    costs = [0.0, *(2.0 + i for i in range(len(sides) - 1))] if own else [0.5 * i for i in range(len(sides))]
+    costs = [0.0, *(4.0 + i for i in range(len(sides) - 1))] if own else [0.5 * i for i in range(len(sides))]
     found: dict[tuple[int, int, int], float] = {}
     for side, cost in zip(sides, costs, strict=True):
         found.setdefault((first.shape[1], *side), cost)
