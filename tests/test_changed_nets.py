@@ -145,8 +145,8 @@ def test_as_much_of_the_net_as_can_be_is_kept() -> None:
 
     outline = outline_of(net(bias=True).state_dict())
     nets = list(heads.changed(Candidate(name="net", build=net), net(), outline))
-    kinds = [type(part) for part in nets[0].build().get_submodule("classifier").children()]
-    assert kinds == [nn.LayerNorm, nn.Linear, nn.Tanh, nn.Linear]
+    kept = [type(part) for part in nets[0].build().get_submodule("classifier").children()]
+    assert kept == [nn.LayerNorm, nn.Linear, nn.Tanh, nn.Linear]
     assert len(nets) == 1
     assert not list(heads.changed(Candidate(name="net", build=net), net(bias=True), outline_of(net().state_dict())))
 

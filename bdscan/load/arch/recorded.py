@@ -19,6 +19,7 @@ _SETTINGS = (
 _NO_EFFECT = ("Dropout", "Dropout1d", "Dropout2d", "Identity", "Flatten", "Sequential")  # on a picture's answer
 _IN_ALL = "transform_input"
 _OF_TORCH = "torch.nn.modules."
+_BARE = "torch.nn.modules.module.Module"  # somebody's container, which says nothing of what it does
 
 
 def agreeing(fitting: Sequence[FilledNet], layers: Layers, tensors: Mapping[str, Tensor], path: str) -> list[FilledNet]:
@@ -60,7 +61,11 @@ def _differs(part: nn.Module, kind: str, attributes: Mapping[str, object]) -> bo
     ours, theirs = type(part).__name__, kind.rpartition(".")[2]
     if _IN_ALL in attributes and hasattr(part, _IN_ALL):  # of Inception and GoogLeNet themselves
         return bool(attributes[_IN_ALL]) is not bool(getattr(part, _IN_ALL))
-    if not (kind.startswith(_OF_TORCH) and type(part).__module__.startswith(_OF_TORCH)) or any(part.children()):
+    if (
+        kind == _BARE
+        or not (kind.startswith(_OF_TORCH) and type(part).__module__.startswith(_OF_TORCH))
+        or any(part.children())
+    ):
         return False
     if ours != theirs:
         return ours not in _NO_EFFECT or theirs not in _NO_EFFECT

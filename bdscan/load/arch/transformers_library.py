@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -68,11 +68,12 @@ def _classes(library: ModuleType) -> dict[str, tuple[str, ...]]:
 def _build(library: ModuleType, kind: str, model_type: str, config: Mapping[str, object]) -> nn.Module:
     made: Any = library.CONFIG_MAPPING[model_type]
     known = made().to_dict()
-    settings = dict(_settings({key: value for key, value in config.items() if key in known}))
+    stated = {key: value for key, value in config.items() if key in known}
     names = config.get("id2label")
     count = config.get("num_labels") or (len(names) if isinstance(names, Mapping) else 0)
     if count:
-        settings |= dict(_settings({"num_labels": count}))
+        stated["num_labels"] = count
+    settings = _settings(stated)
     try:
         described = made(**settings)
     except Exception as error:  # noqa: BLE001 - each release has its own errors for a setting that is none
@@ -81,8 +82,9 @@ def _build(library: ModuleType, kind: str, model_type: str, config: Mapping[str,
     return net
 
 
-def _settings(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
+def _settings(table: Mapping[str, object]) -> Mapping[str, object]:
     """What a configuration says of the net; a `Problem` for numbers that no net has."""
+    settings = []
     for key, value in table.items():
         most = _MAX_DEPTH if _DEPTH.fullmatch(key) else _MAX_NUMBER
         numbers = value if isinstance(value, list) else [value]
@@ -90,7 +92,8 @@ def _settings(table: Mapping[str, object]) -> Iterator[tuple[str, object]]:
         if outsize or len(numbers) > _MAX_LISTED:
             raise Problem(f"`config.json` has {quoted(key)} out of all proportion")
         if not _NOT_OF_THE_NET.fullmatch(key):
-            yield key, dict(_settings(value)) if isinstance(value, dict) else value
+            settings.append((key, _settings(value) if isinstance(value, dict) else value))
+    return dict(settings)
 
 
 def _renaming(kind: str, build: Callable[[], nn.Module]) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:

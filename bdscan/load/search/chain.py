@@ -149,7 +149,6 @@ def _with_norms(
 
 _IMAGE, _FLAT = "<image>", "<flat>"  # owners of norms that follow no layer
 _Owners = dict[Part, str] | None
-_Spans = dict[int, tuple[int, tuple[Stage, ...]]]  # from the first stage of a body to its end and its shortcut
 
 
 def _fits(part: Part, layer: Part) -> bool:
