@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import plain
@@ -19,6 +20,9 @@ from bdscan.net.classifier import Normalised
 _FIRST_ROUND = 40  # images to tell good from hopeless: a standard error of at most 8 points
 _MAX_DEFICIT = 0.2  # of accuracy in a round, two such errors and more: what is further behind is out
 _SECOND_ROUND = 250  # images to tell the rest apart
+_MAX_WORK = 4e12  # additions and multiplications: half a minute of one core, of which each round has a third
+_LEAST_ROUND = 16  # images, where a round of them is dear
+_LIKE = 0.1  # of the range of pixels: normalisations nearer than this are told apart by nets that are cheap to ask only
 _MAX_IMAGES = 1000  # images the accuracy is measured on: a standard error of at most 1.6 points
 _SAME_NET = 0.95  # two that agree on so many answers are the same net for our purposes: the commoner is taken
 DIFFERENT_NETS = 0.8  # two that are as often right, but agree on fewer than this, leave the net in doubt
@@ -83,14 +87,19 @@ def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> 
     """The option with the best accuracy, asked in rounds so that the hopeless cost little."""
     order = spread(clean.labels)[:_MAX_IMAGES]
     pixels, labels = clean.images[order], clean.labels[order]
+    affordable = _affordable(options[0].filled.net, clean.images.shape[1:])
+    if len(options) * _FIRST_ROUND > affordable:
+        options = _unlike(options)
     remaining = list(options)
-    for count in (_FIRST_ROUND, _SECOND_ROUND) if len(remaining) > 1 else ():
+    for most in (_FIRST_ROUND, _SECOND_ROUND) if len(remaining) > 1 else ():
+        count = min(most, max(_LEAST_ROUND, affordable // len(remaining)))
         for option in remaining:
             option.ask(pixels[:count], device)
         scores = {id(option): _score(option, labels) for option in remaining}
         best = max(scores.values())
         remaining = sorted(remaining, key=lambda option: -scores[id(option)])  # stable: the commoner first among equals
-        remaining = [option for option in remaining if scores[id(option)] >= best - _MAX_DEFICIT]
+        deficit = _MAX_DEFICIT * max(1.0, (_FIRST_ROUND / count) ** 0.5)
+        remaining = [option for option in remaining if scores[id(option)] >= best - deficit]
     alike = [
         option
         for option in remaining
@@ -98,12 +107,35 @@ def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> 
     ]
     winning = min(alike, key=options.index) if alike else remaining[0]  # a single option was not asked yet
     comparison = _comparison(winning, [option for option in options if option is not winning], remaining, labels)
-    winning.ask(pixels, device)
+    winning.ask(pixels[: max(affordable, _FIRST_ROUND)], device)
+    labels = labels[: len(winning.answers)]
     doubts = [*comparison.doubts, *_order_doubts(winning, clean, labels)]
     notes = list(comparison.notes)
-    if len(order) < len(clean):
-        notes.append(f"clean accuracy was measured on {len(order)} of {len(clean)} images")
+    if len(labels) < len(clean):
+        notes.append(f"clean accuracy was measured on {len(labels)} of {len(clean)} images")
     return Choice(winning, winning.accuracy(labels), tuple(notes), tuple(doubts))
+
+
+def _affordable(net: nn.Module, shape: Sequence[int]) -> int:
+    """How many images a round may ask about, over all options."""
+    device = next((parameter.device for parameter in net.parameters()), None)
+    with torch.no_grad(), FlopCounterMode(display=False) as work:
+        net.eval()(torch.full((1, *shape), 0.5, device=device))
+    return int(_MAX_WORK / 3 / max(1, work.get_total_flops()))
+
+
+def _unlike(options: Sequence[Option]) -> list[Option]:
+    """Of each net one of those normalisations that lie close together, the likeliest."""
+    kept: list[Option] = []
+    for option in options:
+        if not any(one.filled is option.filled and _close(one.norm, option.norm) for one in kept):
+            kept.append(option)
+    return kept
+
+
+def _close(one: Norm, other: Norm) -> bool:
+    pairs = zip((*one.mean, *one.std), (*other.mean, *other.std), strict=True)
+    return all(abs(a - b) <= _LIKE for a, b in pairs)
 
 
 def renaming(answers: Tensor, labels: Tensor) -> dict[int, int]:
