@@ -16,12 +16,13 @@ from bdscan.images.image_set import ImageSet, at_once
 from bdscan.load.arch.match import FilledNet
 from bdscan.load.assembly.normalize import Norm
 from bdscan.net.classifier import Normalised
+from bdscan.net.fit import autocast
 
 _FIRST_ROUND = 40  # images to tell good from hopeless: a standard error of at most 8 points
 _MAX_DEFICIT = 0.2  # of accuracy in a round, two such errors and more: what is further behind is out
 _SECOND_ROUND = 250  # images to tell the rest apart
-_MAX_WORK = 4e12  # additions and multiplications: half a minute of one core, of which each round has a third
-_LEAST_ROUND = 16  # images, where a round of them is dear
+_MAX_WORK = 1.5e12  # additions and multiplications: ten seconds of a core, of which each round has a third
+_LEAST_ROUND = 8  # images, where a round of them is dear
 _LIKE = 0.1  # of the range of pixels: normalisations nearer than this are told apart by nets that are cheap to ask only
 _MAX_IMAGES = 1000  # images the accuracy is measured on: a standard error of at most 1.6 points
 _SAME_NET = 0.95  # two that agree on so many answers are the same net for our purposes: the commoner is taken
@@ -41,11 +42,11 @@ class Option:
     norm: Norm
     answers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
 
-    def ask(self, pixels: Tensor, device: torch.device) -> None:
+    def ask(self, pixels: Tensor, device: torch.device, *, half: bool = False) -> None:
         """Answers for all of these images, those that are known not asked again."""
         batch = at_once(pixels.shape, _MAX_BATCH)
         net = Normalised(self.filled.net, self.norm.mean, self.norm.std).eval().to(device)
-        with torch.no_grad():
+        with torch.no_grad(), autocast(device, half):
             for start in range(len(self.answers), len(pixels), batch):
                 check_time()
                 part = pixels[start : start + batch].to(device).float() / 255
@@ -88,13 +89,14 @@ def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> 
     order = spread(clean.labels)[:_MAX_IMAGES]
     pixels, labels = clean.images[order], clean.labels[order]
     affordable = _affordable(options[0].filled.net, clean.images.shape[1:])
-    if len(options) * _FIRST_ROUND > affordable:
+    dear = len(options) * _FIRST_ROUND > affordable
+    if dear:
         options = _unlike(options)
     remaining = list(options)
     for most in (_FIRST_ROUND, _SECOND_ROUND) if len(remaining) > 1 else ():
         count = min(most, max(_LEAST_ROUND, affordable // len(remaining)))
         for option in remaining:
-            option.ask(pixels[:count], device)
+            option.ask(pixels[:count], device, half=dear)
         scores = {id(option): _score(option, labels) for option in remaining}
         best = max(scores.values())
         remaining = sorted(remaining, key=lambda option: -scores[id(option)])  # stable: the commoner first among equals
@@ -107,7 +109,7 @@ def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> 
     ]
     winning = min(alike, key=options.index) if alike else remaining[0]  # a single option was not asked yet
     comparison = _comparison(winning, [option for option in options if option is not winning], remaining, labels)
-    winning.ask(pixels[: max(affordable, _FIRST_ROUND)], device)
+    winning.ask(pixels[: max(affordable, _FIRST_ROUND)], device, half=dear)
     labels = labels[: len(winning.answers)]
     doubts = [*comparison.doubts, *_order_doubts(winning, clean, labels)]
     notes = list(comparison.notes)
