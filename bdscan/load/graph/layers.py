@@ -166,7 +166,7 @@ def _pair(value: int | Sequence[int]) -> tuple[int, int]:
 
 
 _LAYERS: Mapping[str, Callable[[Arguments, int], Made]] = {
-    **dict.fromkeys(("conv2d", "convolution", "_convolution"), _conv),
+    **dict.fromkeys(("conv2d", "convolution", "_convolution", "_convolution_mode"), _conv),
     **dict.fromkeys(("addmm", "mm", "matmul"), _product),
     **dict.fromkeys(("batch_norm", "cudnn_batch_norm", "_native_batch_norm_legit_no_training"), _batch_norm),
     **dict.fromkeys(("native_batch_norm",), _batch_norm),

@@ -28,7 +28,8 @@ relu relu6 leaky_relu prelu _prelu_kernel elu selu celu silu gelu mish glu hards
 hardshrink softshrink softplus log_sigmoid threshold softmax _softmax log_softmax _log_softmax softmin
 mean sum prod amax amin max min argmax argmin all any std var std_mean var_mean norm linalg_vector_norm
 frobenius_norm logsumexp cumsum cumprod topk sort argsort median
-conv1d conv2d conv3d convolution _convolution conv_transpose2d linear addmm addbmm baddbmm mm bmm matmul mv dot
+conv1d conv2d conv3d convolution _convolution _convolution_mode conv_transpose2d
+linear addmm addbmm baddbmm mm bmm matmul mv dot
 einsum outer bilinear batch_norm native_batch_norm cudnn_batch_norm _native_batch_norm_legit_no_training
 instance_norm layer_norm native_layer_norm group_norm native_group_norm rms_norm max_pool1d max_pool2d
 max_pool2d_with_indices avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d

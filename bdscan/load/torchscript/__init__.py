@@ -23,6 +23,11 @@ from bdscan.load.torchscript.vocabulary import Script, unknown_in
 Shape = tuple[int, int, int]
 _STEPS = 200_000  # expressions in one attempt; torchvision's DenseNet-121 takes some 28,000
 _FEW = 2  # images: what a program that takes any number of them is followed with
+# Sides that nets with a flattening are made for, beside the commonest: only one of them fits such a net.
+_OTHER_SIDES = (
+    *(48, 96, 100, 128, 256, 150, 200, 300, 227, 112, 50, 60, 72, 80, 84, 90, 120, 144, 160, 180, 192, 208, 240),
+    *(250, 320, 384, 400, 448, 480, 500, 512),
+)
 _LARGE = 224  # pixels: a net that chooses its way by the size of the image is one for photographs
 
 
@@ -88,7 +93,7 @@ def _attempts(traced: tuple[int, ...]) -> Iterator[tuple[Shape, int]]:
         return
     for images in (_FEW, 1):
         for channels in (3, 1):
-            for side in Rebuilt.sizes:
+            for side in (*Rebuilt.sizes, *_OTHER_SIDES):
                 yield (channels, side, side), images
 
 
