@@ -105,10 +105,12 @@ def choose(options: Sequence[Option], clean: ImageSet, device: torch.device) -> 
     alike = [
         option
         for option in remaining
-        if agreement(remaining[0], option) >= _SAME_NET and not beats(remaining[0], option, labels)
+        if agreement(remaining[0], option) >= _SAME_NET
+        and not beats(remaining[0], option, _in_order_of(remaining[0], labels))
     ]
     winning = min(alike, key=options.index) if alike else remaining[0]  # a single option was not asked yet
-    comparison = _comparison(winning, [option for option in options if option is not winning], remaining, labels)
+    others = [option for option in options if option is not winning]
+    comparison = _comparison(winning, others, remaining, _in_order_of(winning, labels))
     winning.ask(pixels[: max(affordable, _FIRST_ROUND)], device, half=dear)
     labels = labels[: len(winning.answers)]
     doubts = [*comparison.doubts, *_order_doubts(winning, clean, labels)]
@@ -174,6 +176,14 @@ def _reordered(option: Option, labels: Tensor) -> float | None:
 def _score(option: Option, labels: Tensor) -> float:
     """Accuracy, whatever the order of the classes: a wrong order must not pass for a wrong normalisation."""
     return _reordered(option, labels) or option.accuracy(labels)
+
+
+def _in_order_of(option: Option, labels: Tensor) -> Tensor:
+    """The labels as the net numbers them, where it has the classes in another order."""
+    if not len(option.answers) or _reordered(option, labels) is None:
+        return labels
+    names = renaming(option.answers, labels[: len(option.answers)])
+    return torch.tensor([names.get(label, -1) for label in labels.tolist()])
 
 
 def _comparison(winning: Option, others: Sequence[Option], remaining: Sequence[Option], labels: Tensor) -> Choice:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
 
 from bdscan.load.search.infer import Tried
 
-_MIN_SHARE = 1 / 3  # of the way from chance to always right
-_LUCK = 3.0  # standard errors that the accuracy may lie above the truth
+_MIN_SHARE = 1 / 3  # of the way from chance to always right: what near misses reach
+_LUCK = 1e-3  # probability that the best of as many nets that are no better than that does so well
 _MAX_DRIFT = 0.5  # deviations that the norms' inputs may lie off, on average
 _SAME = 0.95  # two structures that agree on so many answers are the same for our purposes
 _SETTLED_BY_DRIFT = 1.5  # times the drift of the winner: such a rival is none
@@ -25,45 +23,66 @@ class Judgement:
     """The winner, and what speaks against it."""
 
     winner: Tried
-    accuracy: float  # in the net's own order of classes
     rivals: tuple[Tried, ...]  # as good, with other answers
     beaten: tuple[Tried, ...]
+    sizes: tuple[Tried, ...]  # with nearly the same answers for images of another size
     refusal: str = ""
 
 
-def judged(contenders: Sequence[Tried], labels: Tensor, classes: int) -> Judgement:
-    """The first of the contenders, all of which were asked for these images."""
+def judged(contenders: Sequence[Tried], is_own_size: Callable[[Tried], bool], classes: int, count: int) -> Judgement:
+    """The first of the contenders, all of which were asked for all images, or the first for images of their own size
+    where the other is not right more often; of `count` structures in all."""
     winner = contenders[0]
+    own = next(filter(is_own_size, contenders), winner)
+    winner = winner if is_own_size(winner) or _more_often_right(winner, own) else own
     others: dict[object, Tried] = {}
     for other in contenders:
-        if other.structure.plan != winner.structure.plan:
-            others.setdefault(other.structure.plan, other)
-    different = [other for other in others.values() if agreement(winner, other) < _SAME]
-    rivals = [other for other in different if not _beats(winner, other, labels)]
+        if _kind(other) != _kind(winner):
+            others.setdefault(_kind(other), other)
+    alike = [other for other in others.values() if agreement(winner, other) >= _SAME]
+    different = [other for other in others.values() if other not in alike]
+    rivals = [other for other in different if not _beats(winner, other)]
     beaten = [other for other in different if other not in rivals]
-    accuracy = winner.accuracy
-    refusal = _refusal(winner, accuracy, len(labels), classes)
-    return Judgement(winner, accuracy, tuple(rivals), tuple(beaten), refusal)
+    sizes = {other.structure.schedule.shape: other for other in reversed(alike)}
+    sizes.pop(winner.structure.schedule.shape, None)
+    return Judgement(winner, tuple(rivals), tuple(beaten), tuple(sizes.values()), _refusal(winner, classes, count))
 
 
-def _refusal(winner: Tried, accuracy: float, count: int, classes: int) -> str:
-    bar = 1 / classes + _MIN_SHARE * (1 - 1 / classes)
-    if accuracy - _LUCK * math.sqrt(accuracy * (1 - accuracy) / count) < bar:
+def _kind(tried: Tried) -> object:
+    return tried.structure.plan, tried.structure.schedule.shape
+
+
+def _refusal(winner: Tried, classes: int, count: int) -> str:
+    accuracy, images = winner.accuracy, len(winner.labels)
+    commonest = float(winner.labels.bincount().max()) / images  # what always gives one answer is right so often
+    chance = max(1 / classes, commonest)
+    bar = chance + _MIN_SHARE * (1 - chance)
+    tries = math.log(count) + (math.lgamma(classes + 1) if winner.order is not None else 0.0)
+    if accuracy <= bar or images * _divergence(accuracy, bar) < tries - math.log(_LUCK):
         return (
-            f"the best is right about {accuracy:.0%} of {count} images, too few to tell it from chance and near misses"
+            f"the best is right about {accuracy:.0%} of {images} images, too few to tell it from chance and near misses"
         )
     if winner.trial.drift > _MAX_DRIFT:
         return f"in the best the norms are {winner.trial.drift:.1f} deviations off what they were trained on"
     return ""
 
 
-def _beats(winner: Tried, other: Tried, labels: Tensor) -> bool:
-    """Whether the images or the norms tell them apart beyond chance."""
-    if other.trial.drift > _SETTLED_BY_DRIFT * winner.trial.drift + _DRIFT_NOISE:
-        return True
-    ours, theirs = winner.trial.answers == labels, other.trial.answers == labels
+def _divergence(share: float, truth: float) -> float:
+    """How unlikely such a share is, in nats an image: Chernoff's bound."""
+    sides = ((share, truth), (1 - share, 1 - truth))
+    return sum(seen * math.log(seen / real) for seen, real in sides if seen > 0)
+
+
+def _more_often_right(one: Tried, other: Tried) -> bool:
+    """Beyond chance, by the images on which just one of them is right."""
+    ours, theirs = one.trial.answers == one.labels, other.trial.answers == other.labels
     won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    if won > lost and (won - lost) ** 2 > _MIN_SIGMA**2 * (won + lost):
+    return won > lost and (won - lost) ** 2 > _MIN_SIGMA**2 * (won + lost)
+
+
+def _beats(winner: Tried, other: Tried) -> bool:
+    """Whether the images or the norms tell them apart beyond chance."""
+    if other.trial.drift > _SETTLED_BY_DRIFT * winner.trial.drift + _DRIFT_NOISE or _more_often_right(winner, other):
         return True
     gain = other.trial.surprises - winner.trial.surprises
     return float(gain.mean()) > _MIN_SIGMA_SURPRISE * float(gain.std()) / math.sqrt(len(gain))

@@ -64,7 +64,7 @@ def find(
     if images < _MIN_IMAGES:
         return f"there are {images} clean images, and {_MIN_IMAGES} are needed to infer its structure"
     best = search.run()
-    judgement = judged(best, best[0].all_labels, classes)
+    judgement = judged(best, search.is_own_size, classes, search.count)
     winner = judgement.winner
     text = described(winner.structure.plan, search.runner.parts)
     if judgement.refusal:
@@ -90,6 +90,9 @@ def _notes(judgement: Judgement, search: Search) -> tuple[str, ...]:
         message += f", its norms {winner.trial.drift:.2f} deviations off what they were trained on"
     if judgement.beaten:
         message += f"; next {_listed(judgement.beaten, winner, search.runner.parts)}"
+    for other in judgement.sizes:
+        height, width = other.structure.schedule.shape[1:]
+        message += f"; nearly the same answers at {height}x{width} pixels, {other.accuracy:.1%} right"
     return (message,)
 
 

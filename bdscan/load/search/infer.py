@@ -24,7 +24,7 @@ _SHARES = (0.3, 0.6, 0.8, 1.0)  # of the work, after which each of these ends
 _SURVIVORS = 24  # that are ranked by more images
 _CONTENDERS = 12  # that are judged by all of them
 _OUT_OF_REACH = 20.0  # nats behind the best: no contender
-_PARENTS = 2  # whose changes are tried
+_PARENTS = 2  # whose changes are tried, beside the best for images of their own size
 _GENERATIONS = 10
 _ENOUGH = 0.8  # a structure so often right needs no others beside those near to it
 _MAX_WORK = 1.5e11  # multiplications in all: some 30 seconds of one core
@@ -33,6 +33,7 @@ _AT_HOME = 0.25  # drift at which the same holds, if there are two norms to tell
 # surprised where a soft activation stands in for their own: it counts for less than it says.
 _PER_ERROR, _PER_NAT = 0.5, 0.35
 _PER_DRIFT = 200.0  # nats that a deviation of drift weighs
+_ANOTHER_ORDER = 8.0  # nats: the classes seldom stand in another order
 
 
 @dataclass(eq=False)
@@ -41,20 +42,39 @@ class Tried:
 
     structure: Structure
     trial: Trial
-    all_labels: Tensor  # in the net's order of classes
+    images_labels: Tensor  # in the images' order of classes
+    order: Tensor | None = None  # the net's number of each class of the images, where it is another
 
     def badness(self, images: int = _SECOND) -> float:
         """How unlikely it is, in nats: by its images, as if they were so many, by its norms, and by itself."""
         wrong = _PER_ERROR * (1 - self.accuracy) + _PER_NAT * float(self.trial.surprises.mean())
-        return images * wrong + _PER_DRIFT * self.trial.drift + self.structure.cost
+        return (
+            images * wrong
+            + _PER_DRIFT * self.trial.drift
+            + self.structure.cost
+            + _ANOTHER_ORDER * (self.order is not None)
+        )
 
     @property
     def accuracy(self) -> float:
         return float((self.trial.answers == self.labels).float().mean())
 
     @property
+    def all_labels(self) -> Tensor:
+        """In the net's order of classes."""
+        return self.images_labels if self.order is None else self.order[self.images_labels]
+
+    @property
     def labels(self) -> Tensor:
         return self.all_labels[: len(self.trial.answers)]
+
+    def reorder(self) -> bool:
+        """Takes the labels in the net's order from here on, where its answers tell that it is another."""
+        if self.order is not None or gain_of_renaming(self.trial.answers, self.labels) is None:
+            return False
+        names = renaming(self.trial.answers, self.labels)
+        self.order = _as_index(names, 1 + max(int(self.images_labels.max()), *names.values()))
+        return True
 
 
 class Search:
@@ -71,20 +91,18 @@ class Search:
     ) -> None:
         self.space = Space(chains(parts), own, norms)
         self.runner = Runner({part.name: part for part in parts}, tensors)
-        self.clean, self.progress = clean, progress
+        self.own, self.clean, self.progress = own, clean, progress
         self.tried: dict[tuple[object, ...], Tried] = {}
         self.sets: dict[Shape, tuple[Tensor, Tensor]] = {}
-        self.order: Tensor | None = None  # the net's number of each class of the images, where it is another
         self.count = 0  # of structures tried
 
     def images(self, shape: Shape) -> tuple[Tensor, Tensor]:
-        """At this size, in an order in which every class comes up again and again, the labels as the net has them."""
+        """At this size, in an order in which every class comes up again and again."""
         if shape not in self.sets:
             clean = self.clean(shape)
             order = spread(clean.labels)
             self.sets[shape] = clean.images[order], clean.labels[order]
-        pixels, labels = self.sets[shape]
-        return pixels, labels if self.order is None else self.order[labels]
+        return self.sets[shape]
 
     def run(self) -> list[Tried]:
         """The best, the likeliest first, asked all images."""
@@ -100,8 +118,9 @@ class Search:
             if self._settled:
                 break
         best = self.best(_CONTENDERS)
-        near = [tried.structure for tried in best if tried.badness() < best[0].badness() + _OUT_OF_REACH]
-        asked = [self.ask(structure) for structure in near]
+        near = [tried for tried in best if tried.badness() < best[0].badness() + _OUT_OF_REACH]
+        near += [tried for tried in self._best_of_own_size() if tried not in near]
+        asked = [self.ask(tried.structure) for tried in near]
         return sorted(asked, key=lambda tried: tried.badness(len(tried.trial.answers)))
 
     @property
@@ -112,6 +131,14 @@ class Search:
 
     def best(self, most: int) -> list[Tried]:
         return sorted(self.tried.values(), key=Tried.badness)[:most]
+
+    def is_own_size(self, tried: Tried) -> bool:
+        """Whether the images have this size by themselves."""
+        return self.own is not None and tried.structure.schedule.shape[1:] == self.own[1:]
+
+    def _best_of_own_size(self) -> list[Tried]:
+        """The one, if any: enlarged images do nearly as well, so that other sizes need not be the net's."""
+        return sorted(filter(self.is_own_size, self.tried.values()), key=Tried.badness)[:1]
 
     def _affordable(self, structures: Sequence[Structure], chunk: int, share: float) -> int:
         """How many of them leave half of the work for changes of the best, judged by the first of them."""
@@ -126,25 +153,12 @@ class Search:
         done: set[tuple[object, ...]] = set()
         for _ in range(_GENERATIONS):
             self._ask([tried.structure for tried in self.best(_SURVIVORS)], _SECOND)
-            self._reorder()
-            parents = [tried.structure for tried in self.best(_PARENTS) if tried.structure.key not in done]
+            best = (*self.best(_PARENTS), *self._best_of_own_size())
+            parents = [tried.structure for tried in best if tried.structure.key not in done]
             if not parents or self.runner.work > share * _MAX_WORK:
                 break
             done |= {parent.key for parent in parents}
             self._ask([change for parent in parents for change in self.space.near(parent)], _FIRST)
-
-    def _reorder(self) -> None:
-        """Where the classes stand in another order, go on with the labels in the net's."""
-        if self.order is not None:
-            return
-        for tried in self.best(_SURVIVORS):
-            if gain_of_renaming(tried.trial.answers, tried.labels) is not None:
-                names = renaming(tried.trial.answers, tried.labels)
-                self.order = _as_index(names, int(tried.all_labels.max()) + 1)
-                again = [other.structure for other in self.best(_SURVIVORS)]
-                self.tried = {}
-                self._ask(again, _SECOND)
-                return
 
     def _ask(self, structures: Iterable[Structure], count: int) -> None:
         """Each asked so many images; neighbours with much in common one after another."""
@@ -165,7 +179,10 @@ class Search:
             self.count += 1
             trial = Trial(structure.plan, structure.norm, structure.schedule.shape)
             tried = self.tried.setdefault(structure.key, Tried(structure, trial, labels))
-        self.runner.ask(tried.trial, pixels[:count], labels)
+        self.runner.ask(tried.trial, pixels[:count], tried.all_labels)
+        if tried.reorder():
+            tried.trial = Trial(structure.plan, structure.norm, structure.schedule.shape)
+            self.runner.ask(tried.trial, pixels[:count], tried.all_labels)
         return tried
 
 
