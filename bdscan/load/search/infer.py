@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -33,6 +34,8 @@ _AT_HOME = 0.25  # drift at which the same holds, if there are two norms to tell
 # surprised where a soft activation stands in for their own: it counts for less than it says.
 _PER_ERROR, _PER_NAT = 0.5, 0.35
 _PER_DRIFT = 200.0  # nats that a deviation of drift weighs
+_LITTLE_DRIFT = 0.05  # of norms that are at home
+_PER_RATIO = _PER_DRIFT * _LITTLE_DRIFT  # so that a little drift weighs as much either way
 _ANOTHER_ORDER = 8.0  # nats: the classes seldom stand in another order
 
 
@@ -45,15 +48,18 @@ class Tried:
     images_labels: Tensor  # in the images' order of classes
     order: Tensor | None = None  # the net's number of each class of the images, where it is another
 
-    def badness(self, images: int = _SECOND) -> float:
+    def badness(self) -> float:
         """How unlikely it is, in nats: by its images, as if they were so many, by its norms, and by itself."""
+        return self._unlikely(_SECOND) + _PER_DRIFT * self.trial.drift
+
+    def final_badness(self) -> float:
+        """The same among the best, all images asked. Where the net was trained on distorted images, the norms of every
+        structure are off by about as much, and only by how many times more is telling."""
+        return self._unlikely(len(self.trial.answers)) + _PER_RATIO * math.log(self.trial.drift + _LITTLE_DRIFT)
+
+    def _unlikely(self, images: int) -> float:
         wrong = _PER_ERROR * (1 - self.accuracy) + _PER_NAT * float(self.trial.surprises.mean())
-        return (
-            images * wrong
-            + _PER_DRIFT * self.trial.drift
-            + self.structure.cost
-            + _ANOTHER_ORDER * (self.order is not None)
-        )
+        return images * wrong + self.structure.cost + _ANOTHER_ORDER * (self.order is not None)
 
     @property
     def accuracy(self) -> float:
@@ -117,11 +123,14 @@ class Search:
             self._climb(share)
             if self._settled:
                 break
-        best = self.best(_CONTENDERS)
-        near = [tried for tried in best if tried.badness() < best[0].badness() + _OUT_OF_REACH]
-        near += [tried for tried in self._best_of_own_size() if tried not in near]
-        asked = [self.ask(tried.structure) for tried in near]
-        return sorted(asked, key=lambda tried: tried.badness(len(tried.trial.answers)))
+        near = {
+            tried.structure: None
+            for best in (self.best(_CONTENDERS), self._best_of_own_size(_CONTENDERS))
+            for tried in best
+            if tried.badness() < best[0].badness() + _OUT_OF_REACH
+        }
+        asked = [self.ask(structure) for structure in near]
+        return sorted(asked, key=Tried.final_badness)
 
     @property
     def _settled(self) -> bool:
@@ -136,9 +145,9 @@ class Search:
         """Whether the images have this size by themselves."""
         return self.own is not None and tried.structure.schedule.shape[1:] == self.own[1:]
 
-    def _best_of_own_size(self) -> list[Tried]:
-        """The one, if any: enlarged images do nearly as well, so that other sizes need not be the net's."""
-        return sorted(filter(self.is_own_size, self.tried.values()), key=Tried.badness)[:1]
+    def _best_of_own_size(self, most: int) -> list[Tried]:
+        """Those among them, if any: enlarged images do nearly as well, so that other sizes need not be the net's."""
+        return sorted(filter(self.is_own_size, self.tried.values()), key=Tried.badness)[:most]
 
     def _affordable(self, structures: Sequence[Structure], chunk: int, share: float) -> int:
         """How many of them leave half of the work for changes of the best, judged by the first of them."""
@@ -153,7 +162,7 @@ class Search:
         done: set[tuple[object, ...]] = set()
         for _ in range(_GENERATIONS):
             self._ask([tried.structure for tried in self.best(_SURVIVORS)], _SECOND)
-            best = (*self.best(_PARENTS), *self._best_of_own_size())
+            best = (*self.best(_PARENTS), *self._best_of_own_size(1))
             parents = [tried.structure for tried in best if tried.structure.key not in done]
             if not parents or self.runner.work > share * _MAX_WORK:
                 break
