@@ -13,6 +13,8 @@ from bdscan.load.danger import Danger
 from bdscan.load.source import folders
 from bdscan.load.source.digest import Reading, Stamp, stamp_of
 
+WITH_CODE = frozenset({"pt2", "torchscript"})  # formats with code of their own, which decides what they answer
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contents:

@@ -10,7 +10,7 @@ from bdscan.facts.deadline import OutOfTime, within
 from bdscan.facts.failure import STOPPED, Failure, FailureKind
 from bdscan.facts.finding import Level, Run
 from bdscan.facts.problem import USAGE, Problem
-from bdscan.load.contents import Contents, survey
+from bdscan.load.contents import WITH_CODE, Contents, survey
 from bdscan.method.case import FileCase
 from bdscan.method.probe import FileProbe
 from bdscan.pipeline.options import Options
@@ -52,7 +52,7 @@ def _inspected(path: str, options: Options, begun: float) -> Report:
 
     runs = _of_file(probes, contents, options, runner)
     if not of_net(probes) or runner.stopped is not None:
-        return report(None, runs)
+        return report(None, (*runs, *_left_unjudged(contents)))
     options.examined(report(None, runs))
     return report(*_of_net(of_net(probes), contents, runs, runner))
 
@@ -60,6 +60,14 @@ def _inspected(path: str, options: Options, begun: float) -> Report:
 def _of_file(probes: Probes, contents: Contents, options: Options, runner: Runner) -> tuple[Run, ...]:
     case = FileCase(contents=contents, effort=options.effort, seed=options.seed)
     return tuple(runner.probe(name, probe, case) for name, probe in probes if isinstance(probe, FileProbe))
+
+
+def _left_unjudged(contents: Contents) -> tuple[Run, ...]:
+    """Of a file that is looked at alone: code that decides what it answers is no part of what a file probe sees."""
+    if contents.format not in WITH_CODE:
+        return ()
+    message = "its own code, which decides what it answers, was not looked at: only probes of the net judge it"
+    return (Run(probe="load", failure=Failure(FailureKind.SKIPPED, message)),)
 
 
 def _of_net(

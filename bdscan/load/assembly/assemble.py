@@ -19,11 +19,11 @@ from bdscan.load.arch import from_source
 from bdscan.load.arch.match import FilledNet, NoMatch
 from bdscan.load.assembly import class_names, normalize, sizes
 from bdscan.load.assembly.choose import Choice, Option, choose, guess
-from bdscan.load.assembly.graphs import CODE_DECIDES, READERS, WITH_CODE
+from bdscan.load.assembly.graphs import CODE_DECIDES, READERS
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.assembly.unwrap import Weights
-from bdscan.load.contents import Contents
+from bdscan.load.contents import WITH_CODE, Contents
 from bdscan.load.nets.candidate import Candidate
 from bdscan.load.search import find as search
 from bdscan.net.classifier import Classifier, Normalised

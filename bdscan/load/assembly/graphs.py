@@ -38,8 +38,6 @@ READERS: Mapping[str, Callable[[Contents], Rebuilt]] = {
     "pt2": _exported,
     "torchscript": _torchscript,
 }
-# Files with code whose weights can also be judged alone, in a net that `--arch` names.
-WITH_CODE = frozenset({"pt2", "torchscript"})
 CODE_DECIDES = (
     "its own code, which decides what it answers, is not what is judged but its weights alone, in the net that "
     "`--arch` names: leave `--arch` out to judge the code"
