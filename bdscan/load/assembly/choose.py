@@ -196,9 +196,8 @@ def _order_doubts(option: Option, clean: ImageSet, labels: Tensor) -> list[str]:
         return []
     message = f"accuracy is {option.accuracy(labels):.0%}, but {best:.0%} if the classes stood in another order"
     by_answer = {answer: label for label, answer in renaming(option.answers, labels).items()}
-    names = [
-        plain(clean.names[by_answer[i]]) for i in range(len(clean.names)) if by_answer.get(i, -1) < len(clean.names)
-    ]
+    labels_by_answer = [by_answer.get(i, len(clean.names)) for i in range(len(clean.names))]
+    names = [plain(clean.names[label]) for label in labels_by_answer if label < len(clean.names)]
     if not len(names) == len(clean.names) == len(by_answer) <= _MAX_NAMES:
         return [f"{message}: give the net's own order with `--classes FILE`"]
     return [f"{message}: give the net's own with `--classes FILE`, its text `{json.dumps(names, ensure_ascii=False)}`"]
