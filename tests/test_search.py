@@ -22,6 +22,7 @@ from bdscan.load.search import infer
 from bdscan.load.search.chain import Residual, chains
 from bdscan.load.search.parts import parts_of
 from bdscan.load.search.schedule import schedules
+from bdscan.write.cleaned import write
 
 NAMES = [f"stripe-{i}" for i in range(CLASSES)]
 State = dict[str, Tensor]
@@ -124,6 +125,20 @@ def test_the_structure_is_found(
         assert torch.allclose(inner(pixels), nets[name](pixels), atol=1e-4)
     assert loaded.suspect.head == {"plain": "fc2", "averaged": "out"}[name]
     assert len(loaded.suspect.maps) > 4
+    _check_written(loaded, tmp_path)
+
+
+def _check_written(loaded: Loaded, folder: Path) -> None:
+    """A changed net goes back under the names of the file, in their order."""
+    cleaned = loaded.suspect.clone()
+    with torch.no_grad():
+        for parameter in cleaned.net.net.parameters():
+            parameter.mul_(0.5)
+    write(survey(str(folder / "net.pth")), loaded, cleaned, folder / "cleaned.pth")
+    before, after = (torch.load(folder / name, weights_only=True) for name in ("net.pth", "cleaned.pth"))
+    assert list(before) == list(after)
+    weights = cleaned.net.net.state_dict()
+    assert all(torch.equal(after[name], weights[name]) for name in after)
 
 
 def _permuted(state: State) -> State:
