@@ -22,6 +22,7 @@ from bdscan.load.pickle.effects import quoted
 _MAX_OBJECTS = 100_000  # groups and arrays
 _MAX_DEPTH = 32
 _MAX_EXPANSION = 20  # weights hardly compress
+_OPTIMISER = "optimizer/"  # what the training kept for itself, no part of the net
 _ALWAYS_ALLOWED = 64 << 20  # bytes
 _FILTERS = (1, 2, 3)  # of HDF5: deflate, shuffle, a checksum; others come as programs of their own
 
@@ -105,6 +106,8 @@ def _arrays(group: Any, size: int) -> tuple[dict[str, Tensor], dict[str, str]]:
         if not hasattr(part, "shape"):
             own = part.attrs.get("name")
             names[path] = own.decode() if isinstance(own, bytes) else own if isinstance(own, str) else ""
+            continue
+        if path.startswith(_OPTIMISER):
             continue
         left -= _bytes(path, part)
         if left < 0:

@@ -25,6 +25,7 @@ MAX_IMAGES = 1000  # a standard error of at most 1.6 points
 _MIN_IMAGES = 100  # labelled: with fewer, the best of thousands is right by luck
 _CHANGES = 2  # in what a rival differs, in a sentence
 _SHOWN = 3  # rivals in a sentence
+_SURE_DRIFT = 0.25  # deviations: half-way to what is refused
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +98,15 @@ def _notes(judgement: Judgement, search: Search) -> tuple[str, ...]:
 
 
 def _doubts(judgement: Judgement, search: Search) -> tuple[str, ...]:
-    if not judgement.rivals:
-        return ()
     winner, rivals = judgement.winner, judgement.rivals
+    drift = winner.trial.drift
+    astray = f"the norms of the inferred structure are {drift:.2f} deviations off what they were trained on"
+    doubts = [astray] if drift > _SURE_DRIFT else []
+    if not rivals:
+        return tuple(doubts)
     same = min(agreement(winner, rival) for rival in rivals)
     message = f"the structure is not settled: {_score(winner)} right, {_listed(rivals, winner, search.runner.parts)}"
-    return (f"{message}, with {same:.0%} of the answers the same (`--arch FILE.py:factory` states it)",)
+    return (*doubts, f"{message}, with {same:.0%} of the answers the same (`--arch FILE.py:factory` states it)")
 
 
 def _score(tried: Tried) -> str:
