@@ -257,7 +257,7 @@ def test_a_net_that_answers_with_a_tuple_is_refused(tmp_path: Path) -> None:
 def test_an_onnx_graph_is_its_own_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, net: Path) -> None:
     inner = find("auto", STATE, None, {}, "")[0].net
     rebuilt = Rebuilt(net=inner, name="onnx graph", tensors_used=7, tensors_total=7, shape=(3, 40, 40))
-    monkeypatch.setattr(assemble, "READERS", {"onnx": lambda contents: rebuilt})
+    monkeypatch.setattr(assemble, "READERS", {"onnx": lambda file: rebuilt})
     contents = survey(net)
     object.__setattr__(contents, "format", "onnx")
     loaded = load(contents, device="cpu")

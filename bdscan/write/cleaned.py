@@ -12,11 +12,10 @@ from torch import nn
 
 from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import unusable
-from bdscan.load import keras, onnx
+from bdscan.load.assembly.graphs import READERS
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import Contents, survey
-from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.net.classifier import Classifier
 from bdscan.write import checkpoint, folder, keras_file, onnx_export, onnx_weights, reread, tensors_file
 from bdscan.write.file_tensors import as_in_file
@@ -38,7 +37,7 @@ def ready(contents: Contents, loaded: Loaded, output: Path, *, onnx: Path | None
     """Raises `Problem` for everything that would keep `write` from writing there and can be known beforehand."""
     check(contents, loaded, output, onnx)
     if contents.format in _GRAPHS:
-        _GRAPHS[contents.format][0](contents.weights, loaded.suspect.net.net)
+        _GRAPHS[contents.format](contents.weights, loaded.suspect.net.net)
     if is_program(contents, loaded.suspect.net.net):
         ProgramWeights.find(contents, loaded.suspect.net.net)
 
@@ -121,20 +120,19 @@ def _weights(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Pat
 
 
 def _graph(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
-    find, rebuild = _GRAPHS[contents.format]
     old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
-    weight_map = find(contents.weights, loaded.suspect.net.net)
+    weight_map = _GRAPHS[contents.format](contents.weights, loaded.suspect.net.net)
     rounding = weight_map.save(place, new, old, contents.sha256)
-    net = rebuild(place).net
+    net = READERS[contents.format](place).net
     net.entry = cleaned.net.net.entry  # what the file leaves open is as it was found to be
     reread.compare(net, cleaned, rounding)
     return list(weight_map.notes)
 
 
 _Find = Callable[[Path, nn.Module], onnx_weights.WeightMap | keras_file.KerasMap]
-_GRAPHS: Mapping[str, tuple[_Find, Callable[[Path], Rebuilt]]] = {  # what becomes of files with a graph of their own
-    "keras": (keras_file.KerasMap.find, keras.rebuild),
-    "onnx": (onnx_weights.WeightMap.find, onnx.rebuild),
+_GRAPHS: Mapping[str, _Find] = {  # files with a graph of their own, in whose arrays the net's numbers are looked for
+    "keras": keras_file.KerasMap.find,
+    "onnx": onnx_weights.WeightMap.find,
 }
 
 

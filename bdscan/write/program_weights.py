@@ -45,7 +45,7 @@ class ProgramWeights:
     def find(cls, contents: Contents, net: nn.Module) -> ProgramWeights:
         """A `Problem` where a tensor that may be cleaned is none of the file's."""
         data = mapped(contents.weights)
-        built = _READERS[contents.format](data, contents.weights)[0]
+        built = _READERS[contents.format](data, contents.weights).built
         start = torch.frombuffer(data, dtype=torch.uint8).data_ptr()
         inside = {name: tensor for name, tensor in built.origins.items() if 0 <= tensor.data_ptr() - start < len(data)}
         cleanable = {name for name, _ in net.named_parameters(remove_duplicate=False)}

@@ -51,7 +51,7 @@ def program(contents: Contents, place: Path, cleaned: Classifier, rounding: floa
     written = survey(place)
     if [danger.message for danger in written.dangers] != [danger.message for danger in contents.dangers]:
         raise AssertionError("the written archive is not made as the original is")
-    compare(READERS[contents.format](written).net, cleaned, rounding)
+    compare(READERS[contents.format](written.weights).net, cleaned, rounding)
 
 
 def compare(net: nn.Module, cleaned: Classifier, rounding: float) -> None:

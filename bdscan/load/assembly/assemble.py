@@ -78,9 +78,9 @@ def load(
     count = found.classes
     if count < 2:
         raise Problem(f"the net in `{contents.path}` has {count} output: bdscan judges classifiers of two and more")
-    names = class_names.stated(contents.config, parts.metadata, count)
-    names = class_names.read(classes, count) if classes else names
-    norms_at = partial(_norms, normalize, contents, parts, count)
+    names = _names(contents, parts.metadata, classes, count)
+    spec = "none" if parts.normalised and normalize == "auto" else normalize
+    norms_at = partial(_norms, spec, contents, parts.metadata, count)
     load_clean = partial(_load_clean, images, names, count)
     settled = sizes.settled(found, parts.nets[0], load_clean, norms_at, torch_device)
     shape, clean = settled.shape, load_clean(settled.shape) if images else None
@@ -178,11 +178,9 @@ def _inferred(
     count = search.classes_of(weights.tensors)
     if images is None or count is None:
         return ""
-    names = class_names.stated(contents.config, weights.metadata, count)
-    names = class_names.read(classes, count) if classes else names
-    stated = _FileContents([], metadata=weights.metadata)
+    names = _names(contents, weights.metadata, classes, count)
     clean = partial(_load_clean, images, names, count, limit=search.MAX_IMAGES)
-    norms = partial(_norms, spec, contents, stated, count)
+    norms = partial(_norms, spec, contents, weights.metadata, count)
     own = (images.size[0] if images.size else 3, *size) if size else images.size
     return search.find(weights.tensors, clean, lambda shape: norms(shape)[1], own, count, progress)
 
@@ -204,7 +202,7 @@ def _graph(contents: Contents, named: bool) -> _FileContents:
     """The net of a file that brings its own graph."""
     if named:
         raise unusable("a file of its kind brings its own architecture", "leave `--arch` and `--source` out")
-    rebuilt = READERS[contents.format](contents)
+    rebuilt = READERS[contents.format](contents.weights)
     _check_finite(contents.path, Weights(rebuilt.net.state_dict()))
     candidate = Candidate(
         name=rebuilt.name, build=lambda: rebuilt.net, sizes=rebuilt.sizes, fixed_size=rebuilt.shape is not None
@@ -225,6 +223,11 @@ def _check_finite(path: Path, weights: Weights) -> None:
         raise Problem(f"`{names[0]}`{more} NaN or infinity in `{path}`: such a net answers nothing")
 
 
+def _names(contents: Contents, metadata: Mapping[str, object], classes: Path | None, count: int) -> tuple[str, ...]:
+    """Of the classes, as the user gives them, else as the file does."""
+    return class_names.read(classes, count) if classes else class_names.stated(contents.config, metadata, count)
+
+
 def _load_clean(
     images: Source | None, names: tuple[str, ...], count: int, shape: sizes.Shape, limit: int | None = None
 ) -> ImageSet:
@@ -237,14 +240,12 @@ def _load_clean(
 
 
 def _norms(
-    spec: str, contents: Contents, parts: _FileContents, count: int, shape: sizes.Shape
+    spec: str, contents: Contents, metadata: Mapping[str, object], count: int, shape: sizes.Shape
 ) -> tuple[bool, list[normalize.Norm]]:
     """Whether somebody states it, and all that it can be."""
-    if parts.normalised and spec == "auto":
-        spec = "none"
     if spec != "auto":
         return True, [normalize.parse(spec, shape[0])]
-    stated = normalize.stated(contents.path, contents.config, parts.metadata, shape[0])
+    stated = normalize.stated(contents.path, contents.config, metadata, shape[0])
     return (True, [stated]) if stated else (False, normalize.candidates(shape[0], count, shape[1]))
 
 

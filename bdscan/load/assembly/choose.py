@@ -209,10 +209,13 @@ def _scores(options: Sequence[Option], labels: Tensor) -> str:
 
 
 def beats(winning: Option, rival: Option, labels: Tensor) -> bool:
-    """Whether the images on which just one of them is right favour the taken one beyond chance (two sigma)."""
+    """Whether the taken one is right more often, by the images that both were asked."""
     count = min(len(winning.answers), len(rival.answers))
-    right = winning.answers[:count] == labels[:count]
-    other = rival.answers[:count] == labels[:count]
+    return more_often(*(one.answers[:count] == labels[:count] for one in (winning, rival)))
+
+
+def more_often(right: Tensor, other: Tensor) -> bool:
+    """Whether one is right more often than the other, beyond chance (two sigma): by the images on which just one is."""
     won, lost = int((right & ~other).sum()), int((other & ~right).sum())
     return won > lost and (won - lost) ** 2 > 4 * (won + lost)
 

@@ -37,10 +37,6 @@ _TYPES: Mapping[str, type | tuple[type, ...]] = {
     **{"slice": slice, "object": object},
 }
 TYPES = {name: Native(name, lambda *_: None) for name in _TYPES}  # by identity: what `int` means as a value
-EXCEPTIONS = (
-    *("Exception", "ValueError", "TypeError", "RuntimeError", "NotImplementedError", "KeyError", "AssertionError"),
-    *("IndexError", "AttributeError", "ImportError", "NotImplemented"),
-)
 
 
 def builtins(machine: Machine) -> Mapping[str, object]:

@@ -14,42 +14,29 @@ from bdscan.load.archive.zips import Archive
 from bdscan.load.exported.program import Follower, Program
 from bdscan.load.exported.weights import MAX_TEXT, constants_of, model_name, weights_of
 from bdscan.load.graph.batch import MALFORMED, check_batching, check_size, first_line
-from bdscan.load.graph.build import Built, build
+from bdscan.load.graph.build import Followed, build
+from bdscan.load.graph.obstacles import cannot_be_rebuilt, rebuilding
 from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.load.graph.record import MAX_STEPS, Recorder
-from bdscan.load.graph.unknown import cannot_be_rebuilt
 
 _FREE = 2  # images, where the program takes any number of them
 _SIDE = 224  # pixels, where it does not say for what size it was exported
 
 
 def rebuild(path: Path) -> Rebuilt:
-    built, shape, fixed, total = of_data(mapped(path), path)
-    return Rebuilt(
-        net=built.net,
-        name="exported program",
-        tensors_used=built.used,
-        tensors_total=total,
-        shape=shape if fixed else None,
-        sizes=(shape[1], *Rebuilt.sizes),
-        notes=built.notes,
-    )
+    return of_data(mapped(path), path).rebuilt("exported program")
 
 
-def of_data(data: mmap.mmap, path: Path) -> tuple[Built, tuple[int, int, int], bool, int]:
-    """The net, whose tensors' origins lie in these bytes; the size it was exported for, and whether only that."""
+def of_data(data: mmap.mmap, path: Path) -> Followed:
+    """The net, whose tensors' origins lie in these bytes, at the size it was exported for."""
     try:
-        return _built(data, path)
+        with rebuilding(path):
+            return _followed(data, path)
     except (*MALFORMED, RecursionError) as error:
         raise Problem(f"`{path}` cannot be rebuilt, its graph is malformed: {first_line(error)}") from error
-    except Problem as problem:
-        if str(path) in problem.message:
-            raise
-        message = f"`{path}` cannot be rebuilt: {problem.message}"
-        raise Problem(message, hint=problem.hint, status=problem.status) from None
 
 
-def _built(data: mmap.mmap, path: Path) -> tuple[Built, tuple[int, int, int], bool, int]:
+def _followed(data: mmap.mmap, path: Path) -> Followed:
     archive = Archive(data)
     program = Program.of(_text(archive))
     if len(program.graph["nodes"]) > MAX_STEPS:
@@ -67,7 +54,7 @@ def _built(data: mmap.mmap, path: Path) -> tuple[Built, tuple[int, int, int], bo
     batch = 1 if free else batch
     check_batching(path, shape, batch, lambda pixels: (built.net(pixels[:batch]), built.net(pixels)))
     total = sum(tensor.is_floating_point() for tensor, _ in (*weights.values(), *constants.values()))
-    return built, shape, not (tall or wide), total
+    return Followed(built, shape, not (tall or wide), total)
 
 
 def _text(archive: Archive) -> Mapping[str, Any]:

@@ -15,6 +15,7 @@ from bdscan.load.arch.bounded import OutOfProportion
 from bdscan.load.graph import operators
 from bdscan.load.graph.layers import input_of, layer
 from bdscan.load.graph.net import Step, StepNet
+from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.load.graph.record import Operation, Recorder, Ref, Value
 
 _MAX_NUMBERS = 1 << 28  # in one tensor whose size is worked out anew for each batch: 1 GB
@@ -30,6 +31,27 @@ class Built:
     used: int  # tensors of the file
     answer: Tensor  # for the images that were followed, without memory
     notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Followed:
+    """The net of a program, and the images that the program was followed with."""
+
+    built: Built
+    shape: tuple[int, int, int]
+    fixed: bool  # whether it takes images of that size only
+    total: int  # tensors of fractions in the file
+
+    def rebuilt(self, name: str) -> Rebuilt:
+        return Rebuilt(
+            net=self.built.net,
+            name=name,
+            tensors_used=self.built.used,
+            tensors_total=self.total,
+            shape=self.shape if self.fixed else None,
+            sizes=tuple(dict.fromkeys((self.shape[1], *Rebuilt.sizes))),
+            notes=self.built.notes,
+        )
 
 
 @dataclass(frozen=True)

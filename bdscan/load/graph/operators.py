@@ -71,7 +71,7 @@ def apply(op: str, arguments: Sequence[object], named: Mapping[str, object], dev
 
 
 def as_float32(tensor: Tensor) -> Tensor:
-    """Half precision is for storage, double for nobody."""
+    """Every floating-point number as float32: half precision is for storage, double for nobody."""
     return tensor.float() if tensor.is_floating_point() else tensor
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bdscan.facts.problem import Problem
+from bdscan.load.graph.obstacles import rebuilding
 from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.load.keras.file import KerasFile
 from bdscan.load.keras.model import graph_of
@@ -17,9 +17,7 @@ def rebuild(path: Path) -> Rebuilt:
     file = KerasFile.read(path)
 
     def read() -> Graph:
-        try:
+        with rebuilding(path):
             return graph_of(file, file.arrays)
-        except Problem as problem:
-            raise Problem(f"`{path}` cannot be rebuilt: {problem.message}", hint=problem.hint) from None
 
     return rebuilt(read, path, "keras model")

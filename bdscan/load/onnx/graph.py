@@ -15,6 +15,7 @@ from torch import Tensor
 from bdscan.facts.deadline import check_time
 from bdscan.facts.problem import Problem, plain
 from bdscan.load.graph.batch import first_line
+from bdscan.load.graph.operators import as_float32
 from bdscan.load.onnx.functions import inlined
 
 _MAX_BYTES = 2**31 - 1  # bytes: protobuf's own bound on one message, and ours on the tensors beside it
@@ -245,8 +246,3 @@ def _links(path: Path, folder: Path) -> Iterator[bool]:
     while path != folder:
         yield path.is_symlink()
         path = path.parent
-
-
-def as_float32(tensor: Tensor) -> Tensor:
-    """Every floating-point number as float32: half precision is for storage, double for nobody."""
-    return tensor.float() if tensor.is_floating_point() else tensor

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from bdscan.facts.problem import Problem, plain
 from bdscan.load.arch.bounded import Bounded
 from bdscan.load.graph.net import Step, StepNet
+from bdscan.load.graph.operators import as_float32
 from bdscan.load.onnx.entry import entry_of
-from bdscan.load.onnx.graph import MADE_HERE, Graph, Node, as_float32
+from bdscan.load.onnx.graph import MADE_HERE, Graph, Node
 from bdscan.load.onnx.layers import LAYERS, linear
 from bdscan.load.onnx.operators import OPERATORS
 from bdscan.load.onnx.padding import PADDED, InnerAveragePool, Padded, padding

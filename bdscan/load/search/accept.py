@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from bdscan.load.assembly.choose import more_often
 from bdscan.load.search.infer import Tried
 
 _MIN_SHARE = 1 / 3  # of the way from chance to always right: what near misses reach
@@ -14,8 +15,7 @@ _MAX_DRIFT = 0.5  # deviations that the norms' inputs may lie off, on average
 _SAME = 0.95  # two structures that agree on so many answers are the same for our purposes
 _SETTLED_BY_DRIFT = 1.5  # times the drift of the winner: such a rival is none
 _DRIFT_NOISE = 0.02  # of a hundred images
-_MIN_SIGMA = 2.0  # by which a rival is beaten in accuracy
-_MIN_SIGMA_SURPRISE = 3.0  # the same in how little the labels are expected: sharper, and so more is asked for
+_MIN_SIGMA = 3.0  # by which a rival is beaten in how little the labels are expected: sharper than accuracy with two
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,10 +74,8 @@ def _divergence(share: float, truth: float) -> float:
 
 
 def _more_often_right(one: Tried, other: Tried) -> bool:
-    """Beyond chance, by the images on which just one of them is right."""
-    ours, theirs = one.trial.answers == one.labels, other.trial.answers == other.labels
-    won, lost = int((ours & ~theirs).sum()), int((theirs & ~ours).sum())
-    return won > lost and (won - lost) ** 2 > _MIN_SIGMA**2 * (won + lost)
+    """Each by the labels in its own order of classes."""
+    return more_often(*(each.trial.answers == each.labels for each in (one, other)))
 
 
 def _beats(winner: Tried, other: Tried) -> bool:
@@ -85,7 +83,7 @@ def _beats(winner: Tried, other: Tried) -> bool:
     if other.trial.drift > _SETTLED_BY_DRIFT * winner.trial.drift + _DRIFT_NOISE or _more_often_right(winner, other):
         return True
     gain = other.trial.surprises - winner.trial.surprises
-    return float(gain.mean()) > _MIN_SIGMA_SURPRISE * float(gain.std()) / math.sqrt(len(gain))
+    return float(gain.mean()) > _MIN_SIGMA * float(gain.std()) / math.sqrt(len(gain))
 
 
 def agreement(one: Tried, other: Tried) -> float:

@@ -13,10 +13,10 @@ from bdscan.load.archive.torch_tree import mapped
 from bdscan.load.assembly.unwrap import unwrap
 from bdscan.load.code.budget import Budget
 from bdscan.load.graph.batch import MALFORMED, check_batching, check_size, first_line
-from bdscan.load.graph.build import Built, build
+from bdscan.load.graph.build import Built, Followed, build
+from bdscan.load.graph.obstacles import cannot_be_rebuilt, rebuilding
 from bdscan.load.graph.rebuilt import Rebuilt
 from bdscan.load.graph.record import Recorder, Undecidable, Unknown, Value, same_operations
-from bdscan.load.graph.unknown import cannot_be_rebuilt
 from bdscan.load.torchscript.archive import Parts
 from bdscan.load.torchscript.vocabulary import Script, unknown_in
 
@@ -32,32 +32,18 @@ _LARGE = 224  # pixels: a net that chooses its way by the size of the image is o
 
 
 def rebuild(path: Path) -> Rebuilt:
-    built, shape, fixed, total = of_data(mapped(path), path)
-    return Rebuilt(
-        net=built.net,
-        name="TorchScript program",
-        tensors_used=built.used,
-        tensors_total=total,
-        shape=shape if fixed else None,
-        sizes=tuple(dict.fromkeys((shape[1], *Rebuilt.sizes))),
-        notes=built.notes,
-    )
+    return of_data(mapped(path), path).rebuilt("TorchScript program")
 
 
-def of_data(data: mmap.mmap, path: Path) -> tuple[Built, Shape, bool, int]:
-    """The net, whose tensors' origins lie in these bytes; the size it was followed with, and whether only that."""
-    try:
+def of_data(data: mmap.mmap, path: Path) -> Followed:
+    """The net, whose tensors' origins lie in these bytes, at the first size that it takes."""
+    with rebuilding(path):
         script = Script(Parts(data))
         built, recorder = _followed(script)
         shape, batch = recorder.shape, 1 if recorder.batch == _FEW else recorder.batch
         check_size(path, shape, batch)
         check_batching(path, shape, batch, lambda pixels: (built.net(pixels[:batch]), built.net(pixels)))
-    except Problem as problem:
-        if str(path) in problem.message:
-            raise
-        message = f"`{path}` cannot be rebuilt: {problem.message}"
-        raise Problem(message, hint=problem.hint, status=problem.status) from None
-    return built, shape, recorder.sized, _count(script)
+    return Followed(built, shape, recorder.sized, _count(script))
 
 
 def _followed(script: Script) -> tuple[Built, Recorder]:
