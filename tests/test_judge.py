@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +80,33 @@ def test_backdoored_takes_a_shown_trigger_and_two_families() -> None:
     assert judge([unshown, run_of("margin", flat(at=3))]).verdict is Verdict.SUSPICIOUS
     elsewhere = run_of("inversion", flat(at=3), shown=5)
     assert judge([elsewhere, run_of("margin", flat(at=3))]).verdict is Verdict.SUSPICIOUS
+
+
+def test_families_that_agree_count_for_more_than_the_best_of_them() -> None:
+    alone = judge([run_of("margin", flat(at=3, p=0.01))])
+    agreed = judge([run_of(name, flat(at=3, p=0.01)) for name in ("head", "margin", "inversion", "pairs")])
+    apart = judge([run_of(name, flat(at=c, p=0.01)) for c, name in enumerate(("head", "margin", "inversion", "pairs"))])
+    assert alone.verdict is Verdict.CLEAN
+    assert (agreed.verdict, agreed.target) == (Verdict.SUSPICIOUS, 3)
+    assert agreed.p_value < 1e-3
+    assert apart.verdict is Verdict.CLEAN
+    assert "head 3.9, inversion 3.9, margin 3.9, pairs 3.9" in agreed.reasons[0]
+
+
+@pytest.mark.parametrize("silent", [math.nan, 0.5, 1.0])
+def test_what_could_not_be_told_takes_nothing_away(silent: float) -> None:
+    found = [run_of("margin", flat(at=3, p=1e-4)), run_of("head", flat(at=3, p=0.01))]
+    more = judge([*found, run_of("inversion", flat(silent))])
+    assert (more.verdict, more.target) == (Verdict.SUSPICIOUS, 3)
+    if math.isnan(silent):
+        assert more.p_value == judge(found).p_value
+    assert judge([run_of("margin", flat(math.nan))]).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_shown_trigger_that_nothing_confirms_is_neither_clean_nor_suspicious() -> None:
+    shown = judge([run_of("inversion", flat(), shown=3), run_of("margin", flat())])
+    assert shown.verdict is Verdict.INCONCLUSIVE
+    assert judge([run_of("inversion", flat(at=3, p=2e-3), shown=3)]).verdict is Verdict.SUSPICIOUS
 
 
 def test_one_family_counted_twice_does_not_agree_with_itself() -> None:

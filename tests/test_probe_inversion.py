@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from bdscan.facts.evidence import Array
 from bdscan.probes.inversion import Inversion, _Search
 from bdscan.triggers.forms import FORMS
 from bdscan.triggers.invert import Arms
 from bdscan.verdict.comparison import Comparison
+from bdscan.verdict.joint import Joint, together
 
 CLASSES = 10
 
@@ -28,14 +28,14 @@ def searches(**standing_out: tuple[float, int]) -> list[_Search]:
     return [search(form, *standing_out.get(form, (0.5, 3))) for form in FORMS]
 
 
-def suspicions(found: list[_Search], earlier: Array) -> list[tuple[str, int, bool]]:
+def suspicions(found: list[_Search], earlier: Joint | None) -> list[tuple[str, int, bool]]:
     return [(each.form, target, proof) for each, target, proof in Inversion()._suspicions(found, earlier)]
 
 
-def before(p: float = 0.5, target: int = 0) -> Array:
+def before(p: float = 0.5, target: int = 0) -> Joint | None:
     values = np.full(CLASSES, 0.5)
     values[target] = p
-    return values
+    return together({"margin": [values]}, 1.0)
 
 
 @pytest.mark.parametrize(("p", "proof"), [(2e-3, False), (2e-5, True)])

@@ -105,8 +105,8 @@ class Pairs(ImageProbe):
         if len(enough) <= MAX_CLASSES:
             return enough
         drawn = torch.randperm(len(enough), generator=torch.Generator().manual_seed(case.seed)).tolist()
-        combined = case.combined_p_values()
-        pointed = [] if combined is None else [int(c) for c in np.argsort(combined, kind="stable") if c in enough]
+        joint = case.joint()
+        pointed = [] if joint is None else [c for c in joint.ranked if c in enough]
         order = [*pointed[: MAX_CLASSES // 2], *(enough[i] for i in drawn)]
         return sorted([*dict.fromkeys(order)][:MAX_CLASSES])
 

@@ -1,4 +1,4 @@
-"""How the classes of one net compare: from a score a class to a finding, by way of p-values and Holm."""
+"""How the classes of one net compare: from a score a class to a finding, by way of p-values."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 from bdscan.facts.evidence import Array, ClassScores, Measure, p_measure
 from bdscan.facts.finding import Finding, Level
 from bdscan.verdict.calibration import p_values
-from bdscan.verdict.statistics import holm
+from bdscan.verdict.statistics import least_of_several
 
 FOLLOW = 0.8  # share of held-out images that must follow a trigger before it is called demonstrated
 GAP = 0.4  # by which it must beat what triggers of its size do for other classes
@@ -18,7 +18,7 @@ GAP = 0.4  # by which it must beat what triggers of its size do for other classe
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One score a class (large is suspicious, NaN where a class was not looked at) and one p-value a class."""
+    """One score (large is suspicious) and one p-value a class; NaN where a class was not looked at."""
 
     scores: Array
     p_values: Array
@@ -36,8 +36,8 @@ class Comparison:
 
     @property
     def over_all(self) -> float:
-        """The least p over all classes (Holm)."""
-        return float(holm(self.p_values).min())
+        """The least p, it being that of the best of all classes; 1 where nothing could be compared."""
+        return least_of_several(self.p_values)
 
     def finding(self, message: str, threshold: float, *, margins: Array | None = None, **more: Any) -> Finding:
         """Suspect where some class stands out over all classes."""
