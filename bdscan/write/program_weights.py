@@ -21,6 +21,7 @@ from bdscan.load.archive.zips import Archive, Member
 from bdscan.load.assembly.unwrap import Weights, strip, unwrap
 from bdscan.load.contents import Contents
 from bdscan.load.graph.net import StepNet
+from bdscan.load.nets.candidate import BATCH_COUNTER
 
 _READERS = {"pt2": exported.of_data, "torchscript": torchscript.of_data}
 _HINT = "give the PyTorch checkpoint that the program was made from"
@@ -90,7 +91,7 @@ class ProgramWeights:
             if origin is not None and origin.is_floating_point():
                 origin.copy_(tensor)
                 rounding = max(rounding, torch.finfo(origin.dtype).eps)
-            elif not name.endswith("num_batches_tracked") and not torch.equal(tensor, old[name].cpu()):
+            elif not name.endswith(BATCH_COUNTER) and not torch.equal(tensor, old[name].cpu()):
                 raise Problem(f"the cleaned tensor `{name}` has no place of its own in the file")
         for name, origin in self.origins.items():
             if not torch.equal(origin, new[name].to(origin.dtype)) or not bool(torch.isfinite(origin).all()):
