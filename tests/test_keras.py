@@ -6,7 +6,7 @@ import io
 import json
 import re
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,11 @@ def normed(x: Tensor, *arrays: np.ndarray, epsilon: float) -> Tensor:
     return F.batch_norm(x, mean, variance, gamma, beta, eps=epsilon)
 
 
+def last(x: Tensor, function: Callable[[Tensor], Tensor]) -> Tensor:
+    """With the channels last, as Keras has them."""
+    return function(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
+
+
 DEEP, NORM = draw(3, 3, 4, 2, seed=4), [np.abs(draw(4, seed=i)) + 0.1 for i in range(4)]
 BEHIND: dict[str, tuple[list[dict[str, Any]], Any, Arrays]] = {
     "activation": ([layer("Activation", "t", ["conv"], activation="tanh")], torch.tanh, {}),
@@ -172,16 +177,12 @@ BEHIND: dict[str, tuple[list[dict[str, Any]], Any, Arrays]] = {
     ),
     "layer norm": (
         [layer("LayerNormalization", "t", ["conv"], axis=[3], epsilon=0.01)],
-        lambda x: F.layer_norm(x.permute(0, 2, 3, 1), (4,), *map(torch.from_numpy, NORM[:2]), eps=0.01).permute(
-            0, 3, 1, 2
-        ),
+        lambda x: last(x, lambda x: F.layer_norm(x, (4,), torch.from_numpy(NORM[0]), torch.from_numpy(NORM[1]), 0.01)),
         {"t": [("gamma", NORM[0]), ("beta", NORM[1])]},
     ),
     "layer norm over all": (
         [layer("LayerNormalization", "t", ["conv"], axis=[1, 2, 3], center=False)],
-        lambda x: F.layer_norm(
-            x.permute(0, 2, 3, 1), (7, 7, 4), torch.from_numpy(draw(7, 7, 4)), eps=1e-3
-        ).permute(0, 3, 1, 2),
+        lambda x: last(x, lambda x: F.layer_norm(x, (7, 7, 4), torch.from_numpy(draw(7, 7, 4)), None, 1e-3)),
         {"t": [("gamma", draw(7, 7, 4))]},
     ),
     "resizing": (

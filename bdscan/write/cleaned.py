@@ -12,15 +12,16 @@ from torch import nn
 
 from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import unusable
-from bdscan.load.assembly.graphs import READERS
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
 from bdscan.load.contents import Contents, survey
 from bdscan.net.classifier import Classifier
-from bdscan.write import checkpoint, folder, keras_file, onnx_export, onnx_weights, reread, tensors_file
+from bdscan.write import checkpoint, folder, onnx_export, reread, tensors_file
 from bdscan.write.file_tensors import as_in_file
-from bdscan.write.program_weights import ProgramWeights, is_program
-from bdscan.write.targets import card_place, check
+from bdscan.write.keras_file import KerasMap
+from bdscan.write.onnx_weights import WeightMap
+from bdscan.write.program_weights import ProgramWeights
+from bdscan.write.targets import card_place, check, own_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,10 +37,8 @@ class Written:
 def ready(contents: Contents, loaded: Loaded, output: Path, *, onnx: Path | None = None) -> None:
     """Raises `Problem` for everything that would keep `write` from writing there and can be known beforehand."""
     check(contents, loaded, output, onnx)
-    if contents.format in _GRAPHS:
-        _GRAPHS[contents.format](contents.weights, loaded.suspect.net.net)
-    if is_program(contents, loaded.suspect.net.net):
-        ProgramWeights.find(contents, loaded.suspect.net.net)
+    if own_graph(loaded.suspect.net.net):
+        _GRAPHS[contents.format](contents, loaded.suspect.net.net)
 
 
 def write(
@@ -62,8 +61,7 @@ def write(
         place, in_folder = atomic.temporary(output), contents.path.is_dir()
         if in_folder:
             place.mkdir()
-        program = is_program(contents, loaded.suspect.net.net)
-        write_model = _program if program else _graph if contents.format in _GRAPHS else _weights
+        write_model = _graph if own_graph(loaded.suspect.net.net) else _weights
         notes = write_model(contents, loaded, cleaned, place / contents.weights.name if in_folder else place)
         files = [output]
         if in_folder:
@@ -121,23 +119,16 @@ def _weights(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Pat
 
 def _graph(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
     old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
-    weight_map = _GRAPHS[contents.format](contents.weights, loaded.suspect.net.net)
-    rounding = weight_map.save(place, new, old, contents.sha256)
-    net = READERS[contents.format](place).net
-    net.entry = cleaned.net.net.entry  # what the file leaves open is as it was found to be
-    reread.compare(net, cleaned, rounding)
-    return list(weight_map.notes)
+    numbers = _GRAPHS[contents.format](contents, loaded.suspect.net.net)
+    rounding = numbers.save(place, new, old, contents.sha256)
+    reread.graph(contents, place, cleaned, rounding)
+    return list(numbers.notes)
 
 
-_Find = Callable[[Path, nn.Module], onnx_weights.WeightMap | keras_file.KerasMap]
+_Find = Callable[[Contents, nn.Module], WeightMap | KerasMap | ProgramWeights]
 _GRAPHS: Mapping[str, _Find] = {  # files with a graph of their own, in whose arrays the net's numbers are looked for
-    "keras": keras_file.KerasMap.find,
-    "onnx": onnx_weights.WeightMap.find,
+    "keras": KerasMap.find,
+    "onnx": WeightMap.find,
+    "pt2": ProgramWeights.find,
+    "torchscript": ProgramWeights.find,
 }
-
-
-def _program(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
-    old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
-    rounding = ProgramWeights.find(contents, loaded.suspect.net.net).save(place, new, old)
-    reread.program(contents, place, cleaned, rounding)
-    return []
