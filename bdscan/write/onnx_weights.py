@@ -110,7 +110,7 @@ def _only_first_output(graph: Any) -> list[str]:
             kept.append(node)
     notes = []
     if len(graph.output) > 1:
-        notes.append(f"only the first of the {len(graph.output)} outputs was kept: the others were not cleaned")
+        notes.append(f"only the first of the {len(graph.output)} outputs is kept: the others are not cleaned")
         del graph.output[1:]
     if len(kept) < len(graph.node):
         kept_copies = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]
