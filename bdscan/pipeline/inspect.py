@@ -14,7 +14,7 @@ from bdscan.load.contents import WITH_CODE, Contents, survey
 from bdscan.method.case import FileCase
 from bdscan.method.probe import FileProbe
 from bdscan.pipeline.options import Options
-from bdscan.pipeline.preflight import preflight
+from bdscan.pipeline.preflight import doubts_about, preflight
 from bdscan.pipeline.probing import Probes, look, net_case, of_net, select
 from bdscan.pipeline.runner import Runner, out_of_time
 from bdscan.pipeline.subject import made_with, open_net, subject_of
@@ -77,7 +77,10 @@ def _of_net(
     options, loaded = runner.options, None
     try:
         loaded = _load(contents, options)
-        runs = (*runs, preflight(loaded))
+        doubts = doubts_about(loaded)
+        runs = (*runs, preflight(loaded, doubts))
+        if any(doubt.hopeless for doubt in doubts):  # whatever a probe said of it would be about something else
+            return loaded, runs
         from bdscan.pipeline.self_check import checked
 
         case = net_case(loaded.suspect, loaded.clean, runs, options)

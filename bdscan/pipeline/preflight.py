@@ -16,12 +16,12 @@ class Doubt(NamedTuple):
     """Why an answer may be wrong."""
 
     message: str
-    hopeless: bool = False  # not even worth training on these images
+    hopeless: bool = False  # not worth looking any further, nor training on these images
 
 
-def preflight(loaded: Loaded, doubts: Sequence[Doubt] | None = None) -> Run:
+def preflight(loaded: Loaded, doubts: Sequence[Doubt]) -> Run:
     """A run named `preflight`: a failure in it means that no verdict can be `clean`."""
-    messages = [doubt.message for doubt in (doubts_about(loaded) if doubts is None else doubts)]
+    messages = [doubt.message for doubt in doubts]
     notes = tuple(Finding(level=Level.NOTE, message=note) for note in loaded.notes)
     why = "; ".join(dict.fromkeys(messages))
     return Run(probe="preflight", findings=notes, failure=Failure(FailureKind.DOUBT, why) if why else None)

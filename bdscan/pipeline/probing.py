@@ -72,6 +72,9 @@ def image_case(
 
 def look(probes: Iterable[tuple[str, AnyProbe]], case: NetCase, runner: Runner) -> tuple[Run, ...]:
     """All runs: those of the case and each probe's turn at the net, until something stops them."""
+    from bdscan.net.merged_norms import with_norms_merged
+
+    case = replace(case, suspect=with_norms_merged(case.suspect))
     for name, probe in probes:
         if runner.stopped is not None:
             return (*case.runs, Run(probe=name, family=probe.family, failure=runner.stopped))

@@ -18,6 +18,7 @@ from bdscan.method.plant import Plant, success
 from bdscan.method.probe import AnyProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import retrained
+from bdscan.net.merged_norms import with_norms_merged
 from bdscan.pipeline.probing import Probes, ordered
 from bdscan.pipeline.runner import Runner
 from bdscan.triggers.forms import stamped
@@ -72,6 +73,7 @@ def checked(case: NetCase, runner: Runner) -> tuple[Run, ...]:
 
 def looked(planted: ImageCase, form: str | None) -> tuple[Run, ...]:
     """The probes' turn at the copy; what breaks one of them ends the check."""
+    planted = replace(planted, suspect=with_norms_merged(planted.suspect))
     for name, probe in looking(quick=form is not None):
         findings = tuple(probe.for_self_check(form)(planted))
         planted = replace(planted, runs=(*planted.runs, Run(probe=name, family=probe.family, findings=findings)))

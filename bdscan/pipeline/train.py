@@ -13,7 +13,7 @@ from bdscan.facts.deadline import within
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.pipeline.options import TrainOptions
-from bdscan.pipeline.preflight import preflight
+from bdscan.pipeline.preflight import doubts_about, preflight
 from bdscan.pipeline.probing import Probes, look, net_case, of_net, select
 from bdscan.pipeline.runner import Runner, seeded
 from bdscan.pipeline.subject import made_with, subject_of_net
@@ -179,7 +179,7 @@ def _checked(loaded: Loaded, data: str, probes: Probes, options: TrainOptions) -
     from bdscan.pipeline.self_check import checked
 
     assert loaded.clean is not None
-    case = net_case(loaded.suspect, loaded.clean, (preflight(loaded),), options)
+    case = net_case(loaded.suspect, loaded.clean, (preflight(loaded, doubts_about(loaded)),), options)
     runner = Runner(options)
     with within(options.budget, time.monotonic()):
         runs = checked(replace(case, runs=look(probes, case, runner)), runner)
