@@ -197,7 +197,7 @@ def main() -> None:
     parser.add_argument("files", type=Path)
     parser.add_argument("--data", type=Path, help="labelled test images, as NAME.npz")
     parser.add_argument("--table", type=Path, default=TABLE)
-    parser.add_argument("--split", choices=("dev", "test"))
+    parser.add_argument("--split", choices=("dev", "test", "fresh"))
     parser.add_argument("--out", type=Path, help="the results, a row a file")
     options = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")

@@ -253,6 +253,14 @@ def test_the_size_at_which_the_net_is_right_is_taken(side: int) -> None:
     assert not neither.doubts  # wrong at both, and alike: what is said of that is the accuracy's
 
 
+def test_an_uncommon_normalisation_does_not_hide_the_size() -> None:
+    """With the first two, the net gives every image the same answer at either size."""
+    given = [Norm(str(mean), (mean,) * 3, (1.0,) * 3) for mean in (-9.0, 9.0, 0.0)]
+    open_sizes = sizes.Sizes(((3, 224, 224), (3, 32, 32)), 2, guessed=False)
+    settled = sizes.settled(open_sizes, made(32, 32), clean, lambda shape: (False, given), CPU)
+    assert (settled.shape, settled.doubts) == ((3, 32, 32), ())
+
+
 def test_the_size_is_the_users_the_files_or_in_doubt() -> None:
     filled = made(32, 32, 64)
     assert sizes.possible(filled, None, [], None, (48, 40)).shapes == ((3, 48, 40),)

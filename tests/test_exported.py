@@ -227,3 +227,13 @@ def test_a_program_is_not_written_under_the_name_of_a_checkpoint(place: Path, tm
     loaded = load(contents, normalize="none", device="cpu")
     with pytest.raises(Problem, match=r"which `\.pt` contradicts"):
         ready(contents, loaded, tmp_path / "out.pt")
+
+
+def test_a_net_that_takes_rows_is_given_them(place: Path) -> None:
+    net = nn.Sequential(nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 6))
+    free = ({0: torch.export.Dim("n", min=1, max=512)},)
+    torch.export.save(torch.export.export(net, (torch.rand(2, 784),), dynamic_shapes=free), place)
+    rebuilt = rebuild(place)
+    assert (rebuilt.shape, rebuilt.variants) == ((1, 28, 28), ())
+    pixels = torch.rand(3, 1, 28, 28)
+    torch.testing.assert_close(rebuilt.net(pixels), net(pixels.flatten(1)))

@@ -91,6 +91,20 @@ def test_probabilities_at_the_end_are_left_out(tmp_path: Path) -> None:
     assert torch.allclose(suspect(images(1, 28)), net[:2](images(1, 28)))
 
 
+def test_rows_are_made_of_images_where_nothing_else_makes_them(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = nn.Sequential(nn.Linear(768, 9), nn.ReLU(), nn.Sequential(nn.Dropout(), nn.Linear(9, 2)))
+    data = labelled(nn.Sequential(nn.Flatten(), net), tmp_path / "data.npz", 3, 16)
+    for images_at in (None, data):
+        loaded = opened(saved(net, tmp_path / "a.pt"), images_at)
+        assert (loaded.suspect.shape, loaded.doubts) == ((3, 16, 16), ())
+        assert torch.equal(loaded.suspect(images(3, 16)), net(images(3, 16).flatten(1)))
+    assert loaded.clean_accuracy == 1.0
+    write(survey(tmp_path / "a.pt"), loaded, loaded.suspect, tmp_path / "b.pt")
+    again = torch.load(tmp_path / "b.pt", weights_only=False)
+    assert torch.equal(again(images(3, 16).flatten(1)), net(images(3, 16).flatten(1)))
+
+
 # -- classes of their owner -----------------------------------------------------
 
 

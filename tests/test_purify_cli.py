@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
 from collections.abc import Callable
@@ -189,3 +190,32 @@ def test_ctrl_c_leaves_nothing(ward: Path, bdscan: Bdscan, monkeypatch: pytest.M
     assert status == 3
     assert "stopped" in err
     assert {path.name for path in ward.iterdir()} - {"__pycache__"} == before
+
+
+@pytest.mark.filterwarnings("ignore")  # torch deprecates TorchScript, but the files are there
+def test_a_program_that_takes_rows_and_a_module_in_a_wrapper(tmp_path: Path, bdscan: Bdscan) -> None:
+    """From file to file: loaded, treated by a method that looks for maps, written, opened again."""
+    some = images(400, 3)
+    np.savez(tmp_path / "images.npz", images=some.images.permute(0, 2, 3, 1).numpy(), labels=some.labels.numpy())
+    pixels = (some.images.flatten(1).float() / 255 - 0.4) / 0.25
+    torch.manual_seed(0)
+    rows = torch.nn.Sequential(torch.nn.Linear(768, 24), torch.nn.ReLU(), torch.nn.Linear(24, 6))
+    optimizer = torch.optim.Adam(rows.parameters(), 2e-3)
+    for _ in range(60):
+        optimizer.zero_grad()
+        torch.nn.functional.cross_entropy(rows(pixels), some.labels).backward()
+        optimizer.step()
+    torch.save({"net": rows, "epoch": 3}, tmp_path / "module.pt")
+    torch.jit.save(torch.jit.trace(rows, pixels[:2]), str(tmp_path / "program.pt"))
+    for name in ("program", "module"):
+        more = ("--method", "nba", "--set", "nba.steps=20", "--set", "nba.search=20", "--set", "inversion.steps=20")
+        _, out, err = bdscan(
+            *("purify", str(tmp_path / f"{name}.pt"), "--clean", str(tmp_path / "images.npz")),
+            *("--normalize", "0.4/0.25", "-o", str(tmp_path / f"{name}_out.pt"), *QUICK, *more, "--format", "json"),
+        )
+        assert ("is written as a state dict" in err) == (name == "module")
+        assert told(out)["treatment"]["output"] == str(tmp_path / f"{name}_out.pt")
+    program, again = torch.jit.load(str(tmp_path / "program_out.pt")), copy.deepcopy(rows)
+    again.load_state_dict(torch.load(tmp_path / "module_out.pt", weights_only=True))
+    torch.testing.assert_close(program(pixels), again(pixels), rtol=1e-3, atol=1e-3)
+    assert not torch.allclose(program(pixels), rows(pixels), atol=0.01)

@@ -290,3 +290,54 @@ def test_a_weight_that_is_worked_out_cannot_be_written_back(place: Path, tmp_pat
     loaded = load(contents, normalize="none", device="cpu")
     with pytest.raises(Problem, match="cannot be written back"):
         ready(contents, loaded, tmp_path / "out.pt")
+
+
+# -- images of one size, and rows ------------------------------------------------------------------------
+
+
+class Flattened(nn.Sequential):
+    """Takes images of one side only, which stands nowhere."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(4 * 7 * 7, 6))
+
+
+class Row(nn.Sequential):
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3 * 16 * 16, 8), nn.ReLU(), nn.Linear(8, 6))
+
+
+def test_the_only_size_that_a_scripted_net_takes_is_found(place: Path) -> None:
+    net = Flattened().eval()
+    rebuilt = rebuild(saved(place, net))
+    assert rebuilt.sizes[0] == 16
+    pixels = torch.rand(3, 3, 16, 16)
+    torch.testing.assert_close(rebuilt.net(pixels), net(pixels))
+
+
+@pytest.mark.parametrize("how", ["traced", "scripted"])
+def test_a_net_that_takes_rows_is_given_them(how: str, place: Path, tmp_path: Path) -> None:
+    net = Row()
+    torch.jit.save(torch.jit.trace(net, torch.rand(4, 768)) if how == "traced" else torch.jit.script(net), str(place))
+    rebuilt = rebuild(place)
+    assert rebuilt.shape == (3, 16, 16)
+    pixels = torch.rand(3, 3, 16, 16)
+    in_planes, in_pixels = (net(pixels) for _, net in rebuilt.variants)
+    torch.testing.assert_close(in_planes, net(pixels.flatten(1)))
+    torch.testing.assert_close(in_pixels, net(pixels.permute(0, 2, 3, 1).flatten(1)))
+    contents = survey(place)
+    loaded = load(contents, normalize="none", device="cpu")
+    loaded.suspect.net.net.entry = rebuilt.variants[1][1].entry
+    ready(contents, loaded, tmp_path / "out.pt")
+    cleaned = loaded.suspect.clone()
+    with torch.no_grad():
+        cleaned.net.net.get_parameter(next(name for name, _ in cleaned.net.net.named_parameters())).mul_(0.5)
+    write(contents, loaded, cleaned, tmp_path / "out.pt")
+    written = torch.jit.load(str(tmp_path / "out.pt"))
+    torch.testing.assert_close(written(pixels.permute(0, 2, 3, 1).flatten(1)), cleaned(pixels))
+
+
+def test_rows_that_are_no_square_are_refused(place: Path) -> None:
+    torch.jit.save(torch.jit.trace(nn.Linear(700, 6), torch.rand(4, 700)), str(place))
+    with pytest.raises(Problem, match="no square image"):
+        rebuild(place)

@@ -258,7 +258,7 @@ def test_parameters_stay_parameters_and_old_counters_stay_away(tiny: Classifier,
     assert list(back) == list(kept)
     assert all(isinstance(tensor, nn.Parameter) for tensor in back.values())
     tiny.net.net.load_state_dict(back, strict=True)
-    assert written.notes == ("the pytorch legacy file was written in the zip form of `torch.save`",)
+    assert written.notes == ("the pytorch legacy file is written in the zip form of `torch.save`",)
 
 
 def test_a_pickled_net_becomes_a_state_dict(tiny: Classifier, tmp_path: Path, arch: str) -> None:
@@ -751,3 +751,20 @@ def test_a_card_is_written_over_a_card_and_nothing_else(tiny: Classifier, tmp_pa
         written, _, _ = there(tmp_path / "net.pt", tmp_path / "out.pt", arch, card=card(treated()))
     assert written.files == (tmp_path / "out.pt", tmp_path / "out.md")
     assert (tmp_path / "out.md").read_text().startswith("---\ntags:")
+
+
+# -- told beforehand ------------------------------------------------------------------------
+
+
+def test_what_cannot_stay_is_told_before_the_work(tiny: Classifier, tmp_path: Path, arch: str) -> None:
+    torch.save({"net": tiny.net.net.state_dict(), "optimizer": {"state": {}}}, tmp_path / "wrapped.pt")
+    torch.save({"model": tiny.net.net}, tmp_path / "pickled.pt")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch deprecates it, but the files are there
+        torch.jit.save(torch.jit.trace(tiny.net.net, torch.rand(1, *SHAPE)), tmp_path / "program.pt")
+    told = {"wrapped": "optimiser's state", "pickled": "is written as a state dict", "program": "as a state dict"}
+    for name, said in told.items():
+        contents, loaded = opened(tmp_path / f"{name}.pt", arch)
+        before = ready(contents, loaded, tmp_path / f"{name}_out.pt")
+        assert [said in note for note in before] == [True]
+        assert write(contents, loaded, cured(loaded.suspect), tmp_path / f"{name}_out.pt").notes == tuple(before)

@@ -87,6 +87,7 @@ def purify(
             device=device.value,
             seed=seed,
             show=bar.show,
+            tell=say,
         )
         treated = pipeline.apply_gate(pipeline.purify(model, request), gate)
     say(f"wrote {output}")

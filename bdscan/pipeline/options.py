@@ -38,11 +38,12 @@ class Options:
     seed: int = 0
     show: Show = lambda probe, done, total, what: None
     examined: Examined = lambda report: None
+    tell: Callable[[str], None] = lambda message: None  # what is to be known before the work
 
     @property
     def settled(self) -> Mapping[str, object]:
         """What was asked for, without who is told of it."""
-        return {name: value for name, value in vars(self).items() if name not in ("show", "examined")}
+        return {name: value for name, value in vars(self).items() if name not in ("show", "examined", "tell")}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -106,7 +106,8 @@ def _ready(contents: Contents, options: PurifyOptions) -> tuple[Loaded, ImageSet
     if options.clean is None:
         raise Problem("purifying needs clean images", hint="--clean DATA", status=USAGE)
     loaded = open_net(contents, options)
-    cleaned.ready(contents, loaded, options.output, onnx=options.onnx)
+    for note in cleaned.ready(contents, loaded, options.output, onnx=options.onnx):
+        options.tell(note)
     clean = loaded.clean
     assert clean is not None
     if len(clean) < MIN_IMAGES:

@@ -131,7 +131,7 @@ class _Alignment:
         with self.student.tap(*self.layers) as taps:
             loss = self.unlearn_objective.distance(net(pixels), answers, labels)
         student_maps, teacher_maps = ([each[layer].float() for layer in self.layers] for each in (taps, teacher_taps))
-        if self.settings.response:
+        if self.settings.response and self.layers:  # a net of linear layers alone has no maps
             loss = loss + self.settings.response * _distance(
                 *([(m, m) for m in maps] for maps in (student_maps, teacher_maps))
             )

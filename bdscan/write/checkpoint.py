@@ -49,10 +49,10 @@ def filled(contents: Contents, weights: Weights, net: nn.Module, new: Tensors) -
     raise AssertionError("the weights are not where they were read")
 
 
-_PICKLED_NOTE = "pickled object was written as a state dict: its class belongs to its owner"
+_PICKLED_NOTE = "pickled object is written as a state dict: its class belongs to its owner"
 _STATE_DICT_NOTES = {
-    "torchscript": "TorchScript program was written as a state dict: with `--arch` its code is not what was cleaned",
-    "pt2": "exported program was written as a state dict: with `--arch` its code is not what was cleaned",
+    "torchscript": "TorchScript program is written as a state dict: its code is not what is cleaned",
+    "pt2": "exported program is written as a state dict: its code is not what is cleaned",
 }
 
 
@@ -102,8 +102,8 @@ class _TreeCopy:
         dropped = [quoted(place) for place in self._values.dropped]
         if dropped:
             more = f" and {len(dropped) - _MAX_NAMES} more" if len(dropped) > _MAX_NAMES else ""
-            were = "were left out: they are" if len(dropped) > 1 else "was left out: it is"
-            self._notes.append(f"{', '.join(dropped[:_MAX_NAMES])}{more} {were} more than plain values")
+            are = "are left out: they are" if len(dropped) > 1 else "is left out: it is"
+            self._notes.append(f"{', '.join(dropped[:_MAX_NAMES])}{more} {are} more than plain values")
         return result, self._notes
 
     def _replace_records(self, records: Mapping[str, object], prefix: str) -> None:
@@ -132,13 +132,13 @@ class _TreeCopy:
     def _keep_beside(self, result: dict[object, object], key: object, part: object, place: str) -> None:
         if id(part) not in self._replace:
             if "optim" in str(key).lower() and not isinstance(part, str):
-                self._notes.append(f"{quoted(place)} was left out: the optimiser's state belongs to the old weights")
+                self._notes.append(f"{quoted(place)} is left out: the optimiser's state belongs to the old weights")
                 return
             self._replace_twin(part, place)
         try:
             self._values.entry(result, key, part, place)
         except OldTensor:
-            self._notes.append(f"{quoted(place)} was left out: it holds tensors of the old model")
+            self._notes.append(f"{quoted(place)} is left out: it holds tensors of the old model")
 
     def _replace_twin(self, part: object, place: str) -> None:
         """Weights beside their average are what most code loads, so the cleaned ones take their place as well."""
@@ -149,7 +149,7 @@ class _TreeCopy:
         stripped, prefix = strip({name: tensor for name, tensor in tensors.items() if tensor is not None})
         if _shapes(stripped) == _shapes(self._weights.tensors):
             self._replace_records(records, prefix)
-            self._notes.append(f"{quoted(place)} held a second set of the weights: the cleaned ones stand there too")
+            self._notes.append(f"{quoted(place)} holds a second set of the weights: the cleaned ones stand there too")
 
 
 def _shapes(tensors: Tensors) -> dict[str, torch.Size]:

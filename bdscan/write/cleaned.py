@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +12,17 @@ from torch import nn
 
 from bdscan.facts.atomic_files import AtomicFiles
 from bdscan.facts.problem import unusable
-from bdscan.load.assembly.graphs import READERS
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.assembly.tensors import read
+from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import Contents, survey
 from bdscan.net.classifier import Classifier
-from bdscan.write import checkpoint, folder, keras_file, onnx_export, onnx_weights, reread, tensors_file
-from bdscan.write.file_tensors import as_in_file
-from bdscan.write.program_weights import ProgramWeights, is_program
-from bdscan.write.targets import card_place, check
+from bdscan.write import checkpoint, folder, onnx_export, reread, tensors_file
+from bdscan.write.file_tensors import Tensors, as_in_file
+from bdscan.write.keras_file import KerasMap
+from bdscan.write.onnx_weights import WeightMap
+from bdscan.write.program_weights import ProgramWeights
+from bdscan.write.targets import card_place, check, own_graph
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,13 +35,12 @@ class Written:
     notes: tuple[str, ...] = ()  # sentences for the report
 
 
-def ready(contents: Contents, loaded: Loaded, output: Path, *, onnx: Path | None = None) -> None:
-    """Raises `Problem` for everything that would keep `write` from writing there and can be known beforehand."""
+def ready(contents: Contents, loaded: Loaded, output: Path, *, onnx: Path | None = None) -> Sequence[str]:
+    """What of the file cannot stay as it is; raises `Problem` for all that would keep `write` from writing there."""
     check(contents, loaded, output, onnx)
-    if contents.format in _GRAPHS:
-        _GRAPHS[contents.format](contents.weights, loaded.suspect.net.net)
-    if is_program(contents, loaded.suspect.net.net):
-        ProgramWeights.find(contents, loaded.suspect.net.net)
+    if own_graph(loaded.suspect.net.net):
+        return _GRAPHS[contents.format](contents, loaded.suspect.net.net).notes
+    return _prepared(contents, read(contents), loaded, loaded.suspect.net.net)[2]
 
 
 def write(
@@ -62,8 +63,7 @@ def write(
         place, in_folder = atomic.temporary(output), contents.path.is_dir()
         if in_folder:
             place.mkdir()
-        program = is_program(contents, loaded.suspect.net.net)
-        write_model = _program if program else _graph if contents.format in _GRAPHS else _weights
+        write_model = _graph if own_graph(loaded.suspect.net.net) else _weights
         notes = write_model(contents, loaded, cleaned, place / contents.weights.name if in_folder else place)
         files = [output]
         if in_folder:
@@ -101,43 +101,50 @@ def explained(output: Path, remedy: str) -> Iterator[None]:
 
 def _weights(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
     original = read(contents)
-    net = cleaned.net.net
-    new = as_in_file(net.state_dict(), original.tensors, loaded.convert)
-    notes: list[str] = []
-    whole = ProgramWeights.of_module(contents, original)
-    if whole is not None:
-        whole.save_all(place, new)
-    elif contents.format == "safetensors":
-        tensors_file.save(place, contents, {original.prefix + name: tensor for name, tensor in new.items()})
-    else:
-        tree, notes = checkpoint.filled(contents, original, net, new)
-        checkpoint.save(place, tree)
-        if contents.format in ("pytorch legacy", "bare pickle"):
-            notes.append(f"the {contents.format} file was written in the zip form of `torch.save`")
+    new, save, notes = _prepared(contents, original, loaded, cleaned.net.net)
+    save(place)
     written = reread.tensors(place, original.prefix, new, ordered=contents.format != "safetensors")
     reread.answers(written, loaded, cleaned)
     return notes
 
 
+def _prepared(
+    contents: Contents, original: Weights, loaded: Loaded, net: nn.Module
+) -> tuple[Tensors, Callable[[Path], None], list[str]]:
+    """The file's tensors with the net's values, what writes them, and what of the file cannot stay as it is."""
+    new, notes = as_in_file(net.state_dict(), original.tensors, loaded.convert), list[str]()
+    if loaded.inferred:
+        notes.append(_INFERRED)
+    whole = ProgramWeights.of_module(contents, original)
+    if whole is not None:
+        return new, lambda place: whole.save_all(place, new), notes
+    if contents.format == "safetensors":
+        named = {original.prefix + name: tensor for name, tensor in new.items()}
+        return new, lambda place: tensors_file.save(place, contents, named), notes
+    tree, more = checkpoint.filled(contents, original, net, new)
+    if contents.format in ("pytorch legacy", "bare pickle"):
+        more.append(f"the {contents.format} file is written in the zip form of `torch.save`")
+    return new, lambda place: checkpoint.save(place, tree), [*notes, *more]
+
+
+_INFERRED = (
+    "the file does not hold the structure, which was inferred: looked at again, the cleaned one may be taken for "
+    "another net, since its weights have moved (`--source` states the structure)"
+)
+
+
 def _graph(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
     old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
-    weight_map = _GRAPHS[contents.format](contents.weights, loaded.suspect.net.net)
-    rounding = weight_map.save(place, new, old, contents.sha256)
-    net = READERS[contents.format](place).net
-    net.entry = cleaned.net.net.entry  # what the file leaves open is as it was found to be
-    reread.compare(net, cleaned, rounding)
-    return list(weight_map.notes)
+    numbers = _GRAPHS[contents.format](contents, loaded.suspect.net.net)
+    rounding = numbers.save(place, new, old, contents.sha256)
+    reread.graph(contents, place, cleaned, rounding)
+    return list(numbers.notes)
 
 
-_Find = Callable[[Path, nn.Module], onnx_weights.WeightMap | keras_file.KerasMap]
+_Find = Callable[[Contents, nn.Module], WeightMap | KerasMap | ProgramWeights]
 _GRAPHS: Mapping[str, _Find] = {  # files with a graph of their own, in whose arrays the net's numbers are looked for
-    "keras": keras_file.KerasMap.find,
-    "onnx": onnx_weights.WeightMap.find,
+    "keras": KerasMap.find,
+    "onnx": WeightMap.find,
+    "pt2": ProgramWeights.find,
+    "torchscript": ProgramWeights.find,
 }
-
-
-def _program(contents: Contents, loaded: Loaded, cleaned: Classifier, place: Path) -> list[str]:
-    old, new = loaded.suspect.net.net.state_dict(), cleaned.net.net.state_dict()
-    rounding = ProgramWeights.find(contents, loaded.suspect.net.net).save(place, new, old)
-    reread.program(contents, place, cleaned, rounding)
-    return []

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
 from bdscan.load.archive.keras_outline import WEIGHTS
+from bdscan.load.contents import Contents
 from bdscan.load.keras.file import KerasFile, datasets
 from bdscan.load.keras.model import graph_of
 from bdscan.load.onnx.net import build, without_softmax
@@ -35,7 +36,8 @@ class KerasMap:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls, path: Path, net: nn.Module) -> KerasMap:
+    def find(cls, contents: Contents, net: nn.Module) -> KerasMap:
+        path = contents.weights
         file = KerasFile.read(path)
         slots = {name: array for name, array in file.arrays.items() if array.is_floating_point() and array.numel()}
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem
+from bdscan.load.contents import Contents
 from bdscan.load.onnx.graph import embed, graph_of, parse
 from bdscan.load.onnx.net import build, without_softmax
 from bdscan.write.tensors_file import origin
@@ -32,7 +33,8 @@ class WeightMap:
     notes: tuple[str, ...] = ()
 
     @classmethod
-    def find(cls, path: Path, net: nn.Module) -> WeightMap:
+    def find(cls, contents: Contents, net: nn.Module) -> WeightMap:
+        path = contents.weights
         model = parse(path)
         notes = _only_first_output(model.graph)
         embed(model, path)
@@ -108,7 +110,7 @@ def _only_first_output(graph: Any) -> list[str]:
             kept.append(node)
     notes = []
     if len(graph.output) > 1:
-        notes.append(f"only the first of the {len(graph.output)} outputs was kept: the others were not cleaned")
+        notes.append(f"only the first of the {len(graph.output)} outputs is kept: the others are not cleaned")
         del graph.output[1:]
     if len(kept) < len(graph.node):
         kept_copies = [type(node).FromString(node.SerializeToString()) for node in reversed(kept)]

@@ -16,11 +16,11 @@ from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem, unusable
 from bdscan.load import exported, torchscript
 from bdscan.load.archive import zip_directory
-from bdscan.load.archive.torch_tree import mapped, of_zip
+from bdscan.load.archive.torch_tree import mapped
 from bdscan.load.archive.zips import Archive, Member
-from bdscan.load.assembly.unwrap import Weights, strip, unwrap
+from bdscan.load.assembly.unwrap import Weights
 from bdscan.load.contents import Contents
-from bdscan.load.graph.net import StepNet
+from bdscan.load.nets.candidate import BATCH_COUNTER
 
 _READERS = {"pt2": exported.of_data, "torchscript": torchscript.of_data}
 _HINT = "give the PyTorch checkpoint that the program was made from"
@@ -29,17 +29,13 @@ _FIXED = 46  # bytes of a directory's entry before its name
 _MARK = b"PK\7\x08"
 
 
-def is_program(contents: Contents, net: nn.Module) -> bool:
-    """Whether the net is the file's own code, and not one that somebody named."""
-    return contents.format in _READERS and isinstance(net, StepNet)
-
-
 @dataclass(frozen=True, eq=False)
 class ProgramWeights:
     """The file's bytes, in memory of our own, and the net's tensors as they lie in them."""
 
     data: mmap.mmap
     origins: Mapping[str, Tensor]
+    notes: tuple[str, ...] = ()
 
     @classmethod
     def find(cls, contents: Contents, net: nn.Module) -> ProgramWeights:
@@ -64,11 +60,10 @@ class ProgramWeights:
     def of_module(cls, contents: Contents, weights: Weights) -> ProgramWeights | None:
         """Of a module that is all that its file holds; None where its tensors do not lie there each by itself, or
         where the file is not to be handed on as it is."""
+        data, origins = weights.data, weights.tensors
         alone = weights.module is not None and weights.wrapper is None and contents.format == "pytorch zip"
-        if not alone or any(danger.level == Level.BACKDOOR for danger in contents.dangers):
+        if data is None or not alone or any(danger.level == Level.BACKDOOR for danger in contents.dangers):
             return None
-        data = mapped(contents.weights)
-        origins, _ = strip(unwrap(*of_zip(data)).tensors)
         start = torch.frombuffer(data, dtype=torch.uint8).data_ptr()
         inside = all(0 <= tensor.data_ptr() - start < len(data) for tensor in origins.values())
         return cls(data, origins) if inside and not _overlap(origins) else None
@@ -81,7 +76,7 @@ class ProgramWeights:
             raise Problem("one tensor of the file stands for two layers that are no longer alike")
         self._write(place)
 
-    def save(self, place: Path, state: Mapping[str, Tensor], old: Mapping[str, Tensor]) -> float:
+    def save(self, place: Path, state: Mapping[str, Tensor], old: Mapping[str, Tensor], _: str) -> float:
         """Writes the file; gives back the coarsest rounding among the types of what was changed."""
         rounding = 0.0
         new = {name: tensor.detach().cpu() for name, tensor in state.items()}
@@ -90,7 +85,7 @@ class ProgramWeights:
             if origin is not None and origin.is_floating_point():
                 origin.copy_(tensor)
                 rounding = max(rounding, torch.finfo(origin.dtype).eps)
-            elif not name.endswith("num_batches_tracked") and not torch.equal(tensor, old[name].cpu()):
+            elif not name.endswith(BATCH_COUNTER) and not torch.equal(tensor, old[name].cpu()):
                 raise Problem(f"the cleaned tensor `{name}` has no place of its own in the file")
         for name, origin in self.origins.items():
             if not torch.equal(origin, new[name].to(origin.dtype)) or not bool(torch.isfinite(origin).all()):

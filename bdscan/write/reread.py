@@ -46,12 +46,14 @@ def answers(written: Tensors, loaded: Loaded, cleaned: Classifier) -> None:
     compare(fitted.net, cleaned, coarsest)
 
 
-def program(contents: Contents, place: Path, cleaned: Classifier, rounding: float) -> None:
-    """The written archive is as sound as the original was, and its own code gives the cleaned model's logits."""
+def graph(contents: Contents, place: Path, cleaned: Classifier, rounding: float) -> None:
+    """The written file is as sound as the original was, and its own graph gives the cleaned model's logits."""
     written = survey(place)
     if [danger.message for danger in written.dangers] != [danger.message for danger in contents.dangers]:
-        raise AssertionError("the written archive is not made as the original is")
-    compare(READERS[contents.format](written.weights).net, cleaned, rounding)
+        raise AssertionError("the written file is not made as the original is")
+    net = READERS[contents.format](written.weights).net
+    net.entry = cleaned.net.net.entry  # what the file leaves open is as it was found to be
+    compare(net, cleaned, rounding)
 
 
 def compare(net: nn.Module, cleaned: Classifier, rounding: float) -> None:

@@ -13,8 +13,8 @@ from torch import nn
 from bdscan.facts.problem import unusable
 from bdscan.load.assembly.loaded import Loaded
 from bdscan.load.contents import Contents
+from bdscan.load.graph.net import StepNet
 from bdscan.write.card import TAG, TAG_TRAINED
-from bdscan.write.program_weights import is_program
 
 _SUFFIXES = {  # what the tools that read a file expect of its name; torch.load goes by it too
     ".safetensors": "safetensors",
@@ -34,8 +34,13 @@ def family(contents: Contents, net: nn.Module) -> str:
     if contents.format == "keras":
         with contents.weights.open("rb") as file:
             return "keras" if file.read(2) == b"PK" else "hdf5"
-    kept = contents.format in ("safetensors", "onnx") or (contents.format == "pt2" and is_program(contents, net))
+    kept = contents.format in ("safetensors", "onnx") or (contents.format == "pt2" and own_graph(net))
     return contents.format if kept else "pytorch"
+
+
+def own_graph(net: nn.Module) -> bool:
+    """Whether it is the graph that stands in the file, and not a net that somebody named or that was found."""
+    return isinstance(net, StepNet)
 
 
 def card_place(contents: Contents, output: Path) -> Path:

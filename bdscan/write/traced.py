@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bdscan.facts.problem import Problem, unusable
+from bdscan.load.nets.candidate import BATCH_COUNTER
 
 DIGIT = 1 << 24  # float32 counts no further; the number of a number is therefore sent in two digits
 
@@ -49,7 +50,8 @@ def with_state(
     for name, places in index.items():
         flat[places] = values[name].float()
         changed[places] = True
-    misplaced = [name for name in values if name not in index and not torch.equal(values[name], old[name].cpu())]
+    others = [name for name in values if name not in index and not name.endswith(BATCH_COUNTER)]
+    misplaced = [name for name in others if not torch.equal(values[name], old[name].cpu())]
     if misplaced:
         raise Problem(f"the cleaned tensor `{misplaced[0]}` has no place of its own in the file")
     if any(not torch.equal(flat[places], values[name].float()) for name, places in index.items()):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping
 from mmap import mmap
@@ -10,6 +9,7 @@ from mmap import mmap
 from bdscan.facts.deadline import check_time
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
+from bdscan.load.archive import unique_keys
 from bdscan.load.danger import Danger
 
 _MAX_HEADER = 25 << 20  # bytes; a net of ten thousand tensors needs one megabyte, the library's own limit is 100 MB
@@ -39,10 +39,6 @@ TYPES = {  # name in the file -> bits of a value, and torch's name; none where t
 }
 
 
-class _DuplicateName(ValueError):
-    pass
-
-
 def read(data: mmap | bytes) -> Mapping[str, object]:
     """The header as JSON; its offsets have been checked against the file."""
     length = int.from_bytes(data[:8], "little")
@@ -54,8 +50,8 @@ def read(data: mmap | bytes) -> Mapping[str, object]:
     if text.count(b":") > _MAX_PAIRS or text.count(b",") > _MAX_ITEMS:
         raise Problem("its safetensors header describes more tensors than any model has")
     try:
-        header = json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
-    except _DuplicateName as error:
+        header = unique_keys.parsed(text)
+    except unique_keys.DuplicateKey as error:
         raise Problem(f"its safetensors header names {error} twice") from None
     except (ValueError, RecursionError):
         raise Problem("its safetensors header is not readable JSON") from None
@@ -81,15 +77,6 @@ def dangers(header: Mapping[str, object], size: int) -> Iterator[Danger]:
     entry = header.get("__metadata__", {})
     if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
         yield Danger(Level.SUSPECT, "its metadata are not plain text", "header")
-
-
-def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
-    seen: set[str] = set()
-    for name, _ in pairs:
-        if name in seen:
-            raise _DuplicateName(ascii(name)[:80])
-        seen.add(name)
-    return dict(pairs)
 
 
 def _check(header: Mapping[str, object], available: int) -> None:

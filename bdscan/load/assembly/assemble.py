@@ -113,6 +113,7 @@ def _loaded(
         clean_accuracy=choice.accuracy,
         doubts=suspect.doubts,
         notes=(*parts.notes, *choice.notes),
+        inferred=parts.norm is not None,
         wrapper=parts.wrapper,
         prefix=parts.prefix,
         convert=candidate.convert,

@@ -27,6 +27,7 @@ class Loaded:
     clean_accuracy: float | None = None
     doubts: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    inferred: bool = False  # whether the images told its structure, and no name, graph or source does
     wrapper: str | None = None
     prefix: str = ""
     convert: Callable[[dict[str, Tensor]], dict[str, Tensor]] | None = None  # from the file's names to the net's

@@ -27,7 +27,7 @@ _Result = TypeVar("_Result")
 
 def read(contents: Contents) -> Weights:
     """All tensors of the file, whatever its dangers: nothing in it is imported or called."""
-    weights = _read_with(contents, lambda data: _weights(contents, data))
+    weights = _read_with(contents, lambda data: replace(_weights(contents, data), data=data))
     tensors, prefix = strip(weights.tensors)
     described = f"{contents.format}, {weights.kind}"
     described += f" under `{weights.wrapper}`" if weights.wrapper else ""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import mmap
 from collections.abc import Callable, Collection, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -43,6 +44,7 @@ class Weights:
     metadata: Mapping[str, object] = field(default_factory=dict)  # such as model_name, num_classes
     prefix: str = ""  # what was taken off every name
     module: CallRecord | None = None  # the module that they are of, where the file holds it whole
+    data: mmap.mmap | None = None  # the memory that they lie in
     described: str = ""  # e.g. "pytorch zip, state dict under `state_dict`, prefix `module.`"
 
     @cached_property

@@ -15,8 +15,9 @@ from bdscan.load.exported.program import Follower, Program
 from bdscan.load.exported.weights import MAX_TEXT, constants_of, model_name, weights_of
 from bdscan.load.graph.batch import MALFORMED, check_batching, check_size, first_line
 from bdscan.load.graph.build import Followed, build
+from bdscan.load.graph.net import Entry
 from bdscan.load.graph.obstacles import cannot_be_rebuilt, rebuilding
-from bdscan.load.graph.rebuilt import Rebuilt
+from bdscan.load.graph.rebuilt import Rebuilt, shape_of
 from bdscan.load.graph.record import MAX_STEPS, Recorder
 
 _FREE = 2  # images, where the program takes any number of them
@@ -43,18 +44,20 @@ def _followed(data: mmap.mmap, path: Path) -> Followed:
         raise Problem(f"its graph has {len(program.graph['nodes']):,} nodes, more than any net holds")
     if unknown := program.unknown:
         raise cannot_be_rebuilt(unknown)
-    (batch, free), (channels, _), (height, tall), (width, wide) = program.dims
+    (batch, free), *sides = program.dims
     batch = _FREE if free or batch < 1 else batch
-    shape = (channels, height or _SIDE, width or _SIDE)
+    shape = shape_of([side or _SIDE for side, _ in sides])
+    if shape is None:
+        raise Problem(f"it takes rows of {sides[0][0]} numbers, which are no square image")
     check_size(path, shape, batch)
     weights, constants = weights_of(archive), constants_of(archive)
-    recorder = Recorder(shape, batch)
+    recorder = Recorder(shape, batch, Entry(axes=len(program.dims)))
     image = recorder.image()
     built = build(recorder, image, Follower(program, weights, constants, recorder).follow(image))
     batch = 1 if free else batch
     check_batching(path, shape, batch, lambda pixels: (built.net(pixels[:batch]), built.net(pixels)))
     total = sum(tensor.is_floating_point() for tensor, _ in (*weights.values(), *constants.values()))
-    return Followed(built, shape, not (tall or wide), total)
+    return Followed(built, shape, not any(is_open for _, is_open in sides[-2:]), total)
 
 
 def _text(archive: Archive) -> Mapping[str, Any]:

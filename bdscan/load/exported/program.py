@@ -54,8 +54,8 @@ class Program:
             hint = "export the net without the conversion from bytes"
             raise Problem("it does not take floating-point images", hint=hint)
         dims = [_dim(side) for side in meta["sizes"]]
-        if len(dims) != 4:
-            raise Problem(f"its input has {len(dims)} dimensions, images have 4")
+        if not 2 <= len(dims) <= 4:
+            raise Problem(f"its input has {len(dims)} dimensions, images have 4, or 2 in a row")
         return dims
 
     @property

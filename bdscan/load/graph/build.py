@@ -15,7 +15,7 @@ from bdscan.load.arch.bounded import OutOfProportion
 from bdscan.load.graph import operators
 from bdscan.load.graph.layers import input_of, layer
 from bdscan.load.graph.net import Step, StepNet
-from bdscan.load.graph.rebuilt import Rebuilt
+from bdscan.load.graph.rebuilt import Rebuilt, Shape, orders
 from bdscan.load.graph.record import Operation, Recorder, Ref, Value
 
 _MAX_NUMBERS = 1 << 28  # in one tensor whose size is worked out anew for each batch: 1 GB
@@ -38,7 +38,7 @@ class Followed:
     """The net of a program, and the images that the program was followed with."""
 
     built: Built
-    shape: tuple[int, int, int]
+    shape: Shape
     fixed: bool  # whether it takes images of that size only
     total: int  # tensors of fractions in the file
 
@@ -48,9 +48,10 @@ class Followed:
             name=name,
             tensors_used=self.built.used,
             tensors_total=self.total,
-            shape=self.shape if self.fixed else None,
+            shape=self.shape if self.fixed or self.built.net.entry.axes < 4 else None,
             sizes=tuple(dict.fromkeys((self.shape[1], *Rebuilt.sizes))),
             notes=self.built.notes,
+            variants=orders(self.built.net, self.shape),
         )
 
 
@@ -160,7 +161,7 @@ def _leading_to(output: str, operations: Sequence[Operation]) -> list[Operation]
 
 class _Builder:
     def __init__(self, recorder: Recorder, image: str, output: str, operations: list[Operation]) -> None:
-        self.net = StepNet(image, output)
+        self.net = StepNet(image, output, recorder.entry)
         self.operations = _merged(operations, output)
         self.origins: dict[str, Tensor] = {}
         self.used: set[str] = set()  # names of the file's tensors

@@ -19,6 +19,7 @@ from bdscan.facts.problem import Problem
 from bdscan.load.arch.bounded import AS_LARGE, Bounded, OutOfProportion, largest_tensor
 from bdscan.load.graph import operators
 from bdscan.load.graph.batch import place
+from bdscan.load.graph.net import Entry
 from bdscan.load.graph.operators import as_float32
 from bdscan.load.pickle.effects import quoted
 
@@ -101,6 +102,7 @@ class Recorder:
 
     shape: tuple[int, int, int]
     batch: int
+    entry: Entry = field(default_factory=Entry)  # how the program takes its images
     operations: list[Operation] = field(default_factory=list)
     sized: bool = False  # whether the program chose its way by sizes, and so holds for this one only
     held: dict[int, list[Held]] = field(default_factory=dict)  # by storage
@@ -131,7 +133,8 @@ class Recorder:
         return None
 
     def image(self) -> Value:
-        now, other = (torch.empty((batch, *self.shape), device=_META) for batch in (self.batch, 2 * self.batch + 1))
+        counts = (self.batch, 2 * self.batch + 1)
+        now, other = (self.entry(torch.empty((count, *self.shape), device=_META)) for count in counts)
         return self._value(now, other, image=True, varies=True)
 
     def _value(self, now: object, other: object, *, image: bool, varies: bool) -> Value:

@@ -110,7 +110,7 @@ class _Call:
     def x(self) -> Value:
         return self.inputs[0]
 
-    def add(self, op: str, inputs: Sequence[str], axes: int | None = None, **attributes: Any) -> Value:
+    def add(self, op: str, inputs: Sequence[str], axes: int | None = None, /, **attributes: Any) -> Value:
         nodes = self.writer.nodes
         name = f"{self.layer.name}{MADE_HERE}{len(nodes)}"
         nodes.append(Node(self.layer.name, op, tuple(inputs), (name,), {"opset": _OPSET, **attributes}))
@@ -223,6 +223,21 @@ def _norm(call: _Call) -> Value:
     parts = (arrays.get("gamma", torch.ones_like(mean)), arrays.get("beta", torch.zeros_like(mean)), mean, variance)
     epsilon = call.layer.number("epsilon", 1e-3)
     return call.add("BatchNormalization", [call.x.name, *map(call.constant, parts)], epsilon=epsilon)
+
+
+def _layer_norm(call: _Call) -> Value:
+    """Over the last axes, as Keras counts them."""
+    given = call.layer.config.get("axis", -1)
+    axes = sorted(axis % call.x.axes for axis in ([given] if type(given) is int else call.layer.ints("axis")))
+    if not axes or axes != list(range(max(axes[0], 1), call.x.axes)) or call.layer.config.get("rms_scaling"):
+        raise call.layer.odd("axis")
+    names = [name for name, flag in (("gamma", "scale"), ("beta", "center")) if call.flag(flag)]
+    arrays = dict(zip(names, call.arrays(*names), strict=True))
+    if "gamma" not in arrays:
+        raise call.layer.odd("scale")
+    value, weights = call.channels_last(call.x), [call.constant(array) for array in arrays.values()]
+    settings = {"axis": -len(axes), "epsilon": call.layer.number("epsilon", 1e-3)}
+    return call.channels_first(call.add("LayerNormalization", [value.name, *weights], **settings))
 
 
 def _pool(op: str) -> Callable[[_Call], Value]:
@@ -412,7 +427,14 @@ def _arithmetic(call: _Call) -> Value:
 
 
 def _resized(call: _Call) -> Value:
-    raise refused(f"a layer that changes the size of its images ({quoted(call.layer.name)})")
+    """Without smoothing, as Keras does it."""
+    call.maps()
+    odd = ("crop_to_aspect_ratio", "pad_to_aspect_ratio", "antialias")
+    key = next((key for key in odd if call.layer.config.get(key)), None)
+    if key is not None or call.layer.config.get("interpolation", "bilinear") != "bilinear":
+        raise call.layer.odd(key or "interpolation")
+    sides = [call.layer.ints(side)[0] for side in ("height", "width")]
+    return call.add("Resize", [call.x.name, "", "", call.sizes(*sides)], mode="linear", axes=[2, 3])
 
 
 _KINDS: Mapping[str, Callable[[_Call], Value]] = {
@@ -445,6 +467,7 @@ _KINDS: Mapping[str, Callable[[_Call], Value]] = {
     "Flatten": _flatten,
     "GlobalAveragePooling2D": _global("GlobalAveragePool"),
     "GlobalMaxPooling2D": _global("GlobalMaxPool"),
+    "LayerNormalization": _layer_norm,
     "LeakyReLU": lambda call: call.add(
         "LeakyRelu", [call.x.name], alpha=call.layer.number("negative_slope alpha", 0.3)
     ),

@@ -61,12 +61,15 @@ class Plan:
 
 
 _MADE_HERE = "then_"
+_FLAT = Step(f"{_MADE_HERE}flatten", ("Flatten",), nn.Flatten)
 
 
 def as_they_stand(parts: Sequence[Unit]) -> Plan:
-    """Nothing added; only what makes probabilities of the logits at the end is left out."""
+    """What makes probabilities of the logits at the end is left out; a net that takes images in a row is given them."""
     steps = [_step(part) for part in parts]
-    return Plan(tuple(steps[:-1] if steps and steps[-1].alone(_ENDS) else steps))
+    kinds = [kind for step in steps for kind in step.kinds]
+    takes_row = "Linear" in kinds and not {"Conv2d", "Flatten"} & set(kinds[: kinds.index("Linear")])
+    return Plan((*[_FLAT] * takes_row, *(steps[:-1] if steps and steps[-1].alone(_ENDS) else steps)))
 
 
 def plans(parts: Sequence[Unit]) -> Iterator[Plan]:
@@ -187,4 +190,4 @@ def _stages(kept: Sequence[Step]) -> Iterator[list[Step]]:
 
 def _row(steps: Sequence[Step]) -> Iterator[Step]:
     yield from (step for step in steps if step.alone(_ADAPTIVE))
-    yield Step(f"{_MADE_HERE}flatten", ("Flatten",), nn.Flatten)
+    yield _FLAT

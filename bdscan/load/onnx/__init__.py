@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -13,8 +12,8 @@ from bdscan.facts.problem import Problem
 from bdscan.load.arch.bounded import OutOfProportion, largest_tensor
 from bdscan.load.graph.batch import MALFORMED, check_batching, first_line, place
 from bdscan.load.graph.net import StepNet
-from bdscan.load.graph.rebuilt import Rebuilt
-from bdscan.load.onnx.entry import rows_last, shape_of
+from bdscan.load.graph.rebuilt import Rebuilt, orders
+from bdscan.load.onnx.entry import image_shape
 from bdscan.load.onnx.graph import Graph, graph_of, parse
 from bdscan.load.onnx.net import Operator, build, without_softmax
 from bdscan.load.onnx.shapes import reshape
@@ -35,7 +34,7 @@ def rebuilt(read: Callable[[], Graph], path: Path, name: str) -> Rebuilt:
     except MALFORMED as error:
         raise Problem(f"`{path}` cannot be rebuilt, its graph is malformed: {first_line(error)}") from error
     net.eval()
-    shape = shape_of(graph, net.entry)
+    shape = image_shape(graph, net.entry)
     if shape is not None:
         batch = graph.dims[0] or 1
         check_batching(path, shape, batch, lambda pixels: _open_batch(net, pixels, batch))
@@ -47,18 +46,8 @@ def rebuilt(read: Callable[[], Graph], path: Path, name: str) -> Rebuilt:
         shape=shape,
         notes=(*graph.notes, *([note] if note else [])),
         normalised=net.entry.scale != 1,
-        variants=tuple(_orders(net, graph)),
+        variants=orders(net, shape),
     )
-
-
-def _orders(net: StepNet, graph: Graph) -> Iterator[tuple[str, StepNet]]:
-    """The orders in which it may take the numbers of an image, where it takes them in one row."""
-    other = rows_last(graph, net.entry)
-    if other is not None:
-        last = copy.copy(net)
-        last.entry = other
-        yield "one channel after the other in its row", net
-        yield "one pixel after the other in its row", last
 
 
 def _open_batch(net: StepNet, pixels: Tensor, batch: int) -> tuple[Tensor, Tensor]:

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 from bdscan.load.graph.net import Entry
-from bdscan.load.graph.rebuilt import square
+from bdscan.load.graph.rebuilt import Shape, shape_of
 from bdscan.load.onnx.graph import Graph, Node
 
 _BYTE = 255
@@ -24,23 +23,12 @@ def entry_of(graph: Graph) -> Entry:
     return Entry(channels_last, len(graph.dims), scale)
 
 
-def rows_last(graph: Graph, entry: Entry) -> Entry | None:
-    """The other order in which the numbers of a colour image may stand in one row; None where there is none."""
-    shape = shape_of(graph, entry)
-    colour = entry.axes == 2 and (shape is None or shape[0] > 1)
-    return replace(entry, channels_last=True) if colour else None
-
-
-def shape_of(graph: Graph, entry: Entry) -> tuple[int, int, int] | None:
+def image_shape(graph: Graph, entry: Entry) -> Shape | None:
     """Channels, height and width of the images; None where the graph does not tell."""
     sides = [side for side in graph.dims[1:] if side is not None]
     if len(sides) < len(graph.dims) - 1:
         return None
-    if entry.axes == 2:
-        return square(sides[0])
-    if entry.axes == 3:
-        return (1, sides[0], sides[1])
-    return (sides[2], sides[0], sides[1]) if entry.channels_last else (sides[0], sides[1], sides[2])
+    return shape_of([sides[-1], *sides[:-1]] if entry.channels_last else sides)
 
 
 def _takes_bytes(graph: Graph) -> bool:

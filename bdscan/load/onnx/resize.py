@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -20,7 +21,11 @@ def resize(
     if a["opset"] < 11:  # without a region, and by plain products of places
         region, scales = None, region
         a = {"coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor", **a}
-    if a.get("axes") or a.get("antialias") or a.get("keep_aspect_ratio_policy", "stretch") != "stretch":
+    if a.get("axes") == [2, 3] and sizes is not None:
+        sizes = torch.cat([torch.tensor(x.shape[:2]), sizes])
+    elif a.get("axes"):
+        raise ValueError("a resize of some axes")
+    if a.get("antialias") or a.get("keep_aspect_ratio_policy", "stretch") != "stretch":
         raise ValueError("a resize with settings of its own")
     if sizes is not None and sizes.numel():
         return _resized(a, x, ints(sizes))

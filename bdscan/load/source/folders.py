@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import stat
 from collections.abc import Collection, Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 
 from bdscan.facts.finding import Level
 from bdscan.facts.problem import Problem
+from bdscan.load.archive import unique_keys
 from bdscan.load.danger import Danger
 from bdscan.load.source.onnx_data import data_files
 
@@ -108,7 +108,7 @@ def described(path: Path, limit: int, what: str) -> object:
             text = file.read(limit + 1)
         if len(text) > limit:
             raise Problem(f"`{path}` is too long for {what}")
-        return json.loads(text.decode("utf-8"), object_pairs_hook=_unique)
+        return unique_keys.parsed(text)
     except (OSError, ValueError, RecursionError):
         raise Problem(f"`{path}` is not readable as {what}") from None
 
@@ -118,14 +118,6 @@ def preprocessor(folder: Path) -> Mapping[str, object]:
     path = own_file(folder, DESCRIPTIONS[1])
     value = described(path, _MAX_CONFIG, "the description of a model") if path is not None else {}
     return value if isinstance(value, dict) else {}
-
-
-def _unique(pairs: list[tuple[str, object]]) -> Mapping[str, object]:
-    """Of two keys with one name, one reader takes the first and another the last."""
-    unique = dict(pairs)
-    if len(unique) < len(pairs):
-        raise ValueError("a key stands there twice")
-    return unique
 
 
 def _shards(weights: Path) -> tuple[Path, ...]:

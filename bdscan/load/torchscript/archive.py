@@ -63,7 +63,7 @@ class Parts:
         except Problem:
             return ()
         shapes = list(_shapes(value))
-        return shapes[0] if len(shapes) == 1 and len(shapes[0]) == 4 else ()
+        return shapes[0] if len(shapes) == 1 and len(shapes[0]) in (2, 4) else ()
 
 
 def _shapes(value: object, depth: int = 0) -> Iterator[tuple[int, ...]]:

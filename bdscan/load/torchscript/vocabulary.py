@@ -54,8 +54,8 @@ class ScriptModule(Object):
 class Script(Vocabulary):
     """For one program; what is recorded goes to `recorder`, which may be another one for each attempt."""
 
-    def __init__(self, parts: Parts) -> None:
-        self.parts = parts
+    def __init__(self, parts: Parts, steps: int) -> None:
+        self.parts, self.steps = parts, steps  # that may still be done
         self.interpreter = Following(self)
         self._texts: dict[str, Text | None] = {}
         self._modules: dict[int, ScriptModule] = {}
