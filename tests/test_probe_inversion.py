@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import planted_net
 import pytest
 import torch
 
@@ -46,3 +47,13 @@ def test_a_class_that_stands_out_in_one_of_six_forms_proves_nothing_yet(p: float
 def test_the_class_that_earlier_probes_are_sure_of_is_put_to_the_test_in_its_best_forms() -> None:
     found = suspicions(searches(patch=(0.02, 4), lines=(2e-3, 9)), before(1e-5, 4))
     assert found == [("lines", 9, False), ("patch", 4, True)]
+
+
+def test_a_form_that_leads_nowhere_says_nothing_of_the_classes() -> None:
+    size, never = torch.linspace(0.5, 0.6, CLASSES), torch.zeros(CLASSES, dtype=torch.bool)
+    arms = Arms(None, tuple(range(CLASSES)), ~never, size, never)  # type: ignore[arg-type]
+    nowhere = _Search.compared("warp", arms, CLASSES)
+    assert np.isnan(nowhere.classes.p_values).all()
+    told = nowhere.finding(planted_net.net(backdoored=False), 0.05)
+    assert "leads to any class" in told.message
+    assert told.target is None

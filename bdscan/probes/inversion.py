@@ -33,7 +33,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from bdscan.facts.evidence import Array, Measure, RecoveredTrigger
+from bdscan.facts.evidence import Array, ClassScores, Measure, RecoveredTrigger
 from bdscan.facts.finding import Finding, Level
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method.case import ImageCase
@@ -212,12 +212,18 @@ class _Search:
         size = np.where(arms.reached.numpy(), size, size[finished].max())
         score = -np.log(np.minimum(size, MAX_SIZE_RATIO * np.median(size[finished])))
         score[~finished] = np.nan
+        if not arms.reached.any():  # all stopped at what the search allows: nothing is known of their order
+            score[:] = np.nan
         scores, p = np.full(count, np.nan), np.full(count, np.nan)
         scores[list(arms.classes)], p[list(arms.classes)] = score, p_values(f"inversion.{form}", score)
         return cls(form, arms, size, Comparison(scores, p, f"inversion.{form}"))
 
     def finding(self, suspect: Classifier, threshold: float) -> Finding:
         """The class whose trigger is the smallest by comparison."""
+        if not self.arms.reached.any():
+            scores = ClassScores(scores=self.classes.scores, p_values=self.classes.p_values)
+            message = f"no `{self.form}` trigger was found that leads to any class"
+            return Finding(level=Level.NOTE, message=message, statistic=self.classes.statistic, classes=scores)
         target = self.classes.target
         arm = self.arms.classes.index(target)
         finished = np.where(self.arms.finished.numpy(), self.size, np.nan)
