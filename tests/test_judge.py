@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from bdscan.facts.failure import Failure
 from bdscan.facts.finding import Finding, Level, Run, Verdict
 from bdscan.verdict.judge import judge
+from docs import rules
 
 CLASSES = 10
 BROKE = Failure.ours("KeyError: 1")
@@ -156,3 +157,8 @@ def test_a_demonstration_never_lowers_the_verdict(found: list[Run], target: int)
     shown = Finding(level=Level.BACKDOOR, message="a trigger works", target=target, demonstrated=True)
     more = [replace(found[0], findings=(*found[0].findings, shown)), *found[1:]]
     assert judge(more).verdict >= judge(found).verdict
+
+
+def test_the_page_shows_every_constant_as_the_code_has_it() -> None:
+    text = rules.PAGE.read_text(encoding="utf-8")
+    assert rules.page(text) == text, "`make rules` writes the table"

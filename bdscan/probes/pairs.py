@@ -43,7 +43,8 @@ from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.invert import Arms, challenge, invert_pairs
 from bdscan.verdict.comparison import Comparison, demonstration
-from bdscan.verdict.statistics import MIN_SCORES, two_way
+from bdscan.verdict.rules import MIN_SCORES
+from bdscan.verdict.statistics import two_way
 
 FORM = "patch"
 MAX_CLASSES = 12  # classes whose pairs are searched

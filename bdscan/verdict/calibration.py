@@ -13,11 +13,9 @@ from typing import Any
 import numpy as np
 
 from bdscan.facts.evidence import Array
-from bdscan.verdict.statistics import MIN_SCORES, student_tail
+from bdscan.verdict.rules import MIN_OTHERS, MIN_SCORES, WIDER_P
+from bdscan.verdict.statistics import student_tail
 
-# Classes beside the one in question: the reference nets have nine and more, and with fewer each is easier.
-MIN_OTHERS = 7
-WIDER_P = 0.05  # a net's classes lie further apart than reference nets' where chance would make them so this seldom
 STATISTICS = Path(__file__).with_name("calibration.json")
 
 

@@ -10,10 +10,8 @@ import numpy as np
 from bdscan.facts.evidence import Array, ClassScores, Measure, p_measure
 from bdscan.facts.finding import Finding, Level
 from bdscan.verdict.calibration import p_values
+from bdscan.verdict.rules import FOLLOW, GAP
 from bdscan.verdict.statistics import least_of_several
-
-FOLLOW = 0.8  # share of held-out images that must follow a trigger before it is called demonstrated
-GAP = 0.4  # by which it must beat what triggers of its size do for other classes
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ import numpy as np
 from bdscan.facts.evidence import Array
 from bdscan.facts.finding import Run
 from bdscan.verdict.calibration import stretch
-from bdscan.verdict.statistics import MOST, cauchy, least_of_several, of_several, sum_tail
+from bdscan.verdict.rules import MOST
+from bdscan.verdict.statistics import cauchy, least_of_several, of_several, sum_tail
 
 FILE = "file"  # the family of what is seen in the file, which says nothing of a class
 

@@ -19,12 +19,8 @@ from dataclasses import dataclass
 
 from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
 from bdscan.verdict.joint import FILE, Joint, of_runs
+from bdscan.verdict.rules import AGREEING, AGREEMENT_P, ALERT_P, DOUBT_P, PROOF_P
 
-PROOF_P = 0.001  # with two families and a demonstration on top; the scale of detection practice
-ALERT_P = 0.01
-DOUBT_P = 0.05
-AGREEMENT_P = 0.05  # a family's own p for the class that is named
-AGREEING = 2  # families, before a class is called backdoored
 _APART = {  # what is said of the net where its file is what counts
     Verdict.CLEAN: "the net in the file behaves like a clean one",
     Verdict.INCONCLUSIVE: "whether the net in the file has a backdoor could not be told",

@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bdscan.facts.evidence import Array
+from bdscan.verdict.rules import MIN_SCORES, MOST
 
 MAD_TO_SD = 1.4826  # of a normal distribution
-MIN_SCORES = 4  # with fewer the leave-one-out t would need a value above 45 to mean 0.1 %
-MOST = 0.5  # a p-value above it says no more than one half: what does not accuse must not excuse in a Cauchy sum
 
 
 def student_tail(t: float, freedom: float) -> float:
