@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bdscan.facts.effort import Effort
-from bdscan.facts.evidence import Array
+from bdscan.facts.evidence import Array, RecoveredTrigger
 from bdscan.facts.finding import Finding, Run
 from bdscan.facts.progress import Progress, silent
 from bdscan.verdict.joint import Joint, of_runs
@@ -38,6 +39,13 @@ class Earlier:
         """The classes' scores in each finding of this family of probes."""
         found = (finding for run in self.runs if run.family == family for finding in run.findings)
         return [finding.classes.scores for finding in found if finding.classes is not None]
+
+    def triggers_of_classes(self) -> Iterator[tuple[str, Mapping[int, RecoveredTrigger]]]:
+        """Each form, and the smallest triggers of that form, where they were found for several classes."""
+        for finding in (finding for run in self.runs for finding in run.findings):
+            if finding.classes is not None and len(finding.classes.triggers) > 1:
+                triggers = finding.classes.triggers
+                yield next(iter(triggers.values())).form or "", triggers
 
     def triggers(self) -> tuple[Finding, ...]:
         """The recovered triggers worth a closer look: those put to the test, else the most suspicious one."""

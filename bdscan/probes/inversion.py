@@ -232,8 +232,13 @@ class _Search:
             f"the smallest `{self.form}` trigger is the one for {suspect.name(target)}: "
             f"{_amount(float(self.size[arm]), self.arms)} where other classes need {_amount(others, self.arms)}"
         )
-        trigger = RecoveredTrigger(pixels=self.arms.form.recovered(arm), form=self.form)
-        return self.classes.finding(message, threshold, trigger=trigger)
+        works = self.arms.finished & self.arms.reached
+        triggers = {
+            c: RecoveredTrigger(pixels=self.arms.form.recovered(a), form=self.form)
+            for a, c in enumerate(self.arms.classes)
+            if bool(works[a]) or a == arm
+        }
+        return self.classes.finding(message, threshold, triggers=triggers, trigger=triggers[target])
 
 
 def _named(given: str, automatic: tuple[str, ...]) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bdscan.facts.evidence import Array, ClassScores, Measure, p_measure
+from bdscan.facts.evidence import Array, ClassScores, Measure, RecoveredTrigger, p_measure
 from bdscan.facts.finding import Finding, Level
 from bdscan.verdict.calibration import p_values
 from bdscan.verdict.rules import FOLLOW, GAP
@@ -37,7 +38,15 @@ class Comparison:
         """The least p, it being that of the best of all classes; 1 where nothing could be compared."""
         return least_of_several(self.p_values)
 
-    def finding(self, message: str, threshold: float, *, margins: Array | None = None, **more: Any) -> Finding:
+    def finding(
+        self,
+        message: str,
+        threshold: float,
+        *,
+        margins: Array | None = None,
+        triggers: Mapping[int, RecoveredTrigger] | None = None,
+        **more: Any,
+    ) -> Finding:
         """Suspect where some class stands out over all classes."""
         p = self.over_all
         return Finding(
@@ -47,7 +56,7 @@ class Comparison:
             p_value=p,
             target=self.target,
             statistic=self.statistic,
-            classes=ClassScores(scores=self.scores, p_values=self.p_values, margins=margins),
+            classes=ClassScores(scores=self.scores, p_values=self.p_values, margins=margins, triggers=triggers or {}),
             **more,
         )
 
