@@ -147,7 +147,7 @@ class Linf(ImageProbe):
         target = compared.target
         return compared.finding(
             f"of the classes' own `{form}` triggers that of {suspect.name(target)} lifts a channel of `{layer}` "
-            f"furthest for its kind: by {math.exp(scores[target]):.2g} standard deviations in l-inf, the middle one "
+            f"furthest: by {math.exp(scores[target]):.2g} standard deviations in l-inf, the middle one "
             f"by {math.exp(float(np.nanmedian(scores))):.2g} (p {compared.over_all:.2g} over all classes)",
             self.level,
             layer=layer,

@@ -121,17 +121,23 @@ class _Spread:
 
         It is where its classes are few, or lie further apart than those nets' do by chance.
         """
-        from scipy.special import fdtri
-
         if prior is None:
             return [self]
-        widest = float(fdtri(self.freedom, prior.freedom, 1 - WIDER_P)) * prior.sd**2
+        widest = _widest(self.freedom, prior.freedom) * prior.sd**2
         alone = self.freedom + 1 < MIN_OTHERS or self.variance > widest
         return [self.shrunk(prior), *([self] if alone else [])]
 
     def shrunk(self, prior: Spread) -> _Spread:
         freedom = self.freedom + prior.freedom
         return _Spread((prior.freedom * prior.sd**2 + self.freedom * self.variance) / freedom, freedom)
+
+
+@cache
+def _widest(freedom: float, prior: float) -> float:
+    """The ratio of variances that chance seldom exceeds."""
+    from scipy.special import fdtri
+
+    return float(fdtri(freedom, prior, 1 - WIDER_P))
 
 
 def score_at(statistic: str, p: float) -> float | None:

@@ -31,6 +31,7 @@ FOLDS = 10
 MAX_STRETCH = 10.0  # beyond it the families do not look at different things
 DEFAULT_FREEDOM = 8.0
 MAX_FREEDOM = 30.0  # a few dozen nets do not vouch for more
+HEAVY_STEP = 0.01  # to which a tail is told
 MIN_NETS = 3  # with fewer nothing is said
 # Statistics that count only where the classes become various, as those of a clean net do not.
 CONDITIONAL = "relabelling."
@@ -124,7 +125,7 @@ def _heaviness(nets: list[list[float]], sd: float, freedom: float) -> float:
     low, high = 1.0, 10.0
     if least(low) >= 1 / (len(nets) + 1):
         return low
-    for _ in range(30):
+    while high - low > HEAVY_STEP:
         middle = (low + high) / 2
         low, high = (middle, high) if least(middle) < 1 / (len(nets) + 1) else (low, middle)
     return high
