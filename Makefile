@@ -10,7 +10,7 @@ IMAGES := samples/images
 RUN := $(BIN)/bdscan inspect --clean $(IMAGES)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-all lint check samples reference bench bench-cpu golden architecture vouched index picture clean
+.PHONY: help demo test test-all lint check samples reference bench bench-cpu golden architecture vouched index rules picture clean
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -83,6 +83,9 @@ architecture: $(READY) ## draw picture and rooms of ARCHITECTURE.md from the imp
 
 vouched: $(READY) ## list the classes that pickled nets are made of, from the libraries here
 	@$(BIN)/python -m docs.vouched_classes
+
+rules: $(READY) ## write the constants of the verdict into docs/verdict.md
+	@$(BIN)/python -m docs.rules
 
 index: $(READY) ## list the libraries' classifiers by their tensors, from those that are here
 	@$(BIN)/python -m docs.library_index

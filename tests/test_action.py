@@ -223,10 +223,15 @@ def test_a_bad_model_fails_the_job_after_everything_was_written(checkout: Path, 
 
 
 def test_a_clean_model_passes(checkout: Path, installed: Path, desk: Path) -> None:
-    """By one probe alone, which takes seconds; what that is worth the report says."""
+    """In a hurry: every probe of that effort, but with few steps; what that is worth the report says."""
     clean, policy = str(SAMPLES / "images"), desk / "bdscan.toml"
     policy.write_text('require = ["head"]\nminimum-clean-accuracy = 0.9\n')
-    given = {"models": "\nmodels/*.pt\n\n", "clean": clean, "policy": "bdscan.toml", "args": "--probe 'head'"}
+    given = {
+        "models": "\nmodels/*.pt\n\n",
+        "clean": clean,
+        "policy": "bdscan.toml",
+        "args": "--effort 'fast' --set inversion.steps=5",
+    }
     job = use(checkout, installed, desk, **given, upload="false", cache="false")
     assert not job.failed, job.log
     assert job.result("status") == "0"

@@ -89,6 +89,15 @@ def test_the_report_goes_to_the_file_and_the_verdict_to_stderr(tmp_path: Path, b
     assert [each.name for each in tmp_path.iterdir()] == ["report.html"]
 
 
+def test_by_hand_picked_probes_no_net_is_clean(bdscan) -> None:  # type: ignore[no-untyped-def]
+    status, out, _ = bdscan("inspect", CLEAN, "--clean", IMAGES, "--probe", "head", "--format", "json")
+    told = json.loads(out)
+    assert (status, told["verdict"]) == (3, "inconclusive")
+    (why,) = [reason for reason in told["reasons"] if "by choice" in reason]
+    assert "`inversion`" in why
+    assert "`head`" not in why
+
+
 def test_a_spent_budget_keeps_what_was_found_and_is_never_clean(bdscan) -> None:  # type: ignore[no-untyped-def]
     arguments = ("inspect", CLEAN, "--clean", IMAGES, "--probe", "head", "--probe", "linf", "--format", "json")
     status, out, _ = bdscan(*arguments, "--budget", "0")

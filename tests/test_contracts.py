@@ -24,7 +24,7 @@ from bdscan.method.case import Earlier, FileCase, ImageCase, NetCase
 from bdscan.method.probe import AnyProbe, FileProbe, ImageProbe, NetProbe, Stage, in_order
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import fit
-from bdscan.verdict.comparison import FOLLOW, GAP
+from bdscan.verdict.rules import FOLLOW, GAP
 
 METHODS = [(room, name) for room in registry.ROOMS for name in registry.names(room)]
 PROBES = registry.names("probes")

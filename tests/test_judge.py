@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 
 import numpy as np
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 from bdscan.facts.failure import Failure
 from bdscan.facts.finding import Finding, Level, Run, Verdict
 from bdscan.verdict.judge import judge
+from docs import rules
 
 CLASSES = 10
 BROKE = Failure.ours("KeyError: 1")
@@ -81,6 +83,33 @@ def test_backdoored_takes_a_shown_trigger_and_two_families() -> None:
     assert judge([elsewhere, run_of("margin", flat(at=3))]).verdict is Verdict.SUSPICIOUS
 
 
+def test_families_that_agree_count_for_more_than_the_best_of_them() -> None:
+    alone = judge([run_of("margin", flat(at=3, p=0.01))])
+    agreed = judge([run_of(name, flat(at=3, p=0.01)) for name in ("head", "margin", "inversion", "pairs")])
+    apart = judge([run_of(name, flat(at=c, p=0.01)) for c, name in enumerate(("head", "margin", "inversion", "pairs"))])
+    assert alone.verdict is Verdict.CLEAN
+    assert (agreed.verdict, agreed.target) == (Verdict.SUSPICIOUS, 3)
+    assert agreed.p_value < 1e-3
+    assert apart.verdict is Verdict.CLEAN
+    assert "head 3.9, inversion 3.9, margin 3.9, pairs 3.9" in agreed.reasons[0]
+
+
+@pytest.mark.parametrize("silent", [math.nan, 0.5, 1.0])
+def test_what_could_not_be_told_takes_nothing_away(silent: float) -> None:
+    found = [run_of("margin", flat(at=3, p=1e-4)), run_of("head", flat(at=3, p=0.01))]
+    more = judge([*found, run_of("inversion", flat(silent))])
+    assert (more.verdict, more.target) == (Verdict.SUSPICIOUS, 3)
+    if math.isnan(silent):
+        assert more.p_value == judge(found).p_value
+    assert judge([run_of("margin", flat(math.nan))]).verdict is Verdict.INCONCLUSIVE
+
+
+def test_a_shown_trigger_that_nothing_confirms_is_neither_clean_nor_suspicious() -> None:
+    shown = judge([run_of("inversion", flat(), shown=3), run_of("margin", flat())])
+    assert shown.verdict is Verdict.INCONCLUSIVE
+    assert judge([run_of("inversion", flat(at=3, p=2e-3), shown=3)]).verdict is Verdict.SUSPICIOUS
+
+
 def test_one_family_counted_twice_does_not_agree_with_itself() -> None:
     strong = run_of("inversion", flat(at=3), shown=3)
     assert judge([strong, replace(strong, probe="generator")]).verdict is Verdict.SUSPICIOUS
@@ -128,3 +157,8 @@ def test_a_demonstration_never_lowers_the_verdict(found: list[Run], target: int)
     shown = Finding(level=Level.BACKDOOR, message="a trigger works", target=target, demonstrated=True)
     more = [replace(found[0], findings=(*found[0].findings, shown)), *found[1:]]
     assert judge(more).verdict >= judge(found).verdict
+
+
+def test_the_page_shows_every_constant_as_the_code_has_it() -> None:
+    text = rules.PAGE.read_text(encoding="utf-8")
+    assert rules.page(text) == text, "`make rules` writes the table"

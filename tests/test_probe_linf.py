@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import corner_net
 import numpy as np
@@ -13,6 +14,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bdscan.facts.evidence import ClassScores, MaskedPattern, RecoveredTrigger
+from bdscan.facts.finding import Finding, Level, Run
 from bdscan.facts.problem import Problem
 from bdscan.net.activations import Tally, altered, measured, norms_of, worth_measuring
 from bdscan.net.classifier import Classifier, Normalised
@@ -129,3 +132,29 @@ def test_same_answer_twice_whatever_the_batch() -> None:
     case = corner_net.case(runs=(corner_net.patch(),))
     first, second = list(Linf()(case)), list(Linf(batch=7)(case))
     assert [one.message for one in first] == [other.message for other in second]
+
+
+def test_of_all_classes_triggers_the_one_that_was_taught_lifts_a_channel_furthest() -> None:
+    """Nine of ten pixels in the class's colour for the others; they need no channel of their own."""
+    side, (found,) = corner_net.SIDE, corner_net.patch().findings
+    assert found.trigger is not None
+    colours = {0: (1.0, 0, 0), 1: (0, 1.0, 0), 3: (0.7, 0.7, 0), 4: (0, 0.7, 0.7)}
+    painted = {
+        target: MaskedPattern(
+            np.full((side, side), 0.9, dtype=np.float32), np.tile(np.array(colour, np.float32), (side, side, 1))
+        )
+        for target, colour in colours.items()
+    }
+    triggers = {target: RecoveredTrigger(pixels=pixels, form="patch") for target, pixels in painted.items()}
+    triggers[corner_net.TARGET] = replace(found.trigger, form="patch")
+    scores = ClassScores(scores=np.zeros(5), triggers=triggers)
+    run = Run(probe="inversion", findings=(Finding(level=Level.NOTE, message="triggers", classes=scores),))
+    compared = [one for one in Linf()(corner_net.case(runs=(run,))) if one.statistic == "linf.patch"]
+    (one,) = compared
+    assert one.target == corner_net.TARGET
+    assert one.channels == (corner_net.CHANNEL,)
+    assert one.classes.scores.argmax() == corner_net.TARGET
+
+
+def test_what_has_no_trigger_of_its_own_is_not_compared() -> None:
+    assert not [one for one in Linf()(corner_net.case(runs=(corner_net.patch(),))) if one.statistic]

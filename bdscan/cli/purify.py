@@ -33,6 +33,9 @@ def purify(
         str | None, typer.Option(metavar="FILE", help="A trigger you know, to be measured: .png with alpha or .npz.")
     ] = None,
     target: Annotated[int | None, typer.Option(min=0, help="The class that this trigger leads to.")] = None,
+    precaution: Annotated[
+        bool, typer.Option("--precaution", help="Exit with 0 too where there was nothing found to remove.")
+    ] = False,
     arch: options.Arch = "auto",
     source: options.Source = None,
     normalize: options.Normalize = "auto",
@@ -74,6 +77,7 @@ def purify(
             method=method,
             trigger=trigger,
             target=target,
+            precaution=precaution,
             arch=arch,
             source=source,
             normalize=normalize,

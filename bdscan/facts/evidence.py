@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ class ClassScores:
     scores: Array
     p_values: Array | None = None  # None: nothing is calibrated, the scores are evidence only
     margins: Array | None = None  # what the scores were made from, in the units of the net's logits
+    triggers: Mapping[int, RecoveredTrigger] = field(default_factory=dict)  # of the classes that one was found for
 
 
 @dataclass(frozen=True, slots=True, eq=False)

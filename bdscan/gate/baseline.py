@@ -20,7 +20,8 @@ from bdscan.facts.finding import Verdict
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.report import Report
 from bdscan.report.rules import fingerprint, rule
-from bdscan.verdict.judge import FILE, judge
+from bdscan.verdict.joint import FILE
+from bdscan.verdict.judge import judge
 
 SCHEMA = "bdscan.baseline/1"
 _KINDS = ("file", "net", "policy")

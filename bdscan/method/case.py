@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from bdscan.facts.effort import Effort
-from bdscan.facts.evidence import Array
+from bdscan.facts.evidence import Array, RecoveredTrigger
 from bdscan.facts.finding import Finding, Run
 from bdscan.facts.progress import Progress, silent
-from bdscan.verdict.statistics import pooled
+from bdscan.verdict.joint import Joint, of_runs
 
 if TYPE_CHECKING:  # a file is looked at without torch
     from bdscan.images.image_set import ImageSet
@@ -30,16 +31,21 @@ class Earlier:
     seed: int = 0
     progress: Progress = field(default=silent)  # also stops an overdue method
 
-    def combined_p_values(self) -> Array | None:
-        """One p-value a class over all findings; None where no probe has compared the classes."""
-        scores = (finding.classes for run in self.runs for finding in run.findings)
-        p_values = [each.p_values for each in scores if each is not None and each.p_values is not None]
-        return pooled(p_values) if p_values else None
+    def joint(self) -> Joint | None:
+        """What all findings so far say of each class; None where no probe has compared the classes."""
+        return of_runs(self.runs)
 
     def scores_of(self, family: str) -> list[Array]:
         """The classes' scores in each finding of this family of probes."""
         found = (finding for run in self.runs if run.family == family for finding in run.findings)
         return [finding.classes.scores for finding in found if finding.classes is not None]
+
+    def triggers_of_classes(self) -> Iterator[tuple[str, Mapping[int, RecoveredTrigger]]]:
+        """Each form, and the smallest triggers of that form, where they were found for several classes."""
+        for finding in (finding for run in self.runs for finding in run.findings):
+            if finding.classes is not None and len(finding.classes.triggers) > 1:
+                triggers = finding.classes.triggers
+                yield next(iter(triggers.values())).form or "", triggers
 
     def triggers(self) -> tuple[Finding, ...]:
         """The recovered triggers worth a closer look: those put to the test, else the most suspicious one."""

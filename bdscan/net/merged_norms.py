@@ -88,6 +88,8 @@ def _merge(copy: Classifier, conv: str, norm: str) -> None:
     convolution, old = copy.module(conv), copy.module(norm)
     assert isinstance(convolution, nn.Conv2d)
     assert isinstance(old, nn.BatchNorm2d)
+    assert old.running_mean is not None
+    assert old.running_var is not None
     weight, bias = nn.utils.fusion.fuse_conv_bn_weights(
         convolution.weight, convolution.bias, old.running_mean, old.running_var, old.eps, old.weight, old.bias
     )

@@ -12,7 +12,7 @@ from bdscan.facts.progress import Progress
 from bdscan.images.image_set import ImageSet
 from bdscan.net.classifier import Classifier
 from bdscan.net.fit import autocast, crop_and_flip
-from bdscan.verdict.statistics import MIN_SCORES
+from bdscan.verdict.rules import MIN_SCORES
 
 IMAGES_A_CLASS = 5  # with fewer, a class's subspace says little
 VIEWS = 3  # of each image: as it is, and twice moved

@@ -15,7 +15,7 @@ from bdscan.method.case import FileCase
 from bdscan.method.probe import FileProbe
 from bdscan.pipeline.options import Options
 from bdscan.pipeline.preflight import doubts_about, preflight
-from bdscan.pipeline.probing import Probes, look, net_case, of_net, select
+from bdscan.pipeline.probing import Probes, left_out, look, net_case, of_net, select
 from bdscan.pipeline.runner import Runner, out_of_time
 from bdscan.pipeline.subject import made_with, open_net, subject_of
 from bdscan.report import Report
@@ -84,7 +84,7 @@ def _of_net(
         from bdscan.pipeline.self_check import checked
 
         case = net_case(loaded.suspect, loaded.clean, runs, options)
-        runs = look(probes, case, runner)
+        runs = (*look(probes, case, runner), *left_out(options))
         return loaded, checked(replace(case, runs=runs), runner)
     except Problem as problem:
         found = any(finding.level > Level.NOTE for run in runs for finding in run.findings)

@@ -55,6 +55,7 @@ class PurifyOptions(Options):
     onnx: Path | None = None
     trigger: str | None = None  # the user's own, to be measured and nothing else
     target: int | None = None  # of that trigger
+    precaution: bool = False  # it is wanted whether or not there is anything to remove
 
 
 @dataclass(frozen=True, kw_only=True)

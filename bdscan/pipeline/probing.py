@@ -47,6 +47,22 @@ def ordered(probes: dict[str, AnyProbe], wanted: Callable[[AnyProbe], bool]) -> 
     return [(name, kept[name]) for name in in_order(kept)]
 
 
+def left_out(options: Options) -> tuple[Run, ...]:
+    """What keeps a look by hand-picked probes from calling a net clean: those of the effort that did not look."""
+    if not options.probes:
+        return ()
+    everything = of_net(select(replace(options, probes=(), settings={})))
+    missing = [name for name, _ in everything if name not in options.probes]
+    if not missing:
+        return ()
+    message = f"by choice {_listed(missing)} did not look, and without them no net is called clean"
+    return (Run(probe="choice", failure=Failure(FailureKind.SKIPPED, message)),)
+
+
+def _listed(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
 def of_net(probes: Probes) -> Probes:
     """Those that look at more than the file."""
     return [(name, probe) for name, probe in probes if not isinstance(probe, FileProbe)]

@@ -65,7 +65,7 @@ def _purify(path: str, options: PurifyOptions, begun: float) -> Report:
     results = list(_tried(purifiers, probes, case, runner))
     if runner.interrupted:
         raise KeyboardInterrupt
-    best = min(results, key=lambda result: result.rank)
+    best = replace(min(results, key=lambda result: result.rank), precaution=options.precaution)
     treatment = best.treatment(judge(case.runs).verdict, results if len(purifiers) > 1 else ())
     if trigger is not None:
         treatment = _measured(treatment, trigger, case, best.purified.suspect, options.target)

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
     from bdscan.method.purifier import Purified
 
 
+NOTHING_TO_TRY = "no trigger was shown before, so none could be seen to be gone"
+
+
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PurifyResult:
     """One method's result, and how it was judged."""
@@ -27,14 +30,21 @@ class PurifyResult:
     checks: tuple[Check, ...]
     reactivation: Reactivation | None = None
     runs: tuple[Run, ...] = ()  # of the probes, on the cleaned net
+    precaution: bool = False  # the user wants it done, whether or not there is anything to remove
     self_check: Run | None = None  # the last of them, where the probes were tried on a copy of the cleaned net
 
     @property
     def judgement(self) -> Judgement:
-        """The probes' verdict on the cleaned net; a check that failed makes it suspicious at least."""
+        """The probes' verdict on the cleaned net; a check that failed makes it suspicious at least.
+
+        Where no trigger had been shown, nothing was seen to go: probes that found none before prove nothing by
+        finding none now.
+        """
         found = judge(self.runs)
         if self.failed and found.verdict < Verdict.SUSPICIOUS:
             return replace(found, verdict=Verdict.SUSPICIOUS, reasons=self.failed)
+        if found.verdict is Verdict.CLEAN and not self.triggers and not self.precaution:
+            return replace(found, verdict=Verdict.INCONCLUSIVE, reasons=(NOTHING_TO_TRY,))
         return found
 
     @property

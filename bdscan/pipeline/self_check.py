@@ -24,11 +24,11 @@ from bdscan.pipeline.runner import Runner
 from bdscan.triggers.forms import stamped
 from bdscan.triggers.invert import GOAL
 from bdscan.verdict.judge import judge, p_of
+from bdscan.verdict.rules import DETECTED_P
 
 NAME = "sensitivity"  # of its run in the report
 MIN_IMAGES = 250  # with fewer the copy learns the images instead of the trigger
 MIN_PLANTED = 0.8  # success on held-out images from which on a backdoor counts as planted
-DETECTED_P = 0.05  # p over all classes: the suspicion that would keep a verdict from being clean
 POISON = 0.5  # of the working images are added once more with the trigger on: few images must carry it
 EPOCHS, RATE, BATCH = 25, 0.05, 50  # enough to plant both in a net of twelve classes with sixteen images each
 ROUNDS = 2  # of so many epochs, where the first leaves a trigger weaker than those that are searched

@@ -14,7 +14,7 @@ from bdscan.facts.problem import USAGE, Problem
 from bdscan.method import registry
 from bdscan.pipeline.options import TrainOptions
 from bdscan.pipeline.preflight import doubts_about, preflight
-from bdscan.pipeline.probing import Probes, look, net_case, of_net, select
+from bdscan.pipeline.probing import Probes, left_out, look, net_case, of_net, select
 from bdscan.pipeline.runner import Runner, seeded
 from bdscan.pipeline.subject import made_with, subject_of_net
 from bdscan.report import Report
@@ -182,7 +182,7 @@ def _checked(loaded: Loaded, data: str, probes: Probes, options: TrainOptions) -
     case = net_case(loaded.suspect, loaded.clean, (preflight(loaded, doubts_about(loaded)),), options)
     runner = Runner(options)
     with within(options.budget, time.monotonic()):
-        runs = checked(replace(case, runs=look(probes, case, runner)), runner)
+        runs = (*checked(replace(case, runs=look(probes, case, runner)), runner), *left_out(options))
     return Report(
         subject=subject_of_net(str(options.output), loaded),
         judgement=judge(runs),

@@ -99,11 +99,11 @@ class Generator(ImageProbe):
 
     def _chosen(self, case: ImageCase, spaces: OwnSpaces) -> tuple[list[int], list[int]]:
         """The classes with the least p over all earlier findings, and others at random."""
-        combined = case.combined_p_values()
-        if combined is None:
+        joint = case.joint()
+        if joint is None:
             return [], []
         known = spaces.covered.cpu().numpy()
-        suspected = [int(c) for c in np.argsort(combined, kind="stable") if known[c]][: self.suspects]
+        suspected = [c for c in joint.ranked if known[c]][: self.suspects]
         order = torch.randperm(len(known), generator=torch.Generator().manual_seed(case.seed)).tolist()
         return suspected, [c for c in order if known[c] and c not in suspected][: self.controls]
 

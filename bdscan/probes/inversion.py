@@ -33,7 +33,7 @@ from typing import ClassVar
 import numpy as np
 import torch
 
-from bdscan.facts.evidence import Array, Measure, RecoveredTrigger
+from bdscan.facts.evidence import Array, ClassScores, Measure, RecoveredTrigger
 from bdscan.facts.finding import Finding, Level
 from bdscan.facts.problem import USAGE, Problem
 from bdscan.method.case import ImageCase
@@ -44,7 +44,7 @@ from bdscan.triggers.forms import FORMS
 from bdscan.triggers.invert import MAX_ARMS, Arms, challenge, invert
 from bdscan.verdict.calibration import p_height, p_values, score_at
 from bdscan.verdict.comparison import Comparison, demonstration
-from bdscan.verdict.statistics import holm
+from bdscan.verdict.joint import Joint
 
 MAX_SIZE_RATIO = 1.5  # times the median size: classes harder than that do not tell how easy a class may be
 MAX_CLASSES = 48  # classes that may enter; beyond it, those that earlier probes point to and as many drawn at random
@@ -84,7 +84,7 @@ class Inversion(ImageProbe):
         for search in self._searches(case):
             searches.append(search)
             yield search.finding(case.suspect, self.threshold)
-        for search, target, proof in self._suspicions(searches, _combined(case))[: self.contests]:
+        for search, target, proof in self._suspicions(searches, case.joint())[: self.contests]:
             yield self._contest(case, search, target, proof)
         yield from self._relabellings(case, searches)
 
@@ -106,14 +106,14 @@ class Inversion(ImageProbe):
             )
             yield _Search.compared(form, arms, case.suspect.classes)
 
-    def _suspicions(self, searches: list[_Search], before: Array) -> list[tuple[_Search, int, bool]]:
+    def _suspicions(self, searches: list[_Search], before: Joint | None) -> list[tuple[_Search, int, bool]]:
         """Searches and classes worth a contest, the most suspicious first, and whether winning it would prove anything.
 
         A class that stands out in a form by itself, and in its best forms the class that earlier probes are sure of.
         Among six forms some class of a clean net stands out in one now and then, and wins: alone that proves nothing.
         """
         found: dict[tuple[str, int], tuple[float, _Search, bool]] = {}
-        sure = int(np.argmin(before)) if float(holm(before).min()) <= self.sure else None
+        sure = before.target if before is not None and before.over_all <= self.sure else None
         for search in searches:
             p, target, over_all = search.classes.p_values, search.classes.target, search.classes.over_all
             if over_all < self.threshold:
@@ -212,12 +212,18 @@ class _Search:
         size = np.where(arms.reached.numpy(), size, size[finished].max())
         score = -np.log(np.minimum(size, MAX_SIZE_RATIO * np.median(size[finished])))
         score[~finished] = np.nan
-        scores, p = np.full(count, np.nan), np.ones(count)
+        if not arms.reached.any():  # all stopped at what the search allows: nothing is known of their order
+            score[:] = np.nan
+        scores, p = np.full(count, np.nan), np.full(count, np.nan)
         scores[list(arms.classes)], p[list(arms.classes)] = score, p_values(f"inversion.{form}", score)
         return cls(form, arms, size, Comparison(scores, p, f"inversion.{form}"))
 
     def finding(self, suspect: Classifier, threshold: float) -> Finding:
         """The class whose trigger is the smallest by comparison."""
+        if not self.arms.reached.any():
+            scores = ClassScores(scores=self.classes.scores, p_values=self.classes.p_values)
+            message = f"no `{self.form}` trigger was found that leads to any class"
+            return Finding(level=Level.NOTE, message=message, statistic=self.classes.statistic, classes=scores)
         target = self.classes.target
         arm = self.arms.classes.index(target)
         finished = np.where(self.arms.finished.numpy(), self.size, np.nan)
@@ -226,8 +232,13 @@ class _Search:
             f"the smallest `{self.form}` trigger is the one for {suspect.name(target)}: "
             f"{_amount(float(self.size[arm]), self.arms)} where other classes need {_amount(others, self.arms)}"
         )
-        trigger = RecoveredTrigger(pixels=self.arms.form.recovered(arm), form=self.form)
-        return self.classes.finding(message, threshold, trigger=trigger)
+        works = self.arms.finished & self.arms.reached
+        triggers = {
+            c: RecoveredTrigger(pixels=self.arms.form.recovered(a), form=self.form)
+            for a, c in enumerate(self.arms.classes)
+            if bool(works[a]) or a == arm
+        }
+        return self.classes.finding(message, threshold, triggers=triggers, trigger=triggers[target])
 
 
 def _named(given: str, automatic: tuple[str, ...]) -> tuple[str, ...]:
@@ -244,15 +255,10 @@ def _entrants(case: ImageCase) -> tuple[tuple[int, ...], tuple[int, ...]]:
     generator = torch.Generator().manual_seed(case.seed)
     order = torch.randperm(count, generator=generator).tolist()
     if count > MAX_CLASSES:
-        pointed = np.argsort(_combined(case), kind="stable")[: MAX_CLASSES // 2].tolist()
+        joint = case.joint()
+        pointed = [] if joint is None else joint.ranked[: MAX_CLASSES // 2]
         order = [*pointed, *(c for c in order if c not in pointed)][:MAX_CLASSES]
     return tuple(sorted(order)), tuple(order[-MAX_ARMS // 2 :])
-
-
-def _combined(case: ImageCase) -> Array:
-    """One p-value a class from all earlier probes."""
-    combined = case.combined_p_values()
-    return np.ones(case.suspect.classes) if combined is None else combined
 
 
 def _within(case: ImageCase, turn: int, turns: int, done: int, total: int, what: str) -> None:

@@ -36,7 +36,7 @@ from typing import ClassVar
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bdscan.facts.evidence import Array, Measure
 from bdscan.facts.finding import Finding, Level
@@ -97,9 +97,14 @@ class Margin(NetProbe):
         """Whether the middle class too has a second reason, as every class has after an all-to-all backdoor."""
         middle = float(np.nanmedian(scores))
         features = suspect.head_weight.shape[1]
-        covered = features <= MAX_FEATURES_AN_IMAGE * images / suspect.classes
+        why = ""
+        if features > MAX_FEATURES_AN_IMAGE * images / suspect.classes:
+            why = f"{features} features need more images"
+        elif not _normed(suspect):
+            why = "the clean nets it would be compared with have batch norms"
+        covered = not why
         p = p_height("margin.level", middle) if covered else None
-        uncovered = "" if covered else f"; not comparable with clean nets, for {features} features need more images"
+        uncovered = why and f"; not comparable with clean nets: {why}"
         return Finding(
             level=Level.SUSPECT if p is not None and p < self.threshold else Level.NOTE,
             message=f"the middle class can be driven {math.exp(middle):.2g} times as far as is usual for it{uncovered}",
@@ -125,6 +130,10 @@ class Margin(NetProbe):
         table = torch.cat(margins).view(suspect.classes, each)
         rows = torch.arange(suspect.classes, device=table.device)
         return table.amax(1), torch.cat(features).view(suspect.classes, each, -1)[rows, table.argmax(1)]
+
+
+def _normed(suspect: Classifier) -> bool:
+    return any(isinstance(module, nn.BatchNorm2d) for module in suspect.net.modules())
 
 
 def _within(case: NetCase, before: int, here: int, total: int, step: int, steps: int) -> None:

@@ -43,7 +43,8 @@ from bdscan.method.probe import ImageProbe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.invert import Arms, challenge, invert_pairs
 from bdscan.verdict.comparison import Comparison, demonstration
-from bdscan.verdict.statistics import MIN_SCORES, two_way
+from bdscan.verdict.rules import MIN_SCORES
+from bdscan.verdict.statistics import two_way
 
 FORM = "patch"
 MAX_CLASSES = 12  # classes whose pairs are searched
@@ -105,8 +106,8 @@ class Pairs(ImageProbe):
         if len(enough) <= MAX_CLASSES:
             return enough
         drawn = torch.randperm(len(enough), generator=torch.Generator().manual_seed(case.seed)).tolist()
-        combined = case.combined_p_values()
-        pointed = [] if combined is None else [int(c) for c in np.argsort(combined, kind="stable") if c in enough]
+        joint = case.joint()
+        pointed = [] if joint is None else [c for c in joint.ranked if c in enough]
         order = [*pointed[: MAX_CLASSES // 2], *(enough[i] for i in drawn)]
         return sorted([*dict.fromkeys(order)][:MAX_CLASSES])
 

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,7 +18,6 @@ from bdscan.method.case import PurifyCase
 from bdscan.net.classifier import Classifier
 from bdscan.triggers.forms import Stamp, stamper
 from bdscan.triggers.invert import Arms, invert
-from bdscan.verdict.statistics import holm
 
 STANDS_OUT = 0.05  # p over all classes; to unlearn the likeliest class of a narrow clean net cost it four points
 MAX_GROWTH = 1.8  # times its smallest size a trigger may grow to; with 1.2 an eighth of a warp's victims still followed
@@ -77,11 +75,9 @@ def _of_triggers(shown: Sequence[tuple[int, RecoveredTrigger]]) -> list[UnlearnT
 
 
 def _likeliest(case: PurifyCase, sure: float) -> Iterator[tuple[int, Why]]:
-    p = case.combined_p_values()
-    if p is not None:
-        least = float(holm(p).min())
-        if least <= sure:
-            yield int(np.argmin(p)), Why.STANDS_OUT if least <= STANDS_OUT else Why.LIKELIEST
+    joint = case.joint()
+    if joint is not None and joint.over_all <= sure:
+        yield joint.target, Why.STANDS_OUT if joint.over_all <= STANDS_OUT else Why.LIKELIEST
 
 
 def unlearn_notes(suspect: Classifier, wanted: Sequence[UnlearnTarget]) -> tuple[str, ...]:

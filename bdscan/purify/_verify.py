@@ -17,7 +17,7 @@ from bdscan.net.classifier import Classifier
 from bdscan.purify._reactivate import follow, follow_or_stay, push, retune
 from bdscan.triggers.forms import stamper
 from bdscan.triggers.invert import contest, invert, success
-from bdscan.verdict.comparison import GAP
+from bdscan.verdict.rules import GAP
 from bdscan.verdict.statistics import mcnemar
 
 MAX_ACCURACY_LOSS = 0.05  # clean accuracy whose loss makes a cure a failure, where the paired test is sure of a loss

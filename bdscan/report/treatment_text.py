@@ -53,9 +53,17 @@ def sentence(report: Report) -> str:
     if unpassed:
         but = "but" if report.verdict is Verdict.CLEAN else "and"
         return f"{_AFTER[report.verdict]}, {but} {_counted(len(unpassed))}: {'; '.join(unpassed[:3])}"
+    if _nothing_to_remove(report):
+        return f"nothing was found to remove; treated as a precaution: {_AFTER[report.verdict]}"
     if report.verdict is Verdict.CLEAN:
         return ", ".join((*_trigger_gone(report), f"and {_AFTER[Verdict.CLEAN]}"))
     return _AFTER[report.verdict]
+
+
+def _nothing_to_remove(report: Report) -> bool:
+    treatment = report.treatment
+    found = treatment is None or treatment.triggers or treatment.verdict_before > Verdict.INCONCLUSIVE
+    return not found and report.verdict < Verdict.SUSPICIOUS
 
 
 def _counted(failed: int) -> str:
@@ -83,6 +91,8 @@ def failed(report: Report) -> bool:
 
 def hint(report: Report) -> str:
     """What to do with the treated model."""
+    if _nothing_to_remove(report) and report.verdict is not Verdict.CLEAN:
+        return "`bdscan inspect --effort thorough` looks harder for a backdoor; with `--precaution` this counts as done"
     if report.verdict is not Verdict.CLEAN or failed(report):
         return "the backdoor could not be shown gone: try another `--method`, or more clean images"
     if report.treatment is None or not report.treatment.output:

@@ -8,7 +8,8 @@ from bdscan.facts.failure import FailureKind
 from bdscan.facts.finding import Finding, Level, Run, Verdict
 from bdscan.report import Report, training_text, treatment_text
 from bdscan.report.numbers import number, percent, plain
-from bdscan.verdict.judge import FILE, judge
+from bdscan.verdict.joint import FILE
+from bdscan.verdict.judge import judge
 
 _SENTENCES = {
     Verdict.CLEAN: "no evidence of a backdoor found at this sensitivity",

@@ -33,8 +33,9 @@ class ClassSplit:
 
     @cached_property
     def p_values(self) -> Array:
-        """views x classes."""
-        return np.stack([moderated(row, CLEAN_GAINS) for row in self.gains.numpy()])
+        """views x classes; 1 for a class with too few images, which is not to be named."""
+        compared = np.stack([moderated(row, CLEAN_GAINS) for row in self.gains.numpy()])
+        return np.where(np.isnan(compared), 1.0, compared)
 
     @property
     def target(self) -> int:

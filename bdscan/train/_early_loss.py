@@ -143,7 +143,8 @@ def compare_classes(mean_log_losses: Tensor, labels: Tensor, classes: int) -> Cl
         own = mean_log_losses[labels == label]
         if len(own) >= MIN_IMAGES:
             explained[label], bounds[label] = otsu_split(own)
-    p_values = moderated(-np.log1p(-np.minimum(explained, MAX_EXPLAINED)), CLEAN_SPLITS)
+    compared = moderated(-np.log1p(-np.minimum(explained, MAX_EXPLAINED)), CLEAN_SPLITS)
+    p_values = np.nan_to_num(compared, nan=1.0)  # a class with too few images is not to be named
     target = int(p_values.argmin())
     part = (labels == target) & (mean_log_losses < bounds[target])
     others_sooner = (

@@ -8,16 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bdscan.facts.evidence import Array
-from bdscan.verdict.statistics import MIN_SCORES, student_tail
+from bdscan.verdict.rules import MIN_OTHERS, MIN_SCORES, WIDER_P
+from bdscan.verdict.statistics import student_tail
 
-# Classes beside the one in question: the reference nets have nine and more, and with fewer each is easier.
-MIN_OTHERS = 7
-# The 5 % point of F(9, 30): beyond it ten classes are spread wider than reference nets' are by chance.
-MAX_SPREAD_RATIO = 2.2
 STATISTICS = Path(__file__).with_name("calibration.json")
 
 
@@ -56,11 +54,18 @@ class Height:
 
 
 @cache
+def _document() -> Any:
+    return json.loads(STATISTICS.read_text(encoding="utf-8")) if STATISTICS.is_file() else {}
+
+
 def _shipped() -> dict[str, dict[str, dict[str, float]]]:
-    if not STATISTICS.is_file():
-        return {}
-    shipped: dict[str, dict[str, dict[str, float]]] = json.loads(STATISTICS.read_text(encoding="utf-8"))["statistics"]
+    shipped: dict[str, dict[str, dict[str, float]]] = _document().get("statistics", {})
     return shipped
+
+
+def stretch() -> float:
+    """How much further than independent families would the sums over all families go on clean nets."""
+    return float(_document().get("joint", {}).get("stretch", 1.0))
 
 
 def spread(statistic: str) -> Spread | None:
@@ -83,22 +88,24 @@ def p_values(statistic: str, scores: Array | Sequence[float]) -> Array:
 
 
 def moderated(scores: Array | Sequence[float], prior: Spread | None) -> Array:
-    """The test behind `p_values`; without a prior the plain leave-one-out t."""
+    """The test behind `p_values`; without a prior the plain leave-one-out t. NaN: there is nothing to compare."""
     values = np.asarray(scores, dtype=float)
-    p = np.ones(len(values))
+    p = np.full(len(values), np.nan)
     finite = np.flatnonzero(np.isfinite(values))
     if len(finite) < MIN_SCORES:
         return p
+    least = 1e-12 * float(np.abs(values[finite]).max())
     for c in finite:
         others = values[finite[finite != c]]
-        own = _Spread(float(others.var(ddof=1)), len(others) - 1)
-        # A net of few classes, or with classes further apart, is not like the reference nets: its own spread counts.
-        alone = prior is None or len(others) < MIN_OTHERS or own.variance > MAX_SPREAD_RATIO * prior.sd**2
-        for used in ([own] if alone else []) + ([own.shrunk(prior)] if prior is not None else []):
-            scale = math.sqrt(used.variance * (1 + 1 / len(others))) * (prior.heavy if prior else 1)
-            if scale > 1e-12 * float(np.abs(values[finite]).max()):
-                tail = student_tail(float(values[c] - others.mean()) / scale, used.freedom)
-                p[c] = tail if p[c] == 1 else max(p[c], tail)
+        used = _Spread(float(others.var(ddof=1)), len(others) - 1).trusted(prior)
+        scales = [math.sqrt(each.variance * (1 + 1 / len(others))) * (prior.heavy if prior else 1) for each in used]
+        distance = float(values[c] - others.mean())
+        tails = [
+            student_tail(distance / scale, each.freedom)
+            for each, scale in zip(used, scales, strict=True)
+            if scale > least
+        ]
+        p[c] = max(tails, default=math.nan)
     return p
 
 
@@ -109,9 +116,28 @@ class _Spread:
     variance: float
     freedom: float
 
+    def trusted(self, prior: Spread | None) -> list[_Spread]:
+        """Shrunk towards the reference nets'; by itself too where the net is unlike them, and then the wider counts.
+
+        It is where its classes are few, or lie further apart than those nets' do by chance.
+        """
+        if prior is None:
+            return [self]
+        widest = _widest(self.freedom, prior.freedom) * prior.sd**2
+        alone = self.freedom + 1 < MIN_OTHERS or self.variance > widest
+        return [self.shrunk(prior), *([self] if alone else [])]
+
     def shrunk(self, prior: Spread) -> _Spread:
         freedom = self.freedom + prior.freedom
         return _Spread((prior.freedom * prior.sd**2 + self.freedom * self.variance) / freedom, freedom)
+
+
+@cache
+def _widest(freedom: float, prior: float) -> float:
+    """The ratio of variances that chance seldom exceeds."""
+    from scipy.special import fdtri
+
+    return float(fdtri(freedom, prior, 1 - WIDER_P))
 
 
 def score_at(statistic: str, p: float) -> float | None:

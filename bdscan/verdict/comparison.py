@@ -1,24 +1,23 @@
-"""How the classes of one net compare: from a score a class to a finding, by way of p-values and Holm."""
+"""How the classes of one net compare: from a score a class to a finding, by way of p-values."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from bdscan.facts.evidence import Array, ClassScores, Measure, p_measure
+from bdscan.facts.evidence import Array, ClassScores, Measure, RecoveredTrigger, p_measure
 from bdscan.facts.finding import Finding, Level
 from bdscan.verdict.calibration import p_values
-from bdscan.verdict.statistics import holm
-
-FOLLOW = 0.8  # share of held-out images that must follow a trigger before it is called demonstrated
-GAP = 0.4  # by which it must beat what triggers of its size do for other classes
+from bdscan.verdict.rules import FOLLOW, GAP
+from bdscan.verdict.statistics import least_of_several
 
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """One score a class (large is suspicious, NaN where a class was not looked at) and one p-value a class."""
+    """One score (large is suspicious) and one p-value a class; NaN where a class was not looked at."""
 
     scores: Array
     p_values: Array
@@ -36,10 +35,18 @@ class Comparison:
 
     @property
     def over_all(self) -> float:
-        """The least p over all classes (Holm)."""
-        return float(holm(self.p_values).min())
+        """The least p, it being that of the best of all classes; 1 where nothing could be compared."""
+        return least_of_several(self.p_values)
 
-    def finding(self, message: str, threshold: float, *, margins: Array | None = None, **more: Any) -> Finding:
+    def finding(
+        self,
+        message: str,
+        threshold: float,
+        *,
+        margins: Array | None = None,
+        triggers: Mapping[int, RecoveredTrigger] | None = None,
+        **more: Any,
+    ) -> Finding:
         """Suspect where some class stands out over all classes."""
         p = self.over_all
         return Finding(
@@ -49,7 +56,7 @@ class Comparison:
             p_value=p,
             target=self.target,
             statistic=self.statistic,
-            classes=ClassScores(scores=self.scores, p_values=self.p_values, margins=margins),
+            classes=ClassScores(scores=self.scores, p_values=self.p_values, margins=margins, triggers=triggers or {}),
             **more,
         )
 

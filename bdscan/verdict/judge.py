@@ -2,29 +2,25 @@
 
 What counts as what:
 
-    clean         every probe ran to its end and, over all probes and classes, p > 0.05
-    inconclusive  something could not be told: a failure, a doubt, no images, or 0.01 < p <= 0.05
-    suspicious    p <= 0.01, or a trigger was shown that nothing else confirms, or a file that imports unknown code
+    clean         every probe of the effort ran to its end, no trigger was shown and, over all probes and classes,
+                  p > 0.05
+    inconclusive  something could not be told: a failure, a doubt, no images, probes that were left out, a trigger that
+                  nothing else confirms, or 0.01 < p <= 0.05
+    suspicious    p <= 0.01, or a trigger shown for the class with p <= 0.05; or a file that imports unknown code
     backdoored    p <= 0.001, a trigger shown on held-out images for that very class, and a second family of probes
                   that points to it too; or a file that would run code when it is unpickled
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from bdscan.facts.evidence import Array
 from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
-from bdscan.verdict.statistics import holm, pooled
+from bdscan.verdict.joint import FILE, Joint, of_runs
+from bdscan.verdict.rules import AGREEING, AGREEMENT_P, ALERT_P, DOUBT_P, PROOF_P
 
-PROOF_P = 0.001  # with two families and a demonstration on top; the scale of detection practice
-ALERT_P = 0.01
-DOUBT_P = 0.05
-AGREEMENT_P = 0.05  # a second family's own p for the class that the first one names
-FILE = "file"
 _APART = {  # what is said of the net where its file is what counts
     Verdict.CLEAN: "the net in the file behaves like a clean one",
     Verdict.INCONCLUSIVE: "whether the net in the file has a backdoor could not be told",
@@ -43,13 +39,16 @@ def judge(runs: Sequence[Run]) -> Judgement:
     of_net = max(part[0] for part in parts[1:])
     if verdict > Verdict.INCONCLUSIVE and of_net < verdict:  # the file alone says so
         reasons.append(_APART[of_net])
+    if verdict is Verdict.CLEAN:
+        reasons += _alone(runs, behaviour)
     return Judgement(verdict=verdict, p_value=behaviour.p, target=target, reasons=tuple(reasons))
 
 
 def p_of(target: int, runs: Sequence[Run]) -> float:
     """One class's p over all probes and classes; 1 where no probe gives one."""
-    families = _per_family(runs)
-    return float(holm(pooled(list(families.values())))[target]) if families else 1.0
+    joint = of_runs(runs)
+    p = 1.0 if joint is None else float(joint.adjusted[target])
+    return 1.0 if math.isnan(p) else p
 
 
 _Part = tuple[Verdict, int | None, list[str]]
@@ -61,8 +60,15 @@ class _Behaviour:
 
     p: float | None  # over all probes and classes
     target: int | None
-    families: tuple[str, ...]  # that point to the target
+    joint: Joint | None
     demonstrated: tuple[Finding, ...]  # triggers shown to work on held-out images
+
+    @property
+    def families(self) -> tuple[str, ...]:
+        """Those that point to the target by themselves."""
+        if self.joint is None or self.target is None:
+            return ()
+        return self.joint.pointing(self.target, AGREEMENT_P)
 
 
 def _file(runs: Sequence[Run]) -> _Part:
@@ -75,49 +81,32 @@ def _file(runs: Sequence[Run]) -> _Part:
 
 
 def _behaviour(runs: Sequence[Run]) -> _Behaviour:
-    families = _per_family(runs)
+    joint = of_runs(runs)
     shown = tuple(sorted(_demonstrated(runs), key=lambda f: (f.target is None, f.target or 0, f.message)))
     whole = [f.p_value for run in runs for f in run.findings if f.p_value is not None and _of_whole_net(f)]
-    if not families:
-        return _Behaviour(_least(whole), None, (), shown)
-    combined = pooled(list(families.values()))
-    adjusted = holm(combined)
-    target = _named(adjusted, shown)
-    pointing = tuple(sorted(name for name, p in families.items() if p[target] <= AGREEMENT_P))
-    p = _least([float(adjusted.min()), *whole])
-    if whole and min(whole) < adjusted.min():  # all classes alike: none is to be named before the others
-        return _Behaviour(p, None, pointing, shown)
-    return _Behaviour(p, target, pointing, shown)
+    if joint is None:
+        return _Behaviour(_least(whole), None, None, shown)
+    p = _least([joint.over_all, *whole])
+    if whole and min(whole) < joint.over_all:  # all classes alike: none is to be named before the others
+        return _Behaviour(p, None, joint, shown)
+    return _Behaviour(p, _named(joint, shown), joint, shown)
 
 
 def _demonstrated(runs: Sequence[Run]) -> list[Finding]:
     return [f for run in runs if run.family != FILE for f in run.findings if f.demonstrated]
 
 
-def _named(adjusted: Array, shown: tuple[Finding, ...]) -> int:
+def _named(joint: Joint, shown: tuple[Finding, ...]) -> int:
     """The class with the least p; where several are equally certain, the one a trigger was shown for."""
+    adjusted = joint.adjusted
     certain = [f.target for f in shown if f.target is not None and adjusted[f.target] <= PROOF_P]
-    return min(certain, key=lambda c: adjusted[c]) if certain else int(np.argmin(adjusted))
+    return min(certain, key=lambda c: adjusted[c]) if certain else joint.target
 
 
 def _of_whole_net(finding: Finding) -> bool:
     """Evidence about all classes at once, such as a relabelling, has a p-value but none for each class."""
-    return _p_values(finding) is None and finding.target is None
-
-
-def _p_values(finding: Finding) -> Array | None:
-    return None if finding.classes is None else finding.classes.p_values
-
-
-def _per_family(runs: Sequence[Run]) -> dict[str, Array]:
-    """One p-value a class from each family of probes."""
-    found: dict[str, list[Array]] = {}
-    for run in runs:
-        for finding in run.findings:
-            p_values = _p_values(finding)
-            if run.family != FILE and p_values is not None:
-                found.setdefault(run.family or run.probe, []).append(p_values)
-    return {name: pooled(ps) for name, ps in sorted(found.items())}
+    compared = finding.classes is not None and finding.classes.p_values is not None
+    return not compared and finding.target is None
 
 
 def _least(p: Sequence[float]) -> float | None:
@@ -127,30 +116,36 @@ def _least(p: Sequence[float]) -> float | None:
 
 def _of_behaviour(behaviour: _Behaviour) -> _Part:
     p, target = behaviour.p, behaviour.target
-    shown_here = [f for f in behaviour.demonstrated if f.target == target]
-    shown = [f.message for f in (shown_here or behaviour.demonstrated)]
-    if p is None:
+    shown_here = [f.message for f in behaviour.demonstrated if f.target == target]
+    shown = shown_here or [f.message for f in behaviour.demonstrated]
+    if p is None or (p > DOUBT_P and not shown):
         return Verdict.CLEAN, None, []
-    if p <= PROOF_P and shown_here and (len(behaviour.families) >= 2 or target is None):
-        agreed = [f"{len(behaviour.families)} kinds of probe point to it: {', '.join(behaviour.families)}"]
-        return Verdict.BACKDOORED, target, shown + (agreed if target is not None else [])
-    if p <= ALERT_P or behaviour.demonstrated:
-        named = target if shown_here or not behaviour.demonstrated else behaviour.demonstrated[0].target
-        why = [] if p > ALERT_P else [_why(behaviour)]
-        return Verdict.SUSPICIOUS, named, shown + why
+    if p <= PROOF_P and shown_here and (target is None or len(behaviour.families) >= AGREEING):
+        return Verdict.BACKDOORED, target, [*shown, _why(behaviour)]
+    if p <= (DOUBT_P if shown_here else ALERT_P):
+        return Verdict.SUSPICIOUS, target, [*shown, _why(behaviour)]
     if p <= DOUBT_P:
-        return (
-            Verdict.INCONCLUSIVE,
-            None,
-            [f"p = {p:.2g} lies between {ALERT_P:g} and {DOUBT_P:g}: neither clean nor suspicious"],
-        )
-    return Verdict.CLEAN, None, []
+        unsure = f"p = {p:.2g} lies between {ALERT_P:g} and {DOUBT_P:g}: neither clean nor suspicious"
+        return Verdict.INCONCLUSIVE, None, [*shown, unsure]
+    return Verdict.INCONCLUSIVE, None, [*shown, f"but all kinds of probe together say p = {p:.2g}"]
 
 
 def _why(behaviour: _Behaviour) -> str:
-    if behaviour.target is None:
+    if behaviour.target is None or behaviour.joint is None:
         return f"all classes differ from those of clean nets, as after an all-to-all backdoor (p = {behaviour.p:.2g})"
-    return f"the classes differ more than those of clean nets do (p = {behaviour.p:.2g})"
+    return (
+        f"against it, more than clean nets have against any of their classes (p = {behaviour.p:.2g}): "
+        f"{behaviour.joint.told(behaviour.target)}"
+    )
+
+
+def _alone(runs: Sequence[Run], behaviour: _Behaviour) -> list[str]:
+    """What stands out by itself on a clean net: one of many comparisons does now and then."""
+    found = [f"`{run.probe}`" for run in runs for f in run.findings if f.level > Level.NOTE]
+    if not found:
+        return []
+    names = ", ".join(dict.fromkeys(found))
+    return [f"what stands out in {names} is not borne out by the other kinds of probe: p = {behaviour.p:.2g} over all"]
 
 
 def _of_failures(runs: Sequence[Run], behaviour: _Behaviour) -> _Part:

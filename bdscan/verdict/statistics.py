@@ -11,10 +11,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from bdscan.facts.evidence import Array
+from bdscan.verdict.rules import MIN_SCORES, MOST
 
 MAD_TO_SD = 1.4826  # of a normal distribution
-MIN_SCORES = 4  # with fewer the leave-one-out t would need a value above 45 to mean 0.1 %
-P_CAP = 0.99  # a p-value of exactly 1 would cancel any evidence in a Cauchy sum (truncated as in Fang et al. 2023)
 
 
 def student_tail(t: float, freedom: float) -> float:
@@ -55,32 +54,36 @@ def robust_z(scores: Array | Sequence[float]) -> Array:
     return off / spread if spread > 0 else np.zeros_like(off)
 
 
-def holm(p: Array | Sequence[float]) -> Array:
-    """P-values adjusted for being several, by Holm's step-down: each can be compared with the level itself."""
-    values = np.asarray(p, dtype=float)
-    order = np.argsort(values, kind="stable")
-    steps = np.maximum.accumulate(values[order] * (len(values) - np.arange(len(values))))
-    adjusted = np.empty_like(values)
-    adjusted[order] = np.minimum(steps, 1)
+def of_several(p: Array) -> Array:
+    """P-values adjusted for being several (Sidak 1967): each can be compared with the level itself. NaN stays NaN."""
+    count = int(np.isfinite(p).sum())
+    adjusted: Array = -np.expm1(count * np.log1p(-np.minimum(p, 1 - 1e-15)))
     return adjusted
 
 
-def cauchy(p: Array | Sequence[float], weights: Array | Sequence[float] | None = None) -> float:
-    """One p-value from several that may depend on one another; those that are not numbers are left out."""
+def least_of_several(p: Array) -> float:
+    """The smallest, adjusted for being several; 1 where none is known."""
+    return float(np.nanmin(of_several(p))) if np.isfinite(p).any() else 1.0
+
+
+def cauchy(p: Array | Sequence[float]) -> float:
+    """One p-value from several that may depend on one another; NaN where none of them is a number."""
     values = np.asarray(p, dtype=float)
-    share = np.ones(len(values)) if weights is None else np.asarray(weights, dtype=float)
-    counted = ~np.isnan(values) & (share > 0)
-    values, share = np.clip(values[counted], 1e-300, P_CAP), share[counted]
+    values = np.clip(values[~np.isnan(values)], 1e-300, MOST)
     if not len(values):
-        return 1.0
+        return math.nan
     # 1/tan(pi p) is tan(pi (0.5 - p)), but exact near 0.
-    total = float(np.sum(share / np.tan(math.pi * values)) / share.sum())
-    return math.atan2(1, total) / math.pi
+    return math.atan2(1, float(np.mean(1 / np.tan(math.pi * values)))) / math.pi
 
 
-def pooled(p: Sequence[Array]) -> Array:
-    """One p-value a class from several sets of them (`cauchy`, class by class)."""
-    return np.array([cauchy(column) for column in np.stack(p).T])
+def sum_tail(total: float, count: int) -> float:
+    """How likely so many independent parts, each nothing or by an even chance exponential, come to this and more."""
+    from scipy.special import gammaincc
+
+    if total <= 0:
+        return 1.0
+    tails = [math.comb(count, k) * float(gammaincc(k, total)) for k in range(1, count + 1)]
+    return float(sum(tails) / 2**count)
 
 
 def clopper_pearson(hits: int, count: int, level: float = 0.95) -> tuple[float, float]:

@@ -14,20 +14,24 @@ from scipy.special import digamma, polygamma
 
 from bdscan.bench.labels import ModelKind, ModelLabel
 from bdscan.bench.results import DetectOutcome, JobResult
-from bdscan.facts.evidence import ClassScores
+from bdscan.facts.evidence import Array, ClassScores
 from bdscan.facts.finding import Finding, Judgement, Level, Run
 from bdscan.method.registry import find, names
 from bdscan.verdict.calibration import Height, Spread, moderated
+from bdscan.verdict.joint import together
 from bdscan.verdict.judge import judge
-from bdscan.verdict.statistics import holm
+from bdscan.verdict.statistics import least_of_several
 
 Summary = dict[str, dict[str, dict[str, float]]]  # of each statistic: its `spread` or its `height`
 ScoresByStatistic = dict[str, list[list[float]]]  # one list of scores a net: one a class, or one in all
 MIN_SD = 0.1  # of a log: sizes and margins within a tenth of one another are not told apart
 MIN_HEIGHT_SD = 0.3  # of a log, between nets: so far apart lie clean ones that were trained for longer and less long
 NO_SPREAD = 1e-6
+FOLDS = 10
+MAX_STRETCH = 10.0  # beyond it the families do not look at different things
 DEFAULT_FREEDOM = 8.0
 MAX_FREEDOM = 30.0  # a few dozen nets do not vouch for more
+HEAVY_STEP = 0.01  # to which a tail is told
 MIN_NETS = 3  # with fewer nothing is said
 # Statistics that count only where the classes become various, as those of a clean net do not.
 CONDITIONAL = "relabelling."
@@ -116,12 +120,12 @@ def _heaviness(nets: list[list[float]], sd: float, freedom: float) -> float:
     """The least factor on the spread at which the most surprising of n clean nets has p = 1 / (n + 1), over classes."""
 
     def least(heavy: float) -> float:
-        return min(float(holm(moderated(np.array(net), Spread(sd, freedom, heavy))).min()) for net in nets)
+        return min(least_of_several(moderated(np.array(net), Spread(sd, freedom, heavy))) for net in nets)
 
     low, high = 1.0, 10.0
     if least(low) >= 1 / (len(nets) + 1):
         return low
-    for _ in range(30):
+    while high - low > HEAVY_STEP:
         middle = (low + high) / 2
         low, high = (middle, high) if least(middle) < 1 / (len(nets) + 1) else (low, middle)
     return high
@@ -134,12 +138,51 @@ def inverse_trigamma(y: float) -> float:
     return float(brentq(lambda x: polygamma(1, x) - within, low, high))
 
 
+def stretch(nets: Sequence[Mapping[str, list[float]]], folds: int = FOLDS) -> float:
+    """How much further than independent families' the sums over all families go on clean nets: 1 or more.
+
+    With it the mean of -ln p over the nets is 1, as it is where p-values are what they say. Each net is looked at by
+    the statistics of nets that it is not among.
+    """
+    compared = []
+    for fold in range(min(folds, len(nets))):
+        summary = summarise(by_statistic([net for place, net in enumerate(nets) if place % folds != fold]))
+        compared += [_by_family(net, summary) for net in nets[fold::folds]]
+    compared = [families for families in compared if together(families, 1.0) is not None]
+
+    def surprise(stretched: float) -> float:
+        joints = [together(families, stretched) for families in compared]
+        return float(np.mean([-math.log(joint.over_all) for joint in joints if joint is not None])) - 1
+
+    if not compared or surprise(1.0) <= 0:
+        return 1.0
+    return float(brentq(surprise, 1.0, MAX_STRETCH)) if surprise(MAX_STRETCH) < 0 else MAX_STRETCH
+
+
+def _by_family(net: Mapping[str, list[float]], summary: Summary) -> dict[str, list[Array]]:
+    """The p-values of each family's statistics."""
+    families = calibrated_families()
+    found: dict[str, list[Array]] = {}
+    for name, scores in net.items():
+        spread = summary.get(name, {}).get("spread")
+        if spread is not None:
+            found.setdefault(families.get(name, name), []).append(_moderated(scores, spread))
+    return found
+
+
+def _moderated(scores: list[float], spread: Mapping[str, float]) -> Array:
+    return moderated(np.array(scores), Spread(*(spread[key] for key in ("sd", "freedom", "heavy"))))
+
+
 def write(path: Path, scores: ScoresByStatistic, nets: Sequence[CleanNet]) -> None:
     """The shipped file: the statistics, and which nets they come from; what was not measured again stays."""
-    earlier: Summary = json.loads(path.read_text(encoding="utf-8"))["statistics"] if path.is_file() else {}
-    statistics = {**earlier, **summarise(scores)}
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"statistics": {}}
+    statistics = {**earlier["statistics"], **summarise(scores)}
+    joint = earlier.get("joint", {})
+    if set(scores) >= set(calibrated_families()):  # else some families were not looked at
+        joint = {"stretch": float(f"{stretch([net.scores for net in nets]):.4g}"), "nets": len(nets)}
     named = [{"name": net.name, "sha256": net.sha256, "accuracy": net.accuracy} for net in nets]
-    document = {"schema": "bdscan.reference/1", "nets": named, "statistics": statistics}
+    document = {"schema": "bdscan.reference/1", "nets": named, "statistics": statistics, "joint": joint}
     path.write_text(json.dumps(document, indent=1, sort_keys=True) + "\n", encoding="utf-8")
 
 
@@ -159,7 +202,7 @@ def judge_by_others(nets: Sequence[Mapping[str, list[float]]]) -> list[Judgement
 
 def _finding(name: str, scores: list[float], clean: Mapping[str, Mapping[str, float]]) -> Finding | None:
     if "spread" in clean:
-        p = moderated(np.array(scores), Spread(*(clean["spread"][key] for key in ("sd", "freedom", "heavy"))))
+        p = _moderated(scores, clean["spread"])
         return Finding(level=Level.NOTE, message=name, classes=ClassScores(scores=np.array(scores), p_values=p))
     if "height" in clean and not name.startswith(CONDITIONAL):
         height = Height(clean["height"]["mean"], clean["height"]["sd"], int(clean["height"]["nets"]))
