@@ -79,8 +79,12 @@ def _more_often_right(one: Tried, other: Tried) -> bool:
 
 
 def _beats(winner: Tried, other: Tried) -> bool:
-    """Whether the images or the norms tell them apart beyond chance."""
-    if other.trial.drift > _SETTLED_BY_DRIFT * winner.trial.drift + _DRIFT_NOISE or _more_often_right(winner, other):
+    """Whether the norms or, if it isn't the odder one, the images tell them apart beyond chance."""
+    if other.trial.drift > _SETTLED_BY_DRIFT * winner.trial.drift + _DRIFT_NOISE:
+        return True
+    if other.plainer_than(winner):
+        return False
+    if _more_often_right(winner, other):
         return True
     gain = other.trial.surprises - winner.trial.surprises
     return float(gain.mean()) > _MIN_SIGMA * float(gain.std()) / math.sqrt(len(gain))

@@ -102,6 +102,8 @@ def _doubts(judgement: Judgement, search: Search) -> tuple[str, ...]:
     drift = winner.trial.drift
     astray = f"the norms of the inferred structure are {drift:.2f} deviations off what they were trained on"
     doubts = [astray] if drift > _SURE_DRIFT else []
+    if untried := search.untried(winner):
+        doubts.append(f"{len(untried)} structures like the inferred one would take too long to try")
     if not rivals:
         return tuple(doubts)
     same = min(agreement(winner, rival) for rival in rivals)

@@ -17,21 +17,25 @@ from bdscan.load.search.parts import Part
 from bdscan.load.search.structure import Norms, Shape, Space, Structure
 from bdscan.load.search.trial import Runner, Trial
 
-_FIRST, _SECOND, _ALL = 100, 250, 1 << 30  # images that a structure is asked: to sort out, to rank, to be judged by
-_FEW = 40  # to sort out nets that take long for each
-_LONG = 3e7  # multiplications an image
-_CHUNKS = (200, 600, 1800, 6000)  # structures that are tried before the best of them are changed
-_SHARES = (0.3, 0.6, 0.8, 1.0)  # of the work, after which each of these ends
-_SURVIVORS = 24  # that are ranked by more images
+_GLANCE, _FIRST, _SECOND, _ALL = 20, 100, 250, 1 << 30  # images asked: to leave out, to sort, to rank, to be judged by
+_HOPELESS = 8.0  # nats behind the best at a glance
+_CHUNKS = (60, 240, 900, 1800, 6000)  # structures that are tried before the best of them are changed
+_SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the work, after which each of these ends
+_LOOKING = 0.7  # of a share goes to structures off the list, the rest to changes of the best
+_SURVIVORS = 8  # that are ranked by more images
 _CONTENDERS = 12  # that are judged by all of them
+_PLAINER = 3  # beside them, of those that are plainer than the best
+_ODDER = 1.0  # nats
+_NEAR_MISS = 0.1  # of accuracy
 _OUT_OF_REACH = 20.0  # nats behind the best: no contender
 _PARENTS = 2  # whose changes are tried, beside the best for images of their own size
 _GENERATIONS = 10
 _ENOUGH = 0.8  # a structure so often right needs no others beside those near to it
-_MAX_WORK = 1.5e11  # multiplications in all: some 30 seconds of one core
+_MAX_WORK = 2.5e11  # multiplications in all: some 30 seconds of one core
 _AT_HOME = 0.25  # drift at which the same holds, if there are two norms to tell it
 # How much of a nat each weighs. Surprise is the finer measure, but nets that were trained for long are a little less
-# surprised where a soft activation stands in for their own: it counts for less than it says.
+# surprised where a soft activation stands in for their own: it counts for less than it says, and no more the more
+# images there are.
 _PER_ERROR, _PER_NAT = 0.5, 0.35
 _PER_DRIFT = 200.0  # nats that a deviation of drift weighs
 _LITTLE_DRIFT = 0.05  # of norms that are at home
@@ -53,13 +57,22 @@ class Tried:
         return self._unlikely(_SECOND) + _PER_DRIFT * self.trial.drift
 
     def final_badness(self) -> float:
-        """The same among the best, all images asked. Where the net was trained on distorted images, the norms of every
-        structure are off by about as much, and only by how many times more is telling."""
-        return self._unlikely(len(self.trial.answers)) + _PER_RATIO * math.log(self.trial.drift + _LITTLE_DRIFT)
+        """The same among the best, each error counted. Where the net was trained on distorted images, the norms of
+        every structure are off by about as much, and only by how many times more is telling."""
+        errors = _PER_ERROR * (1 - self.accuracy) * (len(self.trial.answers) - _SECOND)
+        return self._unlikely(_SECOND) + errors + _PER_RATIO * math.log(self.trial.drift + _LITTLE_DRIFT)
 
     def _unlikely(self, images: int) -> float:
-        wrong = _PER_ERROR * (1 - self.accuracy) + _PER_NAT * float(self.trial.surprises.mean())
-        return images * wrong + self.structure.cost + _ANOTHER_ORDER * (self.order is not None)
+        return self.misfit(images) + self.structure.cost + _ANOTHER_ORDER * (self.order is not None)
+
+    def misfit(self, images: int) -> float:
+        """What so many images alone say."""
+        return images * (_PER_ERROR * (1 - self.accuracy) + _PER_NAT * float(self.trial.surprises.mean()))
+
+    def plainer_than(self, other: Tried) -> bool:
+        """Whether its strides and pools are more usual and it works nearly as well: what fits by chance is odd."""
+        odder = other.structure.way_cost - self.structure.way_cost
+        return odder >= _ODDER and self.accuracy >= other.accuracy - _NEAR_MISS
 
     @property
     def accuracy(self) -> float:
@@ -115,22 +128,32 @@ class Search:
         population = self.space.likeliest()
         begin = 0
         for chunk, share in zip(_CHUNKS, _SHARES, strict=True):
-            some = population[begin : begin + self._affordable(population[begin:], chunk, share)]
+            some = population[begin : begin + chunk]
             begin += len(some)
-            if not some:
-                break
-            self._ask(some, _FIRST)
+            self._sort_out(some, _LOOKING * share)
             self._climb(share)
             if self._settled:
                 break
-        near = {
-            tried.structure: None
-            for best in (self.best(_CONTENDERS), self._best_of_own_size(_CONTENDERS))
-            for tried in best
-            if tried.badness() < best[0].badness() + _OUT_OF_REACH
-        }
+        self._complete()
+        best = self.best(_CONTENDERS)
+        plainer = [tried for tried in self.best(len(self.tried)) if tried.plainer_than(best[0])]
+        own = self._best_of_own_size(_CONTENDERS)
+        near = dict.fromkeys(tried.structure for tried in (*_in_reach(best), *_in_reach(own), *plainer[:_PLAINER]))
         asked = [self.ask(structure) for structure in near]
         return sorted(asked, key=Tried.final_badness)
+
+    def _complete(self) -> None:
+        """What could be the net as well as the best is tried too, as far as the work allows."""
+        while (rest := self.untried(self.best(1)[0])) and self.runner.work < _MAX_WORK:
+            self._sort_out(rest, 1.0)
+            self._climb(1.0)
+
+    def untried(self, tried: Tried) -> list[Structure]:
+        """What differs from it in one thing, and strides and pools no less usual than its own that were tried in no
+        style: those that were not tried."""
+        ways = {one.structure.way for one in self.tried.values()}
+        near = [one for one in self.space.near(tried.structure) if one.key not in self.tried]
+        return near + [one for one in self.space.no_less_usual(tried.structure) if one.way not in ways]
 
     @property
     def _settled(self) -> bool:
@@ -149,40 +172,41 @@ class Search:
         """Those among them, if any: enlarged images do nearly as well, so that other sizes need not be the net's."""
         return sorted(filter(self.is_own_size, self.tried.values()), key=Tried.badness)[:most]
 
-    def _affordable(self, structures: Sequence[Structure], chunk: int, share: float) -> int:
-        """How many of them leave half of the work for changes of the best, judged by the first of them."""
-        if not structures:
-            return 0
-        begun = self.runner.work
-        self.ask(structures[0], _FIRST)
-        each = max(1.0, self.runner.work - begun)
-        return max(1, min(chunk, int((share * _MAX_WORK - begun) / 2 / each)))
+    def _sort_out(self, structures: Iterable[Structure], share: float) -> None:
+        """A glance at each, and a longer look at those that are not far behind the best at that."""
+        seen = self._ask(structures, _GLANCE, share)
+        if not seen:
+            return
+        least = min(tried.misfit(_GLANCE) for tried in seen)
+        hopeful = [tried.structure for tried in seen if tried.misfit(_GLANCE) <= least + _HOPELESS]
+        self._ask(hopeful, _FIRST, share)
 
     def _climb(self, share: float) -> None:
         done: set[tuple[object, ...]] = set()
         for _ in range(_GENERATIONS):
-            self._ask([tried.structure for tried in self.best(_SURVIVORS)], _SECOND)
+            self._ask([tried.structure for tried in _in_reach(self.best(_SURVIVORS))], _SECOND, 1.0)
             best = (*self.best(_PARENTS), *self._best_of_own_size(1))
             parents = [tried.structure for tried in best if tried.structure.key not in done]
             if not parents or self.runner.work > share * _MAX_WORK:
                 break
             done |= {parent.key for parent in parents}
-            self._ask([change for parent in parents for change in self.space.near(parent)], _FIRST)
+            self._sort_out((change for parent in parents for change in self.space.near(parent)), share)
 
-    def _ask(self, structures: Iterable[Structure], count: int) -> None:
-        """Each asked so many images; neighbours with much in common one after another."""
+    def _ask(self, structures: Iterable[Structure], count: int, share: float) -> list[Tried]:
+        """Each asked so many images until the share of the work is done; neighbours with much in common one after
+        another."""
         fresh = {structure.key: structure for structure in structures}
+        asked = []
         for structure in sorted(fresh.values(), key=lambda one: (one.norm.name, one.schedule.shape, one.plan)):
-            if self.runner.work > _MAX_WORK:
-                return
+            if self.runner.work > share * _MAX_WORK:
+                break
             self.progress(int(100 * self.runner.work / _MAX_WORK), 100, f"structures, {self.count} tried")
-            self.ask(structure, count)
+            asked.append(self.ask(structure, count))
+        return asked
 
     def ask(self, structure: Structure, count: int = _ALL) -> Tried:
         """One of them asked so many images."""
         pixels, labels = self.images(structure.schedule.shape)
-        if count == _FIRST and structure.schedule.work > _LONG:
-            count = _FEW
         tried = self.tried.get(structure.key)
         if tried is None:
             self.count += 1
@@ -193,6 +217,11 @@ class Search:
             tried.trial = Trial(structure.plan, structure.norm, structure.schedule.shape)
             self.runner.ask(tried.trial, pixels[:count], tried.all_labels)
         return tried
+
+
+def _in_reach(ranked: Sequence[Tried]) -> list[Tried]:
+    """Those not far behind the first."""
+    return [tried for tried in ranked if tried.badness() < ranked[0].badness() + _OUT_OF_REACH]
 
 
 def _as_index(names: Mapping[int, int], classes: int) -> Tensor:

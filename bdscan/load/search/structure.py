@@ -53,8 +53,18 @@ class Structure:
         return self.plan, self.norm, self.schedule.shape
 
     @property
+    def way(self) -> tuple[object, ...]:
+        """All of it but its style."""
+        return id(self.chain), self.schedule
+
+    @property
+    def way_cost(self) -> float:
+        """How unusual that is."""
+        return self.chain.cost + self.schedule.cost
+
+    @property
     def cost(self) -> float:
-        return self.chain.cost + self.schedule.cost + _cost(self.style) + _ANOTHER_NORM * self.rank
+        return self.way_cost + _cost(self.style) + _ANOTHER_NORM * self.rank
 
 
 def _cost(style: Style) -> float:
@@ -105,6 +115,12 @@ class Space:
         for _, structure in heapq.nsmallest(2 * _POPULATION, rated, key=lambda one: one[0]):
             unique.setdefault(structure.key, structure)
         return list(unique.values())[:_POPULATION]
+
+    def no_less_usual(self, one: Structure) -> Iterator[Structure]:
+        """In its style, behind its norm, all strides and pools that are no less usual than its own."""
+        for chain, found in self.schedules.items():
+            ways = (replace(one, chain=chain, schedule=schedule) for schedule in found)
+            yield from (way for way in ways if way.way_cost <= one.way_cost)
 
     def near(self, one: Structure) -> Iterator[Structure]:
         """All that differ from it in one thing."""

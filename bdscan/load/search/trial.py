@@ -36,6 +36,7 @@ class Trial:
     answers: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.long))
     surprise: Tensor = field(default_factory=lambda: torch.empty(0, len(_TEMPERATURES)))  # an image, a temperature
     drifts: tuple[float, ...] = ()
+    measured_on: int = 0  # images at a time, the drifts
 
     @property
     def surprises(self) -> Tensor:
@@ -68,7 +69,8 @@ class Runner:
             surprise = [_surprise(logits / temperature, labels[start:end]) for temperature in _TEMPERATURES]
             trial.surprise = torch.cat([trial.surprise, torch.stack(surprise, 1)])
             trial.answers = torch.cat([trial.answers, logits.argmax(1)])
-            trial.drifts = trial.drifts if start else drifts
+            if end - start > trial.measured_on:
+                trial.drifts, trial.measured_on = drifts, end - start
 
     def _run(self, trial: Trial, start: int, images: Tensor) -> tuple[Tensor, tuple[float, ...]]:
         key = (trial.norm, trial.shape, start, len(images))
