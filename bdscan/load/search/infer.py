@@ -19,6 +19,7 @@ from bdscan.load.search.trial import Runner, Trial
 
 _GLANCE, _FIRST, _SECOND, _ALL = 20, 100, 250, 1 << 30  # images asked: to leave out, to sort, to rank, to be judged by
 _HOPELESS = 8.0  # nats behind the best at a glance
+_WORKING = 0.5  # of the images of a glance, that the best is right about
 _CHUNKS = (60, 240, 900, 1800, 6000)  # structures that are tried before the best of them are changed
 _SHARES = (0.2, 0.4, 0.6, 0.8, 1.0)  # of the work, after which each of these ends
 _LOOKING = 0.7  # of a share goes to structures off the list, the rest to changes of the best
@@ -87,13 +88,21 @@ class Tried:
     def labels(self) -> Tensor:
         return self.all_labels[: len(self.trial.answers)]
 
-    def reorder(self) -> bool:
-        """Takes the labels in the net's order from here on, where its answers tell that it is another."""
-        if self.order is not None or gain_of_renaming(self.trial.answers, self.labels) is None:
+    def reorder(self, known: Tensor | None) -> bool:
+        """Takes the labels in the net's order from here on, where its answers tell that it is another: the one that is
+        known from another structure, or its own."""
+        if self.order is not None:
             return False
-        names = renaming(self.trial.answers, self.labels)
-        self.order = _as_index(names, 1 + max(int(self.images_labels.max()), *names.values()))
-        return True
+        if known is not None and self._right(known) > self._right(None):
+            self.order = known
+        elif gain_of_renaming(self.trial.answers, self.labels) is not None:
+            names = renaming(self.trial.answers, self.labels)
+            self.order = _as_index(names, 1 + max(int(self.images_labels.max()), *names.values()))
+        return self.order is not None
+
+    def _right(self, order: Tensor | None) -> int:
+        labels = self.labels if order is None else order[self.labels]
+        return int((self.trial.answers == labels).sum())
 
 
 class Search:
@@ -113,6 +122,7 @@ class Search:
         self.own, self.clean, self.progress = own, clean, progress
         self.tried: dict[tuple[object, ...], Tried] = {}
         self.sets: dict[Shape, tuple[Tensor, Tensor]] = {}
+        self.order: Tensor | None = None  # of the file's classes, where a structure has told that it is another
         self.count = 0  # of structures tried
 
     def images(self, shape: Shape) -> tuple[Tensor, Tensor]:
@@ -173,13 +183,15 @@ class Search:
         return sorted(filter(self.is_own_size, self.tried.values()), key=Tried.badness)[:most]
 
     def _sort_out(self, structures: Iterable[Structure], share: float) -> None:
-        """A glance at each, and a longer look at those that are not far behind the best at that."""
+        """A glance at each, and a longer look at those that are not far behind the best at that.
+
+        Where none is often right, the classes may stand in another order, which takes more images to see.
+        """
         seen = self._ask(structures, _GLANCE, share)
-        if not seen:
-            return
-        least = min(tried.misfit(_GLANCE) for tried in seen)
-        hopeful = [tried.structure for tried in seen if tried.misfit(_GLANCE) <= least + _HOPELESS]
-        self._ask(hopeful, _FIRST, share)
+        best = min(seen, key=lambda tried: tried.misfit(_GLANCE), default=None)
+        if best is not None:
+            most = best.misfit(_GLANCE) + _HOPELESS if best.accuracy >= _WORKING else math.inf
+            self._ask([tried.structure for tried in seen if tried.misfit(_GLANCE) <= most], _FIRST, share)
 
     def _climb(self, share: float) -> None:
         done: set[tuple[object, ...]] = set()
@@ -213,7 +225,8 @@ class Search:
             trial = Trial(structure.plan, structure.norm, structure.schedule.shape)
             tried = self.tried.setdefault(structure.key, Tried(structure, trial, labels))
         self.runner.ask(tried.trial, pixels[:count], tried.all_labels)
-        if tried.reorder():
+        if tried.reorder(self.order):
+            self.order = tried.order
             tried.trial = Trial(structure.plan, structure.norm, structure.schedule.shape)
             self.runner.ask(tried.trial, pixels[:count], tried.all_labels)
         return tried
