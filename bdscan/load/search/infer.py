@@ -52,6 +52,7 @@ class Tried:
     trial: Trial
     images_labels: Tensor  # in the images' order of classes
     order: Tensor | None = None  # the net's number of each class of the images, where it is another
+    _known: tuple[Trial, int, tuple[float, float]] | None = None  # of which trial, after so many answers
 
     def badness(self) -> float:
         """How unlikely it is, in nats: by its images, as if they were so many, by its norms, and by itself."""
@@ -68,7 +69,8 @@ class Tried:
 
     def misfit(self, images: int) -> float:
         """What so many images alone say."""
-        return images * (_PER_ERROR * (1 - self.accuracy) + _PER_NAT * float(self.trial.surprises.mean()))
+        accuracy, surprise = self._means()
+        return images * (_PER_ERROR * (1 - accuracy) + _PER_NAT * surprise)
 
     def plainer_than(self, other: Tried) -> bool:
         """Whether its strides and pools are more usual and it works nearly as well: what fits by chance is odd."""
@@ -77,7 +79,15 @@ class Tried:
 
     @property
     def accuracy(self) -> float:
-        return float((self.trial.answers == self.labels).float().mean())
+        return self._means()[0]
+
+    def _means(self) -> tuple[float, float]:
+        """Accuracy and surprise: structures are compared again and again."""
+        asked = len(self.trial.answers)
+        if self._known is None or self._known[0] is not self.trial or self._known[1] != asked:
+            accuracy = float((self.trial.answers == self.labels).float().mean())
+            self._known = self.trial, asked, (accuracy, float(self.trial.surprises.mean()))
+        return self._known[2]
 
     @property
     def all_labels(self) -> Tensor:
