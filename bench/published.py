@@ -29,6 +29,7 @@ from pathlib import Path
 
 TABLE = Path(__file__).parent / "published.csv"
 _PROBES = ("--probe", "artifact", "--probe", "head")  # the quickest that needs the net
+_BY_CHOICE = "choice"  # the run that says which probes did not look
 _SECONDS = 120  # of processor time a run
 _PATIENCE = 900  # seconds by the clock, where other programs are at work too
 _MEMORY = 14 << 30  # bytes of address space
@@ -73,7 +74,7 @@ class Run:
     accuracy: float | None
     seconds: float  # of processor time, without starting
     said: str  # why it did not load, or what was built
-    verdict: str
+    doubts: str = ""  # what keeps a net that loaded from being called clean
 
 
 @dataclass(frozen=True)
@@ -121,7 +122,7 @@ def ask(words: Sequence[str]) -> Run:
     child.join()
     start = report.find("{\n")
     if start < 0:
-        return Run(False, None, round(seconds, 2), f"no report ({report.strip() or 'killed'})", "")
+        return Run(False, None, round(seconds, 2), f"no report ({report.strip() or 'killed'})")
     return _read(json.loads(report[start:]), seconds)
 
 
@@ -130,11 +131,11 @@ def _read(report: dict[str, object], seconds: float) -> Run:
     assert isinstance(subject, dict) and isinstance(runs, list)
     total = subject["tensors_total"]
     loaded = total is not None and subject["tensors_loaded"] == total
-    failures = [f"{run['probe']}: {run['failure']}" for run in runs if run["failure"]]
+    failures = [f"{run['probe']}: {run['failure']}" for run in runs if run["failure"] and run["probe"] != _BY_CHOICE]
     said = f"{subject['arch']}, {subject['normalize']}" if loaded else "; ".join(failures) or str(report["reasons"])
     accuracy = report["clean_accuracy"]
     assert accuracy is None or isinstance(accuracy, float)
-    return Run(loaded, accuracy, round(seconds, 2), said, str(report["verdict"]))
+    return Run(loaded, accuracy, round(seconds, 2), said, "; ".join(failures) if loaded else "")
 
 
 def examine(file: Published, folder: Path, data: Path | None) -> Result:
@@ -154,8 +155,8 @@ def _is_right(result: Result) -> bool:
 
 def table(results: Sequence[Result]) -> str:
     """Markdown: what loads of each category."""
-    lines = ["| | files | load alone | with images | load with them | inaccurate | seconds, median and most |"]
-    lines.append("|---|--:|--:|--:|--:|--:|--:|")
+    lines = ["| | files | load alone | with images | right | inaccurate | of these in doubt | seconds, median, most |"]
+    lines.append("|---|--:|--:|--:|--:|--:|--:|--:|")
     groups = {name: [each for each in results if each.file.category == name] for name in _categories(results)}
     groups["image classifiers"] = [each for each in results if each.file.category != _OTHER]
     for name, group in groups.items():
@@ -165,8 +166,10 @@ def table(results: Sequence[Result]) -> str:
         seconds = [(each.shown or each.alone).seconds for each in group]
         times = f"{statistics.median(seconds):.1f}, {max(seconds):.0f}" if seconds else ""
         alone = sum(each.alone.loaded for each in group)
-        inaccurate = len(loaded) - right
-        lines.append(f"| {name} | {len(group)} | {alone} | {len(shown)} | {right} | {inaccurate} | {times} |")
+        wrong = [each for each in loaded if not _is_right(each)]
+        doubted = sum(bool(each.shown and each.shown.doubts) for each in wrong)
+        figures = (len(group), alone, len(shown), right, len(wrong), doubted, times)
+        lines.append(f"| {name} | {' | '.join(map(str, figures))} |")
     return "\n".join(lines)
 
 

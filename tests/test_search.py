@@ -92,7 +92,7 @@ def _saved(path: Path, images: np.ndarray, labels: np.ndarray) -> str:
 @pytest.fixture(autouse=True)
 def _little_work(monkeypatch: pytest.MonkeyPatch) -> None:
     """Enough for such small nets."""
-    monkeypatch.setattr(infer, "_MAX_WORK", 1.5e10)
+    monkeypatch.setattr(infer, "_MAX_WORK", 3e10)
 
 
 def _load(state: State, folder: Path, clean: str | None) -> Loaded:
