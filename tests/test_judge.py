@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bdscan.facts.failure import Failure
 from bdscan.facts.finding import Finding, Level, Run, Verdict
-from bdscan.verdict.judge import judge
+from bdscan.verdict.judge import judge, p_of
 from docs import rules
 
 CLASSES = 10
@@ -162,3 +162,10 @@ def test_a_demonstration_never_lowers_the_verdict(found: list[Run], target: int)
 def test_the_page_shows_every_constant_as_the_code_has_it() -> None:
     text = rules.PAGE.read_text(encoding="utf-8")
     assert rules.page(text) == text, "`make rules` writes the table"
+
+
+def test_what_is_still_to_come_makes_no_class_more_suspicious() -> None:
+    so_far = [run_of("margin", [0.001, 0.4, 0.6, 0.3, 0.7])]
+    awaited = [p_of(c, so_far, ["head", "noise"]) for c in range(5)]
+    assert all(later >= p_of(c, so_far) for c, later in enumerate(awaited))
+    assert awaited[0] > p_of(0, so_far)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -10,6 +12,7 @@ from findings import compared
 from bdscan.facts.finding import Finding, Level, Run
 from bdscan.images.image_set import ImageSet
 from bdscan.method.case import ImageCase
+from bdscan.method.probe import Probe, Stage
 from bdscan.net.classifier import Classifier
 from bdscan.pipeline import self_check
 
@@ -37,11 +40,12 @@ def planted(
     targets = torch.randperm(classes, generator=torch.Generator().manual_seed(case.seed)).tolist()
     looked: list[str | None] = []
 
-    def look(copied: ImageCase, form: str | None) -> tuple[Run, ...]:
+    def look(copied: ImageCase, form: str | None, target: int) -> self_check.Seen:
         assert copied.suspect is not case.suspect
         looked.append(form)
-        target = targets[len(forms_of(looked)) - 1]
-        return runs_with(quick, target, classes) if form is not None else runs_with(slow, target, classes, shown)
+        assert target == targets[len(forms_of(looked)) - 1]
+        found = runs_with(quick, target, classes) if form is not None else runs_with(slow, target, classes, shown)
+        return self_check.Seen.of(target, found)
 
     found = tuple(self_check.check(case, look))
     assert forms_of(looked) == [strength.form for strength in self_check.STRENGTHS]
@@ -56,6 +60,29 @@ def forms_of(looked: list[str | None]) -> list[str]:
 def test_the_first_look_is_quick_and_the_second_is_what_a_verdict_rests_on() -> None:
     assert [name for name, _ in self_check.looking(quick=True)] == ["head", "margin", "inversion"]
     assert [name for name, _ in self_check.looking(quick=False)] == ["families", "head", "margin", "noise", "inversion"]
+
+
+@pytest.mark.parametrize(("head", "turns"), [(1e-9, 1), (0.4, 2)])
+def test_a_look_ends_with_what_settles_it(
+    head: float, turns: int, case: ImageCase, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Probes that are still to come count as silent, not as agreeing."""
+    asked: list[str] = []
+
+    class Fixed(Probe[ImageCase]):
+        family, stage = "any", Stage.ACCUSES
+
+        def __init__(self, name: str, p: float) -> None:
+            self.name, self.p = name, p
+
+        def __call__(self, case: ImageCase) -> Iterator[Finding]:
+            asked.append(self.name)
+            yield runs_with(self.p, 1, case.suspect.classes)[0].findings[0]
+
+    probes = [("head", Fixed("head", head)), ("margin", Fixed("margin", 1e-9)), ("noise", Fixed("noise", 1e-9))]
+    monkeypatch.setattr(self_check, "looking", lambda *, quick: probes)
+    assert self_check.looked(case, None, 1)
+    assert asked == ["head", "margin", "noise"][:turns]
 
 
 def test_what_is_seen_does_not_stand_in_the_way(case: ImageCase, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +124,7 @@ def test_a_weak_plant_gets_a_second_round(
 
     monkeypatch.setattr(self_check, "retrained", retrained)
     monkeypatch.setattr(self_check, "success", lambda *_: left.pop(0))
-    classes = case.suspect.classes
-    found = tuple(self_check.check(case, lambda *_: runs_with(1e-9, 0, classes)))
+    found = tuple(self_check.check(case, lambda *_: self_check.Seen(1e-9, demonstrated=False)))
     assert len(fitted) == rounds * len(self_check.STRENGTHS)
     assert all(f"success {rates[-1]:.0%}" in finding.message for finding in found)
 

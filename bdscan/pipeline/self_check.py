@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 import torch
@@ -51,8 +51,29 @@ STRENGTHS = (
     Strength("blend", {"alpha": "0.2"}, "smooth", "a blend at 20 %"),
 )
 
-# The runs of the quick probes, looking for one form; of all that look for universal triggers, where none is named.
-Look = Callable[[ImageCase, str | None], tuple[Run, ...]]
+# The turn of the probes at a copy: of the quick ones, looking for one form, or of all that look for universal triggers
+# where none is named; no longer than it takes to see the class.
+Look = Callable[[ImageCase, str | None, int], "Seen"]
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a verdict goes by of a planted class: its p over all probes and classes, and whether a trigger was shown."""
+
+    p: float
+    demonstrated: bool
+
+    @classmethod
+    def of(cls, target: int, runs: tuple[Run, ...], to_come: Iterable[str] = ()) -> Seen:
+        """Probes of families that are still to come counted as silent."""
+        shown = any(f.demonstrated and f.target == target for run in runs for f in run.findings)
+        return cls(p_of(target, runs, to_come), shown)
+
+    def __bool__(self) -> bool:
+        return self.demonstrated or self.p <= DETECTED_P
+
+    def __str__(self) -> str:
+        return f"p = {self.p:.2g}" + (", and a trigger for it was shown" if self.demonstrated else "")
 
 
 def checked(case: NetCase, runner: Runner) -> tuple[Run, ...]:
@@ -71,13 +92,17 @@ def checked(case: NetCase, runner: Runner) -> tuple[Run, ...]:
     return (*case.runs, replace(run, failure=failure))
 
 
-def looked(planted: ImageCase, form: str | None) -> tuple[Run, ...]:
-    """The probes' turn at the copy; what breaks one of them ends the check."""
+def looked(planted: ImageCase, form: str | None, target: int) -> Seen:
+    """The probes' turn at the copy, until one settles it; what breaks one of them ends the check."""
     planted = replace(planted, suspect=with_norms_merged(planted.suspect))
-    for name, probe in looking(quick=form is not None):
+    probes = looking(quick=form is not None)
+    for turn, (name, probe) in enumerate(probes, 1):
         findings = tuple(probe.for_self_check(form)(planted))
         planted = replace(planted, runs=(*planted.runs, Run(probe=name, family=probe.family, findings=findings)))
-    return planted.runs
+        seen = Seen.of(target, planted.runs, [later.family for _, later in probes[turn:]])
+        if seen:
+            break
+    return seen
 
 
 def looking(*, quick: bool) -> Probes:
@@ -108,20 +133,16 @@ def check(case: ImageCase, look: Look) -> Iterator[Finding]:
             yield Finding(level=Level.NOTE, message=message, measure=measure, target=target)
             continue
         planted = replace(case, suspect=copy, runs=(), subspaces={})
-        p, demonstrated = _found(target, look(planted, strength.form))
-        if p > DETECTED_P and not demonstrated:  # as hard as for the verdict itself
-            p, demonstrated = _found(target, look(planted, None))
-        detected = p <= DETECTED_P or demonstrated
-        how = f"p = {p:.2g}" + (", and a trigger for it was shown" if demonstrated else "")
+        seen = look(planted, strength.form, target) or look(planted, None, target)  # as hard as for the verdict itself
         yield Finding(
             level=Level.NOTE,
             message=(
                 f"{strength.described}, planted in a copy of the net (success {rate:.0%}), "
-                f"{'was seen' if detected else 'was NOT seen'} at this effort ({how})"
+                f"{'was seen' if seen else 'was NOT seen'} at this effort ({seen})"
             ),
-            measure=p_measure(p, DETECTED_P),
+            measure=p_measure(seen.p, DETECTED_P),
             target=target,
-            planted=PlantedBackdoor(success=rate, detected=detected),
+            planted=PlantedBackdoor(success=rate, detected=bool(seen)),
         )
 
 
@@ -151,8 +172,3 @@ def _planted(suspect: Classifier, working: ImageSet, plant: Plant, target: int, 
         seed=case.seed,
         progress=lambda done, total: case.progress(done, total, "planting backdoors in a copy"),
     )
-
-
-def _found(target: int, runs: tuple[Run, ...]) -> tuple[float, bool]:
-    """The planted class's p over all classes, and whether a trigger was shown for it: what a verdict goes by."""
-    return p_of(target, runs), any(f.demonstrated and f.target == target for run in runs for f in run.findings)

@@ -9,7 +9,7 @@ likely a sum of such parts is follows from that, and how far clean nets really g
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -66,13 +66,19 @@ class Joint:
         return ", ".join(f"{family} {parts[family]:.1f}" for family in ranked) or "nothing"
 
 
-def of_runs(runs: Sequence[Run]) -> Joint | None:
-    """Of all findings so far; None where no probe has compared the classes."""
+def of_runs(runs: Sequence[Run], to_come: Iterable[str] = ()) -> Joint | None:
+    """Of all findings so far; None where no probe has compared the classes.
+
+    Families that are still to come count as silent: whatever they will say, no class can look less suspicious for it.
+    """
     found: dict[str, list[Array]] = {}
     for run in runs:
         for finding in run.findings:
             if run.family != FILE and finding.classes is not None and finding.classes.p_values is not None:
                 found.setdefault(run.family or run.probe, []).append(finding.classes.p_values)
+    if found:
+        silent = np.full(len(next(iter(found.values()))[0]), MOST)
+        found = {family: [silent] for family in to_come} | found
     return together(found)
 
 

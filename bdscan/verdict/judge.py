@@ -14,7 +14,7 @@ What counts as what:
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from bdscan.facts.finding import Finding, Judgement, Level, Run, Verdict
@@ -44,9 +44,9 @@ def judge(runs: Sequence[Run]) -> Judgement:
     return Judgement(verdict=verdict, p_value=behaviour.p, target=target, reasons=tuple(reasons))
 
 
-def p_of(target: int, runs: Sequence[Run]) -> float:
-    """One class's p over all probes and classes; 1 where no probe gives one."""
-    joint = of_runs(runs)
+def p_of(target: int, runs: Sequence[Run], to_come: Iterable[str] = ()) -> float:
+    """One class's p over all probes and classes, families to come counted as silent; 1 where no probe gives one."""
+    joint = of_runs(runs, to_come)
     p = 1.0 if joint is None else float(joint.adjusted[target])
     return 1.0 if math.isnan(p) else p
 
