@@ -32,7 +32,6 @@ from bdscan.net.device import device_of
 from bdscan.net.fit import Augment, crop_and_flip, fit
 from bdscan.net.training_plan import CROP, accuracy
 
-RATE = 0.1  # of SGD, as in most published trainings of such nets
 PLACES = 4  # digits of the figures in a label
 
 
@@ -62,7 +61,7 @@ class Planting:
     def course(self) -> Course:
         """The same for every net."""
         augment = partial(crop_and_flip, flip=self.job.flip, pad=max(1, min(self.shape[1:]) // CROP))
-        return {"epochs": self.job.epochs, "batch": self.job.batch, "rate": RATE, "augment": augment}
+        return {"epochs": self.job.epochs, "batch": self.job.batch, "rate": self.job.learning_rate, "augment": augment}
 
     def suspect(self, net: nn.Module) -> Classifier:
         assert isinstance(net, Normalised)
@@ -175,7 +174,13 @@ def _measured(suspect: Classifier, plant: Plant | None, target: int, planting: P
 
 
 def _made(job: PlantJob, planting: Planting) -> Json:
-    course = {"images": len(planting.train), "epochs": job.epochs, "batch": job.batch, "rate": RATE, "flip": job.flip}
+    course = {
+        "images": len(planting.train),
+        "epochs": job.epochs,
+        "batch": job.batch,
+        "rate": job.learning_rate,
+        "flip": job.flip,
+    }
     versions = {"bdscan": __version__, "torch": torch.__version__, "python": platform.python_version()}
     machine = {"device": planting.device.type, "threads": torch.get_num_threads(), "cores": os.cpu_count()}
     return {

@@ -22,6 +22,7 @@ from bdscan.net.device import Device
 if TYPE_CHECKING:
     from bdscan.bench.workers.job import Json
 
+LEARNING_RATE = 0.1  # as in most published trainings of nets with norms
 SCHEMA = "bdscan.bench.plant/1"
 TITLE = (
     f"Nets: backdoored from {MIN_BACKDOOR_ASR:.0%} success on, a control below {MAX_CONTROL_ASR:.0%}, "
@@ -49,6 +50,7 @@ def plant(
     images: Annotated[int | None, typer.Option(min=1, help="Draw so many training images.")] = None,
     epochs: Annotated[int, typer.Option(min=1, help="How long to train.")] = 20,
     batch: Annotated[int, typer.Option(min=2, help="Images a step.")] = 128,
+    learning_rate: Annotated[float, typer.Option(min=0, help="Of SGD; nets without norms need less.")] = LEARNING_RATE,
     flip: Annotated[bool, typer.Option(help="Mirror images; not for signs, digits or letters.")] = True,
     normalize: Annotated[str, typer.Option(help="imagenet, cifar10, none or MEAN/STD.")] = "none",
     device: Annotated[Device, typer.Option(help="Where the nets run.")] = Device.auto,
@@ -80,6 +82,7 @@ def plant(
             images=images,
             epochs=epochs,
             batch=batch,
+            learning_rate=learning_rate,
             flip=flip,
             normalize=normalize,
             device=device.value,

@@ -128,6 +128,7 @@ class PlantJob(_NewNetJob):
     target: int | None = None  # None: drawn from the trigger's name and the seed
     epochs: int = 20
     batch: int = 128
+    learning_rate: float = 0.1
     flip: bool = True  # mirrored images are images of the same class
     command: str = ""
 
