@@ -24,7 +24,7 @@ from bdscan.bench.detect.accuracy import ALL, DetectRow, detect_row, measure_acc
 from bdscan.bench.detect.detect_table import figures as detect_figures
 from bdscan.bench.detect.detect_table import grids
 from bdscan.bench.detect.neural_cleanse import NeuralCleanseSettings, _SizeWeight, neural_cleanse
-from bdscan.bench.labels import ModelKind, ModelLabel, read_labels
+from bdscan.bench.labels import ModelKind, ModelLabel, distinct_names, read_labels
 from bdscan.bench.result_json import read_result, strength
 from bdscan.bench.results import CLEANSE, P_VALUE, VERDICT
 from bdscan.bench.tables.grid import Grid, markdown
@@ -147,6 +147,15 @@ def test_labels_say_what_a_model_counts_as(folder: Path) -> None:
         accuracy=0.9,
         success=0.8,
     )
+
+
+def test_models_of_one_name_in_two_folders_have_results_of_their_own(folder: Path) -> None:
+    for place in ("one", "two"):
+        (folder / place).mkdir()
+        put(folder / place, "net", attack=None, target=None, asr=None)
+    put(folder / "one", "other", attack=None, target=None, asr=None)
+    labels = [*read_labels(folder / "one"), *read_labels(folder / "two")]
+    assert distinct_names(labels) == ["one-net", "other", "two-net"]
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", "not json", '{"attack": "x", "asr": "high"}'])

@@ -120,7 +120,7 @@ def reference(
 ) -> None:
     """Measure how clean nets score, for the p-values of all later inspections."""
     from bdscan.bench.detect.calibrate import by_statistic, calibrated_probes, clean_nets, judge_by_others, write
-    from bdscan.bench.labels import ModelKind, read_labels
+    from bdscan.bench.labels import ModelKind, distinct_names, read_labels
     from bdscan.bench.workers.job import Job
     from bdscan.verdict.calibration import STATISTICS
 
@@ -130,14 +130,14 @@ def reference(
     labels = [(label, images) for label, images in labels if label.kind is ModelKind.CONTROL]
     work = [
         Job(
-            name=label.name,
+            name=name,
             method="inspect",
             model=str(label.model),
             clean=images,
             arch=arch_of(arch, label),
             probes=tuple(probe or calibrated_probes()),
         )
-        for label, images in labels
+        for name, (label, images) in zip(distinct_names([label for label, _ in labels]), labels, strict=True)
     ]
     nets = clean_nets(run_jobs(work, results, jobs, engine), [label for label, _ in labels])
     scores = by_statistic([net.scores for net in nets])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -69,6 +70,12 @@ def read_labels(folder: Path) -> list[ModelLabel]:
         hint = "each NAME.safetensors (.pt, .pth) needs a NAME.json with `attack`, `target` and `asr`"
         raise Problem(f"no labelled model in `{folder}`", hint=hint, status=USAGE)
     return labels
+
+
+def distinct_names(labels: Sequence[ModelLabel]) -> list[str]:
+    """The models' names, each with its folder's where another has it too."""
+    counts = Counter(label.name for label in labels)
+    return [each.name if counts[each.name] == 1 else f"{each.model.parent.name}-{each.name}" for each in labels]
 
 
 def read_label(model: Path) -> ModelLabel:
