@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,6 +116,25 @@ def test_the_structure_is_found(nets: dict[str, nn.Module], clean: str, tmp_path
     assert loaded.suspect.head == "fc2"
     assert len(loaded.suspect.maps) > 4
     _check_written(loaded, tmp_path)
+
+
+class _Tried(infer.Tried):
+    """A structure that is so unusual and so often right."""
+
+    def __init__(self, unusual: float, accuracy: float) -> None:
+        self.structure = SimpleNamespace(way_cost=unusual)  # type: ignore[assignment]
+        self.right = accuracy
+
+    @property
+    def accuracy(self) -> float:
+        return self.right
+
+
+@pytest.mark.parametrize(("plain", "first"), [(0.64, 1), (0.6, 0)])
+def test_the_plainer_of_two_that_are_about_as_good_comes_first(plain: float, first: int) -> None:
+    odd, usual = _Tried(4.0, 0.66), _Tried(1.0, plain)
+    ranked = infer.plain_first([odd, usual])
+    assert ranked[0] is (odd, usual)[first] and {id(each) for each in ranked} == {id(odd), id(usual)}
 
 
 @pytest.mark.parametrize("work", [4e9, 2e10])

@@ -28,6 +28,7 @@ _CONTENDERS = 12  # that are judged by all of them
 _PLAINER = 3  # beside them, of those that are plainer than the best
 _ODDER = 1.0  # nats
 _NEAR_MISS = 0.1  # of accuracy
+_SMOOTHED = 0.03  # of accuracy, that pads and averages add to nets that were trained without them
 _OUT_OF_REACH = 20.0  # nats behind the best: no contender
 _PARENTS = 2  # whose changes are tried, beside the best for images of their own size
 _GENERATIONS = 10
@@ -72,10 +73,10 @@ class Tried:
         accuracy, surprise = self._means()
         return images * (_PER_ERROR * (1 - accuracy) + _PER_NAT * surprise)
 
-    def plainer_than(self, other: Tried) -> bool:
+    def plainer_than(self, other: Tried, near: float = _NEAR_MISS) -> bool:
         """Whether its strides and pools are more usual and it works nearly as well: what fits by chance is odd."""
         odder = other.structure.way_cost - self.structure.way_cost
-        return odder >= _ODDER and self.accuracy >= other.accuracy - _NEAR_MISS
+        return odder >= _ODDER and self.accuracy >= other.accuracy - near
 
     @property
     def accuracy(self) -> float:
@@ -160,7 +161,7 @@ class Search:
         own = self._best_of_own_size(_CONTENDERS)
         near = dict.fromkeys(tried.structure for tried in (*_in_reach(best), *_in_reach(own), *plainer[:_PLAINER]))
         asked = [self.ask(structure) for structure in near]
-        return sorted(asked, key=Tried.final_badness)
+        return plain_first(sorted(asked, key=Tried.final_badness))
 
     def _complete(self) -> None:
         """What could be the net as well as the best is tried too, as far as the work allows."""
@@ -240,6 +241,12 @@ class Search:
             tried.trial = Trial(structure.plan, structure.norm, structure.schedule.shape)
             self.runner.ask(tried.trial, pixels[:count], tried.all_labels)
         return tried
+
+
+def plain_first(ranked: Sequence[Tried]) -> list[Tried]:
+    """Before the best, the best of those that are plainer and hardly worse: it may be better by smoothing alone."""
+    plain = next((tried for tried in ranked if tried.plainer_than(ranked[0], _SMOOTHED)), ranked[0])
+    return [plain, *(tried for tried in ranked if tried is not plain)]
 
 
 def _in_reach(ranked: Sequence[Tried]) -> list[Tried]:
