@@ -104,7 +104,7 @@ def preact(classes: int) -> nn.Module:
 
 
 def wide(classes: int) -> nn.Module:
-    """A WRN-10-1 with two channels more in eight than the samples have."""
+    """A WRN-10 whose first group is twenty channels wide."""
     return WideResNet(classes, 20, 1)
 
 
