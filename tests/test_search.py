@@ -122,7 +122,8 @@ class _Tried(infer.Tried):
     """A structure that is so unusual and so often right."""
 
     def __init__(self, unusual: float, accuracy: float) -> None:
-        self.structure = SimpleNamespace(way_cost=unusual)  # type: ignore[assignment]
+        self.structure = SimpleNamespace(form_cost=unusual)  # type: ignore[assignment]
+        self.trial = SimpleNamespace(drift=0.0)  # type: ignore[assignment]
         self.right = accuracy
 
     @property

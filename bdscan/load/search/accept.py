@@ -13,8 +13,6 @@ _MIN_SHARE = 1 / 3  # of the way from chance to always right: what near misses r
 _LUCK = 1e-3  # probability that the best of as many nets that are no better than that does so well
 _MAX_DRIFT = 0.5  # deviations that the norms' inputs may lie off, on average
 _SAME = 0.95  # two structures that agree on so many answers are the same for our purposes
-_SETTLED_BY_DRIFT = 1.5  # times the drift of the winner: such a rival is none
-_DRIFT_NOISE = 0.02  # of a hundred images
 _MIN_SIGMA = 3.0  # by which a rival is beaten in how little the labels are expected: sharper than accuracy with two
 
 
@@ -80,7 +78,7 @@ def _more_often_right(one: Tried, other: Tried) -> bool:
 
 def _beats(winner: Tried, other: Tried) -> bool:
     """Whether the norms or, if it isn't the odder one, the images tell them apart beyond chance."""
-    if other.trial.drift > _SETTLED_BY_DRIFT * winner.trial.drift + _DRIFT_NOISE:
+    if other.further_off(winner):
         return True
     if other.plainer_than(winner):
         return False

@@ -28,7 +28,9 @@ _CONTENDERS = 12  # that are judged by all of them
 _PLAINER = 3  # beside them, of those that are plainer than the best
 _ODDER = 1.0  # nats
 _NEAR_MISS = 0.1  # of accuracy
-_SMOOTHED = 0.03  # of accuracy, that pads and averages add to nets that were trained without them
+_SMOOTHED = 0.03  # of accuracy, that pads, averages and soft activations add to nets that were trained without them
+_SETTLED_BY_DRIFT = 1.5  # times the drift of the other
+_DRIFT_NOISE = 0.02  # of a hundred images
 _OUT_OF_REACH = 20.0  # nats behind the best: no contender
 _PARENTS = 2  # whose changes are tried, beside the best for images of their own size
 _GENERATIONS = 10
@@ -73,10 +75,22 @@ class Tried:
         accuracy, surprise = self._means()
         return images * (_PER_ERROR * (1 - accuracy) + _PER_NAT * surprise)
 
-    def plainer_than(self, other: Tried, near: float = _NEAR_MISS) -> bool:
+    def plainer_than(self, other: Tried) -> bool:
         """Whether its strides and pools are more usual and it works nearly as well: what fits by chance is odd."""
         odder = other.structure.way_cost - self.structure.way_cost
-        return odder >= _ODDER and self.accuracy >= other.accuracy - near
+        return odder >= _ODDER and self.accuracy >= other.accuracy - _NEAR_MISS
+
+    def form_cost(self) -> float:
+        return self.structure.form_cost
+
+    def smoothed_by(self, other: Tried) -> bool:
+        """Whether it is more usual, and the other hardly better, as by pads, averages and soft activations alone."""
+        odder = other.form_cost() - self.form_cost() >= _ODDER
+        return odder and self.accuracy >= other.accuracy - _SMOOTHED and not self.further_off(other)
+
+    def further_off(self, other: Tried) -> bool:
+        """Whether its norms lie so much further off that they alone tell the two apart."""
+        return self.trial.drift > _SETTLED_BY_DRIFT * other.trial.drift + _DRIFT_NOISE
 
     @property
     def accuracy(self) -> float:
@@ -157,9 +171,11 @@ class Search:
                 break
         self._complete()
         best = self.best(_CONTENDERS)
-        plainer = [tried for tried in self.best(len(self.tried)) if tried.plainer_than(best[0])]
         own = self._best_of_own_size(_CONTENDERS)
-        near = dict.fromkeys(tried.structure for tried in (*_in_reach(best), *_in_reach(own), *plainer[:_PLAINER]))
+        every = self.best(len(self.tried))
+        plainer = [tried for tried in every if tried.plainer_than(best[0])][:_PLAINER]
+        usual = sorted((tried for tried in every if tried.smoothed_by(best[0])), key=Tried.form_cost)[:_PLAINER]
+        near = dict.fromkeys(tried.structure for tried in (*_in_reach(best), *_in_reach(own), *plainer, *usual))
         asked = [self.ask(structure) for structure in near]
         return plain_first(sorted(asked, key=Tried.final_badness))
 
@@ -244,8 +260,8 @@ class Search:
 
 
 def plain_first(ranked: Sequence[Tried]) -> list[Tried]:
-    """Before the best, the best of those that are plainer and hardly worse: it may be better by smoothing alone."""
-    plain = next((tried for tried in ranked if tried.plainer_than(ranked[0], _SMOOTHED)), ranked[0])
+    """Before the best, the most usual of those that it may only be a smoothed one of."""
+    plain = min((tried for tried in ranked if tried.smoothed_by(ranked[0])), key=Tried.form_cost, default=ranked[0])
     return [plain, *(tried for tried in ranked if tried is not plain)]
 
 

@@ -63,8 +63,13 @@ class Structure:
         return self.chain.cost + self.schedule.cost
 
     @property
+    def form_cost(self) -> float:
+        """How unusual it is, whatever the images were given."""
+        return self.way_cost + _cost(self.style)
+
+    @property
     def cost(self) -> float:
-        return self.way_cost + _cost(self.style) + _ANOTHER_NORM * self.rank
+        return self.form_cost + _ANOTHER_NORM * self.rank
 
 
 def _cost(style: Style) -> float:
