@@ -10,6 +10,7 @@ from bdscan.load.assembly.choose import more_often
 from bdscan.load.search.infer import Tried
 
 _MIN_SHARE = 1 / 3  # of the way from chance to always right: what near misses reach
+_MIN_SHARE_REORDERED = 0.85  # where the classes are renamed too: on easy images, nets of another task reach 0.75
 _LUCK = 1e-3  # probability that the best of as many nets that are no better than that does so well
 _MAX_DRIFT = 0.5  # deviations that the norms' inputs may lie off, on average
 _SAME = 0.95  # two structures that agree on so many answers are the same for our purposes
@@ -54,7 +55,7 @@ def _refusal(winner: Tried, classes: int, count: int) -> str:
     accuracy, images = winner.accuracy, len(winner.labels)
     commonest = float(winner.labels.bincount().max()) / images  # what always gives one answer is right so often
     chance = max(1 / classes, commonest)
-    bar = chance + _MIN_SHARE * (1 - chance)
+    bar = chance + (_MIN_SHARE if winner.order is None else _MIN_SHARE_REORDERED) * (1 - chance)
     tries = math.log(count) + (math.lgamma(classes + 1) if winner.order is not None else 0.0)
     if accuracy <= bar or images * _divergence(accuracy, bar) < tries - math.log(_LUCK):
         return (
